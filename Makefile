@@ -1,0 +1,40 @@
+# `make demo` and `make test` need python3 >= 3.11, make and a package index, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+# Without compiled bytecode `import tensorflow` takes about three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo    train on real handwritten digits, then draw the pictures that the model generates"
+	@echo "make test    run the tests"
+	@echo "make lint    check style with ruff"
+	@echo "make clean   remove .venv and demo"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kddpm needs python3 >= 3.11, found " + sys.version.split()[0])'
+	@echo "Setting up $(VENV) (about two minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python demo.py
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo

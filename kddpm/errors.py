@@ -1,0 +1,9 @@
+"""The one exception for bad input."""
+
+
+class InputError(ValueError):
+    """A value that a user gave and that cannot be used.
+
+    The message is one line that names the argument, flag or file, what was expected and what came. The scripts print
+    it and leave; anything else that goes wrong keeps its traceback.
+    """
