@@ -1,0 +1,339 @@
+"""The parts of the U-Net of Ho et al. 2020 (appendix B), as Keras layers in plain `keras.ops`.
+
+Feature maps are (B, H, W, C); `embedding` is the activated timestep embedding (B, E). Statistics, softmax and random bits
+are float32 or integers whatever the dtype policy. The layers compute what the paper's code computes, in a form that is
+cheaper: the normalisation touches the feature map four times, upsampling and the convolution after it are one
+operation, and dropout spends 16 random bits an element instead of 32.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kddpm.errors import InputError
+
+
+def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
+    """The initialiser of every kernel in Ho et al.'s code: uniform, variance scale / average fan; 0 becomes 1e-10."""
+    return keras.initializers.VarianceScaling(scale or 1e-10, mode="fan_avg", distribution="uniform")
+
+
+def sinusoidal_embedding(t, width: int):
+    """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017; frequencies over half - 1).
+
+    Args:
+        t: integers (B,).
+        width: number of channels; an odd one ends in a zero.
+
+    Returns:
+        float32 (B, width).
+    """
+    half = width // 2
+    frequencies = np.exp(-np.log(10_000.0) * np.arange(half) / max(half - 1, 1)).astype("float32")
+    angles = ops.expand_dims(ops.cast(t, "float32"), 1) * frequencies
+    return ops.pad(ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=1), [[0, 0], [0, width % 2]])
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class TimestepEmbedding(keras.layers.Layer):
+    """t (B,) to a vector (B, 4 width): sinusoids, dense, SiLU, dense.
+
+    Args:
+        width: channels of the sinusoids.
+    """
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.hidden = _dense(self, 4 * width, "hidden", activation="silu")
+        self.out = _dense(self, 4 * width, "out")
+
+    def build(self, input_shape):
+        """Create the weights."""
+        self.hidden.build((None, self.width))
+        self.out.build((None, 4 * self.width))
+
+    def call(self, t):
+        """Equation of the class."""
+        return self.out(self.hidden(ops.cast(sinusoidal_embedding(t, self.width), self.compute_dtype)))
+
+    def compute_output_shape(self, input_shape):
+        """(B, 4 width)."""
+        return (input_shape[0], 4 * self.width)
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class GroupNormalization(keras.layers.Layer):
+    """Group normalisation (Wu & He 2018) of a feature map (B, H, W, C), by way of channels.
+
+    Channel means (B, C) are averaged within groups by a constant block-diagonal (C, C) matrix; the centred map gives the
+    variances the same way, so a large mean costs no digits. keras.layers.GroupNormalization works on a five-dimensional
+    view instead and takes about as long as a 3x3 convolution.
+
+    Args:
+        groups: number of groups; must divide C.
+        epsilon: added to the variance.
+
+    Raises:
+        InputError: groups that do not divide the channels.
+    """
+
+    def __init__(self, groups: int = 32, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Create scale and offset."""
+        channels = input_shape[-1]
+        if channels % self.groups:
+            raise InputError(f"`groups` must divide the channels. Received: groups={self.groups}, channels={channels}")
+        size = channels // self.groups
+        self.scale = self.add_weight(shape=(channels,), initializer="ones", name="scale")
+        self.offset = self.add_weight(shape=(channels,), initializer="zeros", name="offset")
+        self._group_mean = np.kron(np.eye(self.groups), np.full((size, size), 1 / size)).astype("float32")
+
+    def call(self, x):
+        """Normalise x."""
+        _, height, width, channels = x.shape
+        flat = ops.cast(ops.reshape(x, (-1, height * width, channels)), "float32")
+        mean = ops.matmul(ops.mean(flat, axis=1), self._group_mean)
+        centred = flat - ops.expand_dims(mean, 1)
+        variance = ops.matmul(ops.mean(ops.square(centred), axis=1), self._group_mean)
+        scale = ops.rsqrt(variance + self.epsilon) * ops.cast(self.scale, "float32")
+        y = centred * ops.expand_dims(scale, 1) + ops.cast(self.offset, "float32")
+        return ops.reshape(ops.cast(y, self.compute_dtype), (-1, height, width, channels))
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Dropout(keras.layers.Layer):
+    """Dropout whose mask is a function of the seed it is called with.
+
+    One 32-bit draw serves two elements, so the rate is rounded to a multiple of 2^-16; what is kept is scaled by exactly
+    the rounded rate.
+
+    Args:
+        rate: probability that an element becomes zero, in [0, 1).
+
+    Raises:
+        InputError: a rate outside [0, 1).
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise InputError(f"`dropout` must lie in [0, 1). Received: {rate}")
+        self.rate = rate
+        self._kept_of_65536 = round((1 - rate) * 2**16)
+        self.built = True
+
+    def call(self, x, seed=None, training=False):
+        """Drop elements of x (B, ..., C) when training; seed: int32 (2,), None = Keras's global generator."""
+        if not training or not self.rate:
+            return x
+        *outer, channels = ops.shape(x)
+        words = keras.random.randint(
+            (*outer, -(-channels // 2)),
+            -(2**31),
+            2**31 - 1,
+            dtype="int32",
+            seed=None if seed is None else _GivenSeed(seed),
+        )
+        low = ops.right_shift(words * 2**16, 16)
+        high = ops.right_shift(words, 16)
+        kept = ops.concatenate([low, high], axis=-1)[..., :channels] < self._kept_of_65536 - 2**15
+        return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "rate": self.rate}
+
+
+class _GivenSeed(keras.random.SeedGenerator):
+    """Passes one seed tensor through the `seed=` of keras.random, which takes generators and integers only."""
+
+    def __init__(self, seed):
+        self._seed = seed
+
+    def next(self, ordered=True):
+        return self._seed
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Downsample(keras.layers.Layer):
+    """(B, H, W, C) to (B, H/2, W/2, C): a 3x3 convolution of stride 2; H and W even."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        """Create the convolution."""
+        self.conv = _conv(self, input_shape[-1], "conv", strides=2)
+        self.conv.build(input_shape)
+
+    def call(self, x):
+        """Halve the size."""
+        return self.conv(x)
+
+    def compute_output_shape(self, input_shape):
+        """(B, H/2, W/2, C)."""
+        batch, height, width, channels = input_shape
+        return (batch, height // 2, width // 2, channels)
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Upsample(keras.layers.Layer):
+    """(B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one transposed convolution.
+
+    Nearest neighbour spreads each pixel over a 2x2 box, so both steps together are a transposed convolution of stride 2
+    whose 4x4 kernel is the 3x3 kernel convolved with that box: 4 products an output pixel instead of 9.
+    """
+
+    def build(self, input_shape):
+        """Create the kernel of the 3x3 convolution."""
+        channels = input_shape[-1]
+        self.kernel = self.add_weight(shape=(3, 3, channels, channels), initializer=fan_avg(), name="kernel")
+        self.bias = self.add_weight(shape=(channels,), initializer="zeros", name="bias")
+
+    def call(self, x):
+        """Double the size."""
+        kernel = ops.transpose(ops.flip(self.kernel, (0, 1)), (0, 1, 3, 2))
+        rows = ops.pad(kernel, [[1, 0], [0, 0], [0, 0], [0, 0]]) + ops.pad(kernel, [[0, 1], [0, 0], [0, 0], [0, 0]])
+        boxed = ops.pad(rows, [[0, 0], [1, 0], [0, 0], [0, 0]]) + ops.pad(rows, [[0, 0], [0, 1], [0, 0], [0, 0]])
+        return ops.conv_transpose(x, boxed, strides=2, padding="same") + self.bias
+
+    def compute_output_shape(self, input_shape):
+        """(B, 2H, 2W, C)."""
+        batch, height, width, channels = input_shape
+        return (batch, 2 * height, 2 * width, channels)
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class AttentionBlock(keras.layers.Layer):
+    """Self-attention over the pixels of a feature map, one head, added to the raw input.
+
+    Args:
+        groups: groups of the normalisation.
+    """
+
+    def __init__(self, groups: int = 32, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.norm = GroupNormalization(groups, name="norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """Create the projections."""
+        channels = input_shape[-1]
+        self.norm.build(input_shape)
+        # One product for query, key and value; scale 2 because its average fan is 2C where each part's alone is C.
+        self.qkv = _dense(self, 3 * channels, "qkv", scale=2.0)
+        self.qkv.build((None, None, channels))
+        self.out = _dense(self, channels, "out", scale=0.0)
+        self.out.build((None, None, channels))
+
+    def call(self, x):
+        """x + attention(norm(x))."""
+        _, height, width, channels = x.shape
+        h = ops.reshape(self.norm(x), (-1, height * width, channels))
+        query, key, value = ops.split(self.qkv(h), 3, axis=-1)
+        logits = ops.matmul(query * channels**-0.5, ops.transpose(key, (0, 2, 1)))
+        weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), self.compute_dtype)
+        return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "groups": self.groups}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class ResidualBlock(keras.layers.Layer):
+    """Norm, SiLU, conv; plus the timestep; norm, SiLU, dropout, conv; plus the input; then attention if asked for.
+
+    Args:
+        channels: of the output; where the input has others, a 1x1 convolution takes it there.
+        groups: groups of the normalisations.
+        dropout: rate before the second convolution.
+        attention: whether an `AttentionBlock` ends the block.
+    """
+
+    def __init__(self, channels: int, groups: int = 32, dropout: float = 0.0, attention: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.groups = groups
+        self.dropout_rate = dropout
+        self.norm_1 = GroupNormalization(groups, name="norm_1", dtype=self.dtype_policy)
+        self.conv_1 = _conv(self, channels, "conv_1")
+        self.timestep = _dense(self, channels, "timestep")
+        self.norm_2 = GroupNormalization(groups, name="norm_2", dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        self.conv_2 = _conv(self, channels, "conv_2", scale=0.0)
+        self.shortcut = None
+        self.attention = AttentionBlock(groups, name="attention", dtype=self.dtype_policy) if attention else None
+
+    def build(self, input_shape, embedding_shape):
+        """Create the weights."""
+        inner_shape = (*input_shape[:-1], self.channels)
+        self.norm_1.build(input_shape)
+        self.conv_1.build(input_shape)
+        self.timestep.build(embedding_shape)
+        self.norm_2.build(inner_shape)
+        self.conv_2.build(inner_shape)
+        if input_shape[-1] != self.channels:
+            self.shortcut = _dense(self, self.channels, "shortcut")
+            self.shortcut.build(input_shape)
+        if self.attention is not None:
+            self.attention.build(inner_shape)
+
+    def call(self, x, embedding, seed=None, training=False):
+        """x: (B, H, W, C); embedding: (B, E), activated; seed: int32 (2,) for the dropout."""
+        h = self.conv_1(ops.silu(self.norm_1(x)))
+        h = h + ops.expand_dims(self.timestep(embedding), (1, 2))
+        h = self.dropout(ops.silu(self.norm_2(h)), seed=seed, training=training)
+        h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
+        return h if self.attention is None else self.attention(h)
+
+    def compute_output_shape(self, input_shape, embedding_shape):
+        """(B, H, W, channels)."""
+        return (*input_shape[:-1], self.channels)
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "groups": self.groups,
+            "dropout": self.dropout_rate,
+            "attention": self.attention is not None,
+        }
+
+
+def _conv(layer, channels, name, strides=1, scale=1.0):
+    return keras.layers.Conv2D(
+        channels, 3, strides, "same", kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
+    )
+
+
+def _dense(layer, units, name, activation=None, scale=1.0):
+    return keras.layers.Dense(
+        units, activation=activation, kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
+    )

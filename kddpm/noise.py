@@ -1,0 +1,82 @@
+"""Normal noise that is the same, bit for bit, on a server, in a browser and on a phone.
+
+    words   = Threefry-2x32, 20 rounds (Salmon et al. 2011), key (seed, stream), counter (element, step)
+    normal  = +-Phi^-1((i + 0.5) / 2^16 + 0.5),  i = 15 bits of a word, sign = one more bit
+
+Logarithms, sines and square roots differ in their last bits between runtimes; additions, products, shifts and table
+look-ups of int32 do not, and each of them is a builtin operator of TFLite. TFLite has neither a left shift nor a logical
+right shift: a left shift is a wrapping product with a power of two, and a logical right shift is an arithmetic one with
+the copies of the sign bit taken off again.
+"""
+
+import functools
+import math
+import statistics
+
+import numpy as np
+import tensorflow as tf
+
+INITIAL_STREAM = 0  # x_T
+STEP_STREAM = 1  # the noise added by a sampler's steps
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+@functools.cache
+def normal_table() -> np.ndarray:
+    """The 2^15 positive quantiles Phi^-1((i + 0.5) / 2^16 + 0.5), float32 (32768,), increasing."""
+    inverse = statistics.NormalDist().inv_cdf
+    return np.array([inverse((i + 0.5) / 2**16 + 0.5) for i in range(2**15)], np.float32)
+
+
+def threefry2x32(key: tuple, counter: tuple) -> tuple:
+    """Two words of random bits for each counter.
+
+    Args:
+        key: two int32 tensors or numbers that broadcast against each other.
+        counter: two int32 tensors or numbers that broadcast against the key.
+
+    Returns:
+        Two int32 tensors of the broadcast shape; reinterpreted as uint32 they are the published words.
+
+    Reference:
+        Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; known answers: the Random123 distribution.
+    """
+    k0, k1 = (tf.convert_to_tensor(k, tf.int32) for k in key)
+    schedule = (k0, k1, tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(k0, k1), _PARITY))
+    x0, x1 = counter[0] + k0, counter[1] + k1
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = tf.bitwise.bitwise_xor(_rotate_left(x1, rotation), x0)
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + (schedule[(group + 2) % 3] + (group + 1))
+    return x0, x1
+
+
+def normal(seeds, stream: int, step, shape: tuple[int, ...]):
+    """Standard normal noise in which picture k depends on seed k alone.
+
+    Args:
+        seeds: int32 (B,), one a picture.
+        stream: `INITIAL_STREAM` or `STEP_STREAM`, or any other number for a stream of one's own.
+        step: int32 scalar; with the element's index it is the counter.
+        shape: of one picture, without the batch; static.
+
+    Returns:
+        float32 (B, *shape).
+    """
+    size = math.prod(shape)
+    quarter = -(-size // 4)  # one call gives two words of 32 bits, and a normal takes 16
+    element = tf.range(quarter, dtype=tf.int32)[tf.newaxis, :]
+    words = tf.concat(threefry2x32((seeds[:, tf.newaxis], stream), (element, step)), axis=1)
+    halves = tf.bitwise.right_shift(tf.concat([words, words * 2**16], axis=1), 16)
+    sign = tf.bitwise.right_shift(halves, 31)  # 0 or -1
+    magnitude = tf.gather(normal_table(), tf.bitwise.bitwise_xor(halves, sign))
+    return tf.reshape((magnitude * tf.cast(1 + 2 * sign, tf.float32))[:, :size], (-1, *shape))
+
+
+def _rotate_left(x, bits: int):
+    wrapped = tf.bitwise.right_shift(x, 32 - bits) - tf.bitwise.right_shift(x, 31) * 2**bits
+    return x * 2**bits + wrapped

@@ -1,0 +1,200 @@
+"""The U-Net of Ho et al. 2020 (appendix B): residual blocks, attention at chosen resolutions, skip connections."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from kddpm.errors import InputError
+from kddpm.layers import Downsample, GroupNormalization, ResidualBlock, TimestepEmbedding, Upsample, fan_avg
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class UNet(keras.Model):
+    """Predicts the noise in x_t: `unet([x_t, t])`, or `unet([x_t, t, label])` where there are classes.
+
+    With width 128, multipliers (1, 2, 2, 2), two blocks a level and attention at 16 this is the network of the paper's
+    CIFAR-10 experiments, 35,746,307 parameters; the defaults below are those.
+
+    Args:
+        image_shape: (H, W, C) of an image; H and W divisible by 2^(levels - 1).
+        width: channels of the first level.
+        multipliers: one a level, the level's channels over `width`; each level halves H and W.
+        blocks_per_level: residual blocks on the way down; one more on the way up.
+        attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
+        dropout: rate inside the residual blocks.
+        num_classes: number of class labels, None = unconditional.
+        groups: groups of the normalisations, None = 32, or the largest common divisor of 32 and the levels' channels.
+
+    Raises:
+        InputError: sizes that cannot be halved often enough, groups that do not divide the channels.
+
+    Example:
+        >>> unet = kddpm.UNet(image_shape=(32, 32, 3))
+        >>> unet.count_params()
+        35746307
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks_per_level: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        num_classes: int | None = None,
+        groups: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.multipliers = tuple(multipliers)
+        self.image_shape = _checked_image_shape(image_shape, levels=len(self.multipliers))
+        self.width = width
+        self.blocks_per_level = blocks_per_level
+        self.attention_resolutions = tuple(attention_resolutions)
+        self.dropout = dropout
+        self.num_classes = num_classes
+        self.groups = groups or math.gcd(32, *(width * m for m in multipliers))
+        self._make_layers()
+        self.build()
+
+    def _make_layers(self):
+        policy = self.dtype_policy
+        self.embed_timestep = TimestepEmbedding(self.width, name="embed_timestep", dtype=policy)
+        self.embed_label = None
+        if self.num_classes:
+            self.embed_label = keras.layers.Embedding(self.num_classes, 4 * self.width, name="embed_label", dtype=policy)
+        self.conv_in = keras.layers.Conv2D(
+            self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
+        )
+        sides = [max(self.image_shape[:2]) // 2**level for level in range(len(self.multipliers))]
+
+        def block(level, name, attention=None):
+            return ResidualBlock(
+                self.width * self.multipliers[level],
+                groups=self.groups,
+                dropout=self.dropout,
+                attention=sides[level] in self.attention_resolutions if attention is None else attention,
+                name=name,
+                dtype=policy,
+            )
+
+        last = len(self.multipliers) - 1
+        self.down, self.up = [], []
+        for level in range(last + 1):
+            self.down += [block(level, f"down_{level}_{i}") for i in range(self.blocks_per_level)]
+            if level < last:
+                self.down.append(Downsample(name=f"downsample_{level}", dtype=policy))
+        self.middle = [block(last, "middle_0", attention=True), block(last, "middle_1", attention=False)]
+        for level in reversed(range(last + 1)):
+            self.up += [block(level, f"up_{level}_{i}") for i in range(self.blocks_per_level + 1)]
+            if level > 0:
+                self.up.append(Upsample(name=f"upsample_{level}", dtype=policy))
+        self.norm_out = GroupNormalization(self.groups, name="norm_out", dtype=policy)
+        self.conv_out = keras.layers.Conv2D(
+            self.image_shape[-1], 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
+        )
+
+    def build(self, input_shape=None):
+        """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
+        embedding_shape = (None, 4 * self.width)
+        self.embed_timestep.build((None,))
+        if self.embed_label is not None:
+            self.embed_label.build((None,))
+
+        def grow(layer, shape):
+            shapes = (shape, embedding_shape) if isinstance(layer, ResidualBlock) else (shape,)
+            layer.build(*shapes)
+            return layer.compute_output_shape(*shapes)
+
+        shape = grow(self.conv_in, (None, *self.image_shape))
+        skip_channels = [shape[-1]]
+        for layer in self.down:
+            shape = grow(layer, shape)
+            skip_channels.append(shape[-1])
+        for layer in self.middle:
+            shape = grow(layer, shape)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                shape = (*shape[:-1], shape[-1] + skip_channels.pop())
+            shape = grow(layer, shape)
+        grow(self.norm_out, shape)
+        grow(self.conv_out, shape)
+        self.built = True
+
+    def call(self, inputs, training=False, seed=None):
+        """Predict from [x_t, t] or [x_t, t, label].
+
+        Args:
+            inputs: x_t float (B, H, W, C), t int (B,) and, with classes, label int (B,).
+            training: whether dropout is active.
+            seed: int32 (2,); every dropout mask is a function of it. None = fresh masks.
+
+        Returns:
+            float32 (B, H, W, C).
+        """
+        x_t, t, *label = inputs
+        embedding = self.embed_timestep(t)
+        if self.embed_label is not None:
+            embedding = embedding + self.embed_label(label[0])
+        embedding = ops.silu(embedding)
+        block_seeds = iter(self._block_seeds(seed))
+
+        def run(layer, h):
+            if isinstance(layer, ResidualBlock):
+                return layer(h, embedding, seed=next(block_seeds), training=training)
+            return layer(h)
+
+        h = self.conv_in(x_t)
+        skips = [h]
+        for layer in self.down:
+            h = run(layer, h)
+            skips.append(h)
+        for layer in self.middle:
+            h = run(layer, h)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                h = ops.concatenate([h, skips.pop()], axis=-1)
+            h = run(layer, h)
+        return self.conv_out(ops.silu(self.norm_out(h)))
+
+    def _block_seeds(self, seed):
+        """A seed for each residual block, in the order of the call."""
+        count = sum(isinstance(layer, ResidualBlock) for layer in [*self.down, *self.middle, *self.up])
+        if seed is None:
+            return [None] * count
+        return ops.unstack(ops.expand_dims(seed, 0) + np.stack([np.zeros(count), np.arange(count)], 1).astype("int32"))
+
+    def compute_output_shape(self, input_shape):
+        """(B, H, W, C)."""
+        return tuple(input_shape[0])
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "width": self.width,
+            "multipliers": self.multipliers,
+            "blocks_per_level": self.blocks_per_level,
+            "attention_resolutions": self.attention_resolutions,
+            "dropout": self.dropout,
+            "num_classes": self.num_classes,
+            "groups": self.groups,
+        }
+
+
+def _checked_image_shape(image_shape, levels: int) -> tuple[int, int, int]:
+    shape = tuple(image_shape)
+    if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
+        raise InputError(f"`image_shape` must be (height, width, channels). Received: {image_shape}")
+    factor = 2 ** (levels - 1)
+    if shape[0] % factor or shape[1] % factor:
+        raise InputError(
+            f"`image_shape` must be divisible by {factor}: a network of {levels} levels halves it {levels - 1} times. "
+            f"Received: {shape[0]}x{shape[1]}"
+        )
+    return shape
