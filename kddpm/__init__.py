@@ -1,3 +1,38 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020) for Keras, with generation on the device."""
 
+import importlib
+import sys
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "DDIM": "samplers",
+    "Ancestral": "samplers",
+    "DiffusionModel": "model",
+    "GaussianDiffusion": "process",
+    "InputError": "errors",
+    "NoiseSchedule": "schedules",
+    "TrainConfig": "presets",
+    "UNet": "unet",
+    "train": "training",
+}
+_ROOMS = ("data", "images", "layers", "noise", "objectives", "presets", "process", "samplers", "schedules", "training")
+
+
+def __getattr__(name):
+    """Import a room when it is first used, so that `--help` and `--dry_run` need no TensorFlow."""
+    if name in _ROOMS:
+        return importlib.import_module(f"kddpm.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"kddpm.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kddpm' has no attribute {name!r}")
+
+
+def __dir__():
+    """Everything public, whether it has been imported yet or not."""
+    return sorted([*globals(), *_HOMES, *_ROOMS])
+
+
+if "keras" in sys.modules:  # keras.models.load_model finds classes by registration, and importing them registers them
+    importlib.import_module("kddpm.model")
+    importlib.import_module("kddpm.unet")

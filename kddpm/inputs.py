@@ -1,0 +1,105 @@
+"""A look at what a user passes in: images, labels, seeds. Whatever cannot be used ends here, in one line."""
+
+import contextlib
+import re
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.errors import InputError
+
+_RANGE = "Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)."
+
+
+def int32(name: str, values) -> np.ndarray:
+    """`values` as int32 (N,), N > 0.
+
+    Raises:
+        InputError: anything else than a list of integers, or integers that do not fit.
+    """
+    array = np.asarray(values if hasattr(values, "dtype") else list(values))
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise InputError(f"`{name}` must be a non-empty list of integers. Received: {values!r}")
+    if array.min() < -(2**31) or array.max() >= 2**31:
+        raise InputError(f"`{name}` must fit int32. Received: values from {array.min()} to {array.max()}")
+    return array.astype(np.int32)
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Labels are integers in 0 .. classes - 1."""
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"`labels` must be integers in 0 .. {classes - 1}. "
+            f"Received: {labels.dtype} from {labels.min()} to {labels.max()}"
+        )
+
+
+def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None):
+    """x as it came, once it is known to be images of that shape; the batches of a dataset are looked at as they pass.
+
+    Args:
+        x: an array, a `tf.data.Dataset` of images or (images, labels), or another source that Keras knows.
+        y: labels beside an array, or None.
+        image_shape: (H, W, C) that the network expects.
+        classes: number of classes, None = labels are left aside.
+
+    Raises:
+        InputError: another shape or type, values outside [-1, 1] or NaN, labels out of range.
+    """
+    if isinstance(x, tf.data.Dataset):
+        spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
+        _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
+        return x.map(lambda *batch: _checked_batch(batch, classes), num_parallel_calls=tf.data.AUTOTUNE)
+    if not hasattr(x, "shape"):
+        return x
+    _check_shape_and_type(x.shape[1:], x.dtype, image_shape)
+    if x.dtype != np.uint8 and len(x):
+        low, high = float(np.min(x)), float(np.max(x))
+        if not (low >= -1 and high <= 1):
+            raise InputError(f"{_RANGE} Received: from {low:g} to {high:g}")
+        if low >= 0:
+            warnings.warn(
+                f"The images lie in [{low:g}, {high:g}]; floats are expected in [-1, 1]. "
+                "If 0 stands for black, pass x * 2 - 1",
+                stacklevel=4,
+            )
+    if classes and y is not None:
+        check_labels(np.asarray(y), classes)
+    return x
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """What `checked_images` finds in a passing batch leaves TensorFlow as an `InputError`, without the graph around it."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"assertion failed: \[((?:Images|Labels) must .*)\]", error.message)
+        if not found:
+            raise
+        raise InputError(found[1].replace("] [", " ")) from None
+
+
+def _check_shape_and_type(shape, dtype, image_shape):
+    if tuple(shape) != tuple(image_shape):
+        expected, received = (", ".join(str(n) for n in ("N", *s)) for s in (image_shape, shape))
+        raise InputError(f"Images must have the shape ({expected}) of the network. Received: ({received})")
+    dtype = tf.as_dtype(dtype)
+    if not (dtype == tf.uint8 or dtype.is_floating):
+        raise InputError(f"Images must be uint8, or float in [-1, 1]. Received: {dtype.name}")
+
+
+def _checked_batch(batch, classes):
+    images, *labels = batch
+    checks = []
+    if images.dtype != tf.uint8:
+        inside = tf.reduce_all(tf.abs(images) <= 1)  # false for NaN as well
+        extremes = ["Received: from", tf.reduce_min(images), "to", tf.reduce_max(images)]
+        checks.append(tf.debugging.Assert(inside, [_RANGE, *extremes]))
+    if classes and labels:
+        inside = tf.reduce_all((labels[0] >= 0) & (labels[0] < classes))
+        checks.append(tf.debugging.Assert(inside, [f"Labels must lie in 0 .. {classes - 1}. Received:", labels[0]]))
+    with tf.control_dependencies(checks):
+        images = tf.identity(images)
+    return (images, *labels) if labels else images
