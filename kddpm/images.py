@@ -6,12 +6,12 @@ Only the two conversions know TensorFlow (through `keras.ops`); everything else 
 
 import math
 import os
-import pathlib
 
 import numpy as np
 from PIL import Image
 
 from kddpm.errors import InputError
+from kddpm.files import replacing
 
 _GUTTER_GREY = 128
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side, so that a grid can be looked at
@@ -70,16 +70,18 @@ def filmstrip(frames: np.ndarray, gutter: int = 2, enlarge: int | None = None) -
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write uint8 (H, W, C) as a PNG, beside first and then renamed."""
+    """Write uint8 (H, W, C) as a PNG."""
     image = _checked(image[np.newaxis])[0]
-    _write(path, lambda stream: _pillow(image).save(stream, "PNG"))
+    with replacing(path) as beside:
+        _pillow(image).save(beside, "PNG")
 
 
 def save_gif(path: str | os.PathLike, frames: list[np.ndarray], duration_ms: int = 60, hold_ms: int = 1500) -> None:
     """Write uint8 (H, W, C) frames as an endless GIF that rests on its last frame."""
     first, *rest = [_pillow(frame) for frame in _checked(np.stack(frames))]
     durations = [duration_ms] * len(rest) + [hold_ms]
-    _write(path, lambda stream: first.save(stream, "GIF", save_all=True, append_images=rest, duration=durations, loop=0))
+    with replacing(path) as beside:
+        first.save(beside, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def _pillow(image: np.ndarray) -> Image.Image:
@@ -93,15 +95,3 @@ def _checked(images: np.ndarray) -> np.ndarray:
             f"`images` must be uint8 (N, H, W, 1 or 3) with N > 0. Received: {images.dtype} {images.shape}"
         )
     return images
-
-
-def _write(path, write) -> None:
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        with open(beside, "wb") as stream:
-            write(stream)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

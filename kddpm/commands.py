@@ -1,0 +1,80 @@
+"""What the scripts share: one line for bad input, and the notation of seeds. Needs no TensorFlow."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+
+from absl import app, logging
+
+from kddpm.errors import InputError
+
+
+def run(main) -> None:
+    """Run a script's `main()` under absl; bad input and a failing disk end in one line on stderr and exit status 2."""
+
+    def guarded(arguments):
+        try:
+            if len(arguments) > 1:
+                raise InputError(f"flags must begin with --. Received: {' '.join(arguments[1:])}")
+            main()
+        except (InputError, OSError) as error:
+            print(f"{os.path.basename(arguments[0])}: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded)
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and say on what it runs.
+
+    Its native libraries write a page of notes to stderr while they start, whatever the log level; they are held back
+    unless the import fails, or TF_CPP_MIN_LOG_LEVEL asks for them.
+    """
+    print("Starting TensorFlow ...", flush=True)
+    wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with contextlib.nullcontext() if wanted else _held_back_stderr():
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
+    names = ", ".join(device.name.removeprefix("/physical_device:") for device in devices)
+    print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
+
+
+@contextlib.contextmanager
+def _held_back_stderr():
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def parse_numbers(flag: str, text: str) -> list[int]:
+    """Numbers from "0-63", "7" or "1,5,10-20"; a range includes both ends.
+
+    Raises:
+        InputError: anything else, or numbers that do not fit int32.
+    """
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else -1
+        if last < first or last - first >= 10_000_000:
+            raise InputError(f"--{flag} must look like 0-63 or 1,5,10-20. Received: {text!r}")
+        if first < -(2**31) or last >= 2**31:
+            raise InputError(f"--{flag} must fit int32, {-(2**31)} to {2**31 - 1}. Received: {part.strip()}")
+        numbers.extend(range(first, last + 1))
+    return numbers

@@ -1,0 +1,340 @@
+"""Data sets by name, and batches of them in an order that is a function of the step.
+
+| spec | what it reads |
+|---|---|
+| `digits` | 1,797 real digits of 8x8 pixels that come with the package |
+| `npz:FILE` | a NumPy archive with uint8 `images` (or `x_train`, or `x`) and perhaps `labels` (`y_train`, `y`) |
+| `folder:DIR` | image files, flat or one subfolder a class |
+| `zip:FILE` | the same, zipped; nothing is extracted |
+| `tfds:NAME[:SPLIT]` | TensorFlow Datasets, split `train` unless named |
+
+The order, for N images, batches of B, step k and place j in the batch: position p = k B + j belongs to epoch
+e = p // N, and its image is pi_e(p % N), where pi_e is a permutation of 0..N-1 made from (seed, e). So an epoch shows
+every image once, an epoch that ends within a batch is carried over, and a run that starts at step k needs no replay.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kddpm import image_cache, image_files, npz_files
+from kddpm.errors import InputError
+
+KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
+
+_SHUFFLE_ROUNDS = 8
+_FORMAT = 1  # of a cached array; raise it when the same files would give other pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set, decoded."""
+
+    images: np.ndarray  # uint8 (N, H, W, C); may be an np.memmap
+    labels: np.ndarray | None  # int32 (N,), or None
+    class_names: tuple[str, ...]  # () when there are no labels
+    source: str  # the spec
+    digest: str  # sha256 hex over shape, pixels and labels, in order
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    stamps: list  # JSON values that change when the data do
+    shape: Callable[[], tuple[int, int, int, int]]
+    fill: Callable[[np.ndarray], image_cache.Filled]
+
+
+def load(
+    spec: str,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    *,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    progress: bool = True,
+) -> ImageData:
+    """Loads a data set whole, up to 2 GiB in memory, above that in a memory-mapped file.
+
+    Args:
+        spec: one of the table in the module's docstring.
+        image_size: None = as the images are, which must then agree; an int is a square; or (height, width). Images of
+            another size are cropped around the centre and resized, as `image_files` says.
+        channels: None = 1 when every image is grey, else 3; 1 = luma; 3 = RGB.
+        tfds_data_dir: where TensorFlow Datasets keeps its files; None = its own default.
+        cache_dir: where decoded images above 2 GiB go, and are found again at the next start; None = refuse them.
+        skip_bad_images: True leaves unreadable files out and lists them on stderr; False lists them in the error.
+        progress: show a bar on stderr when there are many files.
+
+    Returns:
+        The data.
+
+    Raises:
+        InputError: a value or a file that cannot be used; the text names it.
+
+    Example:
+        >>> kddpm.data.load("digits").images.shape
+        (1797, 8, 8, 1)
+    """
+    size = _checked_size(image_size)
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels must be 1, 3 or None. Received: channels={channels!r}")
+    kind, _, rest = spec.partition(":")
+    if spec == "digits":
+        path = os.path.join(os.path.dirname(__file__), "assets", "digits.npz")
+        source = _npz(spec, path, size, channels)
+    elif kind == "npz" and rest:
+        source = _npz(spec, rest, size, channels)
+    elif kind in ("folder", "zip") and rest:
+        files = image_files.open_folder(rest) if kind == "folder" else image_files.open_zip(rest)
+        source = _image_files(files, rest, size, channels, skip_bad_images, progress)
+    elif kind == "tfds" and rest:
+        source = _tfds(spec, size, channels, tfds_data_dir)
+    else:
+        raise InputError(f"--dataset must be one of {', '.join(KINDS)}. Received: {spec!r}")
+    manifest = [_FORMAT, spec, source.stamps, size, channels, bool(skip_bad_images)]
+    result = image_cache.decoded(spec, manifest, source.shape, source.fill, cache_dir)
+    if result.dropped:
+        print(
+            f"{spec}: left out {len(result.dropped)} image files that cannot be used:\n"
+            f"{image_files.list_bad(result.dropped)}",
+            file=sys.stderr,
+        )
+    return ImageData(result.images, result.labels, result.class_names, spec, result.digest)
+
+
+def batches(
+    data: ImageData,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    stop: int | None = None,
+    horizontal_flip: bool = False,
+    with_labels: bool = False,
+) -> tf.data.Dataset:
+    """Batches of steps start..stop-1; that of step k depends on the data, `batch_size`, `seed` and k alone.
+
+    Args:
+        data: the images.
+        batch_size: B, at most the number of images.
+        seed: selects the orders and the flips; any int64.
+        start: the first step.
+        stop: the step to stop before; None = endless.
+        horizontal_flip: mirror an image left to right when a coin, a function of (seed, position), says so.
+        with_labels: give pairs with the labels.
+
+    Returns:
+        A dataset of uint8 (B, H, W, C), or of pairs of those with int32 (B,).
+
+    Raises:
+        InputError: an impossible value, or labels asked of data without them.
+    """
+    count = len(data.images)
+    if batch_size < 1:
+        raise InputError(f"--batch_size must be at least 1. Received: batch_size={batch_size}")
+    if batch_size > count:
+        raise InputError(
+            f"--batch_size must be at most the number of images. Received: batch_size={batch_size}, {count} images"
+        )
+    if start < 0 or (stop is not None and stop < start):
+        raise InputError(f"steps must satisfy 0 <= start <= stop. Received: start={start}, stop={stop}")
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"--seed must fit 64 bits, with sign. Received: seed={seed}")
+    if with_labels and data.labels is None:
+        raise InputError(f"labels were asked for, but {data.source} has none")
+
+    def gather(indices: np.ndarray) -> np.ndarray:
+        return np.asarray(data.images[indices])
+
+    def batch_of_step(step: tf.Tensor):
+        positions = step * tf.constant(batch_size, tf.int64) + tf.range(batch_size, dtype=tf.int64)
+        indices = _shuffled(positions, count, seed)
+        # The array stays outside the graph, so that a memory map is read row by row and nothing is copied.
+        images = tf.numpy_function(gather, [indices], tf.uint8)
+        images = tf.ensure_shape(images, (batch_size, *data.images.shape[1:]))
+        if horizontal_flip:
+            images = tf.where(_coins(positions, seed)[:, None, None, None], images[:, :, ::-1], images)
+        if not with_labels:
+            return images
+        return images, tf.gather(tf.constant(data.labels, tf.int32), indices)
+
+    # The counter is endless by its cardinality too, where a long range would look like one long epoch.
+    steps = tf.data.Dataset.counter(start) if stop is None else tf.data.Dataset.range(start, stop)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.deterministic = True
+    dataset = steps.map(batch_of_step, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    """pi_e(p % N) for the int64 positions p, of at most two epochs e."""
+    epochs = positions // count
+    # The permutation's rounds mix its key so little that counters as keys give 256 orders in all, and for small
+    # numbers none but 0, 1, 2, ...: every epoch has a key of random words. The public `index_shuffle` takes one key a
+    # call and fixes 4 rounds; a batch may touch two epochs, and 8 rounds leave no neighbours together.
+    keys = tf.stack([_key(seed, epochs[0]), _key(seed, epochs[0] + 1)])
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % count,
+        seed=tf.gather(keys, epochs - epochs[0]),
+        max_index=tf.constant(count - 1, tf.int64),
+        rounds=_SHUFFLE_ROUNDS,
+    )
+
+
+def _key(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.stateless_uniform([3], seeds, minval=None, maxval=None, dtype=tf.uint32)
+
+
+def _coins(positions: tf.Tensor, seed: int) -> tf.Tensor:
+    """A fair bool for each of the consecutive positions."""
+    key = tf.random.stateless_uniform([1], tf.constant([seed, -1], tf.int64), minval=None, maxval=None, dtype=tf.uint64)
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[4 * positions.shape[0]],  # Philox gives four words a counter, and the counter is the position
+        key=key,
+        counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
+        alg=1,
+        dtype=tf.int32,
+    )
+    return words[::4] >= 0
+
+
+def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int | np.integer) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in size):
+        raise InputError(f"--image_size must be a number or height,width, each at least 1. Received: {image_size!r}")
+    return int(size[0]), int(size[1])
+
+
+def _image_files(
+    files: image_files.ImageFiles,
+    path: str,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    skip: bool,
+    progress: bool,
+) -> _Source:
+    def fill(out: np.ndarray) -> image_cache.Filled:
+        undecoded = image_files.decode_all(files, out, progress)
+        bad = files.bad | undecoded
+        total = len(files.names) + len(files.bad)
+        if bad and not skip:
+            raise InputError(
+                f"{files.spec}: {len(bad)} of {total} image files cannot be used (--skip_bad_images leaves them out):\n"
+                f"{image_files.list_bad(bad)}"
+            )
+        kept = [i for i, name in enumerate(files.names) if name not in undecoded]
+        if not kept:
+            raise InputError(f"{files.spec}: none of the {total} images is readable:\n{image_files.list_bad(bad)}")
+        for to, of in enumerate(kept):  # in place: `to` never runs ahead of `of`
+            if to != of:
+                out[to] = out[of]
+        labels = None if files.labels is None else files.labels[kept]
+        return image_cache.Filled(len(kept), labels, files.class_names, bad)
+
+    def shape() -> tuple[int, int, int, int]:
+        return len(files.names), *image_files.common_shape(files, size, channels, progress)
+
+    return _Source([os.path.abspath(path), files.stamps, sorted(files.bad)], shape, fill)
+
+
+def _npz(spec: str, path: str, size: tuple[int, int] | None, channels: int | None) -> _Source:
+    archive = npz_files.open_npz(spec, path)
+    target = (archive.shape[0], *(size or archive.shape[1:3]), channels or (1 if archive.shape[3] == 1 else 3))
+
+    def fill(out: np.ndarray) -> image_cache.Filled:
+        _copy_blocks(archive.blocks(), out)
+        return image_cache.Filled(len(out), archive.labels, _numbered(archive.labels))
+
+    info = os.stat(path)
+    return _Source([os.path.abspath(path), info.st_size, info.st_mtime_ns], lambda: target, fill)
+
+
+def _numbered(labels: np.ndarray | None) -> tuple[str, ...]:
+    return () if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1))
+
+
+def _copy_blocks(blocks: Iterable[np.ndarray], out: np.ndarray) -> int:
+    """Writes blocks of images, resized and recoloured where they must be, into the rows of `out`."""
+    row = 0
+    for block in blocks:
+        if block.shape[1:] == out.shape[1:]:
+            out[row : row + len(block)] = block
+        else:
+            for i, image in enumerate(block):
+                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+                out[row + i] = image_files.to_array(picture, out.shape[1:3], out.shape[3])
+        row += len(block)
+    return row
+
+
+def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_dir: str | None) -> _Source:
+    import tensorflow_datasets as tfds
+
+    name, _, split = spec.removeprefix("tfds:").partition(":")
+    split = split or "train"
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+        count = builder.info.splits[split].num_examples
+        features = builder.info.features
+    except Exception as error:  # from parsing the name to the network, with a class for each way to fail
+        text = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise InputError(f"{spec}: cannot load `{name}`, split `{split}`: {text}") from None
+    parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    feature, label = parts.get("image"), parts.get("label")
+    if feature is None or feature.np_dtype != np.uint8 or len(feature.shape) != 3 or feature.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"{spec}: expected a feature `image` of uint8, with 1, 3 or 4 channels. Received: {_one_line(features)}"
+        )
+    if label is not None and (label.shape != () or np.dtype(label.np_dtype).kind not in "iu"):
+        raise InputError(f"{spec}: expected a feature `label` of one integer. Received: {_one_line(label)}")
+    if not count:
+        raise InputError(f"{spec}: the split `{split}` has no images")
+
+    def examples() -> Iterator[dict]:
+        return iter(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+
+    def shape() -> tuple[int, int, int, int]:
+        common = size
+        if common is None:
+            sizes = {feature.shape[:2]} if None not in feature.shape else {e["image"].shape[:2] for e in examples()}
+            if len(sizes) > 1:
+                text = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:8]) + (", ..." if len(sizes) > 8 else "")
+                raise InputError(
+                    f"{spec}: the images differ in size; name one with --image_size. "
+                    f"Received, as width x height: {text}"
+                )
+            common = sizes.pop()
+        return count, *common, channels or (1 if feature.shape[2] == 1 else 3)
+
+    def fill(out: np.ndarray) -> image_cache.Filled:
+        labels = np.zeros(count, np.int64)
+
+        def blocks() -> Iterator[np.ndarray]:
+            for i, example in enumerate(examples()):
+                labels[i] = example["label"] if label is not None else 0
+                yield example["image"][None]
+
+        written = _copy_blocks(blocks(), out)
+        if written != count:
+            raise InputError(f"{spec}: expected {count} images. Received: {written}")
+        if label is None or labels.min() < 0:  # -1 marks a split whose labels are kept secret
+            return image_cache.Filled(count, None, ())
+        names = tuple(label.names) if hasattr(label, "names") else _numbered(labels)
+        return image_cache.Filled(count, labels.astype(np.int32), names)
+
+    return _Source([builder.data_dir, split, count], shape, fill)
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())

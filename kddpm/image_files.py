@@ -1,0 +1,410 @@
+"""Image files of a folder or a zip archive, decoded to uint8 arrays of one shape.
+
+Two steps: `open_folder` and `open_zip` list the files, their order and their classes without opening one of them;
+`common_shape` and `decode_all` open them. A file that cannot be used never stops the others: it is kept in a
+{name: reason} dictionary, so that one error can list them all.
+
+What becomes of a picture, in this order:
+
+1. its EXIF orientation is applied; of an animation the first frame is taken; colour profiles are ignored;
+2. 16-bit grey becomes 8-bit by round(value / 257); 16-bit colour is what Pillow gives, the high bytes;
+3. transparency, from an alpha channel or a palette, is composited over white;
+4. colour becomes RGB, or luma (ITU-R 601-2) where one channel is asked for;
+5. a picture of another size is cropped around its centre to the aspect ratio asked for, then resized: by area (each
+   target pixel is the mean of the source pixels whose centres lie in it) when it shrinks, bicubic when it grows.
+   A picture that already has the size is left bit for bit as it is.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import os
+import re
+import stat
+import sys
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from kddpm.errors import InputError
+
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
+# The only decoders a file may reach, whatever its name says: Pillow knows others, some of which start programs.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 178_956_970  # where Pillow itself refuses an image as a decompression bomb
+MAX_FILE_BYTES = 2**30  # of one encoded file; a zip member may claim any size
+PROGRESS_FROM_FILES = 2_000
+MAX_LISTED = 50
+
+_BLOCK = 16  # files a thread takes at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """The image files that one spec names, in a fixed order; nothing is decoded yet."""
+
+    spec: str
+    names: list[str]  # natural order, "/" between the parts
+    stamps: list[list]  # [name, bytes, time or checksum] of each file: what changes when a file does
+    labels: np.ndarray | None  # int32 (N,), or None when there are no class folders
+    class_names: tuple[str, ...]
+    bad: dict[str, str]  # names that were refused unopened, with the reason
+    read: Callable[[int], bytes]  # the encoded bytes of file i
+
+
+def natural_key(name: str) -> list:
+    """Sorts "img2" before "img10", and folders before what follows them; the name itself decides between equals."""
+    parts = []
+    for part in name.split("/"):
+        pieces = re.split(r"([0-9]+)", part)
+        # Digits compare by value without int(), which refuses very long ones.
+        pieces[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in pieces[1::2]]
+        parts.append(pieces)
+    return [parts, name]
+
+
+def printable(name: str) -> str:
+    """The name on one line, whatever bytes the file system held."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def list_bad(bad: dict[str, str]) -> str:
+    """One indented line a file, the first 50, then a count."""
+    lines = [f"  {printable(name)}: {bad[name]}" for name in sorted(bad, key=natural_key)]
+    more = [f"  and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+    return "\n".join(lines[:MAX_LISTED] + more)
+
+
+def open_folder(path: str) -> ImageFiles:
+    """Lists the images of a folder: flat, or one subfolder a class.
+
+    Hidden files and folders and files without an image's extension are passed over.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The files. Symbolic links that leave the folder, or that lead to a folder, are among the bad ones.
+
+    Raises:
+        InputError: the folder does not exist, holds no image, or is neither flat nor one subfolder a class.
+    """
+    spec = f"folder:{path}"
+    if not os.path.isdir(path):
+        raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
+    root = os.path.realpath(path)
+    found, bad, others, folders = [], {}, 0, [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(path, folder)))
+        except OSError as error:
+            raise InputError(f"{spec}: cannot read the folder {printable(folder) or '.'!r}: {error.strerror}") from None
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and (os.path.isdir(entry.path) or _has_extension(name)):
+                target = os.path.realpath(entry.path)
+                if os.path.commonpath([root, target]) != root:
+                    bad[name] = "symbolic link that leads out of the folder"
+                    continue
+                if os.path.isdir(target):
+                    bad[name] = "symbolic link to a folder; expected an image file"
+                    continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif not _has_extension(name):
+                others += 1
+            else:
+                try:
+                    info = os.stat(entry.path)
+                except OSError as error:
+                    bad[name] = error.strerror or str(error)
+                    continue
+                if stat.S_ISREG(info.st_mode):
+                    found.append([name, info.st_size, info.st_mtime_ns])
+                else:
+                    bad[name] = "not a regular file"
+    found.sort(key=lambda stamp: natural_key(stamp[0]))
+    names = [stamp[0] for stamp in found]
+    labels, class_names = _classes(spec, names, bad, others)
+
+    def read(i: int) -> bytes:
+        _check_file_size(os.stat(os.path.join(path, names[i])).st_size)
+        with open(os.path.join(path, names[i]), "rb") as file:
+            return file.read()
+
+    return ImageFiles(spec, names, found, labels, class_names, bad, read)
+
+
+def open_zip(path: str) -> ImageFiles:
+    """Lists the images of a zip archive, which is read where it lies: nothing is extracted.
+
+    A top folder that all images share is passed over; below it the layout is that of `open_folder`. So are
+    `__MACOSX`, hidden members and members without an image's extension.
+
+    Args:
+        path: the archive.
+
+    Returns:
+        The files. Members with an absolute name or with ".." in it are among the bad ones.
+
+    Raises:
+        InputError: the file is missing or no zip archive, holds no image, or has another layout.
+    """
+    spec = f"zip:{path}"
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError):
+        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}") from None
+    found, bad, others = [], {}, 0
+    for member in archive.infolist():
+        parts = member.filename.replace("\\", "/").split("/")
+        if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts):
+            continue
+        if not _has_extension(parts[-1]):
+            others += 1
+        elif parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:$", parts[0]):
+            bad[member.filename] = "a member's name must be relative and without '..'"
+        else:
+            found.append(("/".join(parts), member))
+    tops = {name.split("/", 1)[0] if "/" in name else None for name, _ in found}
+    if len(tops) == 1 and None not in tops:
+        found = [(name.split("/", 1)[1], member) for name, member in found]
+    found.sort(key=lambda pair: natural_key(pair[0]))
+    names = [name for name, _ in found]
+    labels, class_names = _classes(spec, names, bad, others)
+    lock = threading.Lock()  # members share one file position
+
+    def read(i: int) -> bytes:
+        _check_file_size(found[i][1].file_size)
+        with lock:
+            return archive.read(found[i][1])
+
+    stamps = [[name, member.file_size, member.CRC] for name, member in found]
+    return ImageFiles(spec, names, stamps, labels, class_names, bad, read)
+
+
+def common_shape(
+    files: ImageFiles, image_size: tuple[int, int] | None, channels: int | None, progress: bool = True
+) -> tuple[int, int, int]:
+    """The (height, width, channels) that all images get, from their headers where an argument is None.
+
+    Args:
+        files: what to look into.
+        image_size: (height, width); None = the size all images have.
+        channels: 1 or 3; None = 1 when every file is stored as grey, or with a grey palette, else 3.
+        progress: show a bar on stderr when there are many files.
+
+    Returns:
+        (height, width, channels). Unreadable files are passed over here; `decode_all` names them.
+
+    Raises:
+        InputError: `image_size` is None and the images differ in size.
+    """
+    if image_size is not None and channels is not None:
+        return (*image_size, channels)
+
+    def inspect(i: int) -> tuple[tuple[int, int], bool]:
+        with _open(files.read(i)) as image:
+            return (_oriented_size(image) if image_size is None else (0, 0)), _is_grey(image)
+
+    headers = [found for found, reason in _for_each(files, inspect, "Inspecting", progress) if reason is None]
+    sizes = [size for size, _ in headers]
+    if image_size is None and len(set(sizes)) > 1:
+        counts = sorted({size: sizes.count(size) for size in set(sizes)}.items(), key=lambda item: (-item[1], item[0]))
+        text = ", ".join(f"{w}x{h} ({count})" for (h, w), count in counts[:8]) + (", ..." if len(counts) > 8 else "")
+        raise InputError(
+            f"{files.spec}: the images differ in size; name one with --image_size. "
+            f"Received, as width x height (images): {text}"
+        )
+    if not headers:
+        return 1, 1, 1  # every file is bad, which `decode_all` says with the reasons
+    return (*(image_size or sizes[0]), channels or (1 if all(grey for _, grey in headers) else 3))
+
+
+def decode_all(files: ImageFiles, out: np.ndarray, progress: bool = True) -> dict[str, str]:
+    """Decodes file i into `out[i]`.
+
+    Args:
+        files: what to decode.
+        out: uint8 (N, H, W, C), written in place; rows of bad files are left as they were.
+        progress: show a bar on stderr when there are many files.
+
+    Returns:
+        {name: reason} of the files that cannot be used, without those of `files.bad`.
+    """
+    height, width, channels = out.shape[1:]
+
+    def decode(i: int) -> None:
+        with _open(files.read(i)) as image:
+            out[i] = to_array(image, (height, width), channels)
+
+    results = _for_each(files, decode, "Decoding", progress)
+    return {name: reason for name, (_, reason) in zip(files.names, results, strict=True) if reason is not None}
+
+
+def to_array(image: Image.Image, image_size: tuple[int, int], channels: int) -> np.ndarray:
+    """One picture as uint8 (height, width, channels), by the five steps of the module's docstring.
+
+    Args:
+        image: any Pillow image; it is changed in place.
+        image_size: (height, width).
+        channels: 1 or 3.
+
+    Returns:
+        uint8 (height, width, channels).
+    """
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.composite(rgba.convert("RGB"), Image.new("RGB", rgba.size, "white"), rgba.getchannel("A"))
+    elif image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    return np.asarray(_resize(image, image_size)).reshape(*image_size, channels)
+
+
+def _resize(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
+    height, width = image_size
+    if image.size == (width, height):
+        return image
+    scale = min(image.width / width, image.height / height)
+    left, top = max(0.0, (image.width - width * scale) / 2), max(0.0, (image.height - height * scale) / 2)
+    # min: the product may exceed the edge by a rounding error, which Pillow refuses.
+    right, bottom = min(left + width * scale, image.width), min(top + height * scale, image.height)
+    resample = Image.Resampling.BOX if scale >= 1 else Image.Resampling.BICUBIC
+    return image.resize((width, height), resample, box=(left, top, right, bottom), reducing_gap=None)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits; Pillow's own conversion clips at 255."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; expected 8 or 16 bits a channel")
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("32-bit pixels; expected 8 or 16 bits a channel")
+    grey = (values + 128) // 257
+    if isinstance(image.info.get("transparency"), int):
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P":
+        layout, palette = image.palette.getdata()
+        if layout in ("RGB", "RGBA", "BGR", "BGRX") and len(palette) % len(layout) == 0:
+            entries = np.frombuffer(palette, np.uint8).reshape(-1, len(layout))
+            return bool((entries[:, :2] == entries[:, 1:3]).all())
+    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+
+
+def _oriented_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) after the EXIF orientation, of which 5 to 8 lay the image on its side."""
+    width, height = image.size
+    # A square stays one; not asking for its EXIF saves Pillow decoding whole PNG files in search of it.
+    return (width, height) if width != height and image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (height, width)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Reads the header; refuses too many pixels before any of them is decoded."""
+    if not data:
+        raise ValueError("empty file")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} (decompression bomb?)")
+    return image
+
+
+def _for_each(files: ImageFiles, work: Callable, text: str, progress: bool) -> list[tuple]:
+    """(work(i), None), or (None, reason) where it failed, for every file in order, on a few threads."""
+    count = len(files.names)
+
+    def block(start: int) -> list[tuple]:
+        results = []
+        for i in range(start, min(start + _BLOCK, count)):
+            try:
+                results.append((work(i), None))
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise anything on a damaged file, struct.error and IndexError too
+                results.append((None, _reason(error)))
+        return results
+
+    results = []
+    Image.init()  # loads Pillow's plugins, which threads would race for
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    with (
+        warnings.catch_warnings(),
+        tqdm(
+            total=count, desc=text, unit="file", disable=not progress or count < PROGRESS_FROM_FILES, file=sys.stderr
+        ) as bar,
+    ):
+        # Pillow warns from half of MAX_PIXELS on; here the limit is an error and the rest is welcome.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            for done in pool.map(block, range(0, count, _BLOCK)):
+                results += done
+                bar.update(len(done))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
+        return "not a readable image; expected " + ", ".join(EXTENSIONS)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"expected at most {MAX_PIXELS:,} pixels (decompression bomb?)"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable((text.splitlines() or [""])[0])[:200] or type(error).__name__
+
+
+def _check_file_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+
+
+def _has_extension(name: str) -> bool:
+    return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
+
+
+def _what_is_there(path: str) -> str:
+    if not os.path.exists(path):
+        return "no such file or folder"
+    if os.path.isdir(path):
+        return "this is a folder"
+    return "this file is empty" if os.path.getsize(path) == 0 else "this is another kind of file, or a damaged one"
+
+
+def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels and class names from the folders of the (ordered) names."""
+    if not names and not bad:
+        raise InputError(f"{spec}: no image found among {others} files. Expected " + ", ".join(EXTENSIONS))
+    folders = [name.rpartition("/")[0] for name in names]
+    deep = next((name for name, folder in zip(names, folders, strict=True) if "/" in folder), None)
+    if deep is not None:
+        raise InputError(
+            f"{spec}: expected images at the top, or one subfolder a class. Received deeper ones: {printable(deep)}"
+        )
+    if not any(folders):
+        return None, ()
+    if not all(folders):
+        top, inner = names[folders.index("")], names[next(i for i, folder in enumerate(folders) if folder)]
+        raise InputError(
+            f"{spec}: expected images at the top, or one subfolder a class, not both. "
+            f"Received {printable(top)} and {printable(inner)}"
+        )
+    class_names = tuple(dict.fromkeys(folders))  # in natural order already, as the names are
+    index = {name: i for i, name in enumerate(class_names)}
+    return np.array([index[folder] for folder in folders], np.int32), class_names

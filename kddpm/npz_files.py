@@ -1,0 +1,132 @@
+"""Images and labels in NumPy archives (.npz), read a few megabytes at a time and never unpickled."""
+
+import dataclasses
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from kddpm import image_cache
+from kddpm.errors import InputError
+
+_BLOCK_BYTES = 2**24
+_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class NpzImages:
+    """The images of an archive: their headers have been read, the pixels not yet."""
+
+    shape: tuple[int, int, int, int]  # (N, H, W, C)
+    labels: np.ndarray | None  # int32 (N,)
+    blocks: Callable[[], Iterator[np.ndarray]]  # uint8 (n, H, W, C) each, in order
+
+
+def open_npz(spec: str, path: str) -> NpzImages:
+    """Finds the images and labels of an archive.
+
+    The images are the array `images`, `x_train` or `x`, in this order, else the only uint8 array of 3 or 4 dimensions;
+    the labels are `labels`, `y_train` or `y`.
+
+    Args:
+        spec: names the data in errors.
+        path: the archive.
+
+    Returns:
+        The images, (N, H, W) as (N, H, W, 1).
+
+    Raises:
+        InputError: no such archive, or arrays of another kind; the pixels are judged when `blocks` is read.
+    """
+    headers = _headers(spec, path)
+    name = next((name for name in ("images", "x_train", "x") if name in headers), None)
+    if name is None:
+        uint8 = [name for name, (shape, _, dtype) in headers.items() if dtype == np.uint8 and len(shape) in (3, 4)]
+        if len(uint8) != 1:
+            raise InputError(
+                f"{spec}: expected an array named images, x_train or x, or a single uint8 array of 3 or 4 dimensions. "
+                "Received: " + (", ".join(f"{k} {dtype}{shape}" for k, (shape, _, dtype) in headers.items()) or "none")
+            )
+        name = uint8[0]
+    shape, fortran_order, dtype = headers[name]
+    if dtype != np.uint8:
+        raise InputError(f"{spec}: `{name}` must be uint8, 0..255. Received: {dtype} of shape {shape}")
+    full = (*shape, 1) if len(shape) == 3 else shape
+    if len(full) != 4 or 0 in full or full[3] not in (1, 3, 4):
+        raise InputError(
+            f"{spec}: `{name}` must be (N, H, W) or (N, H, W, C), with 1, 3 or 4 channels last. Received: {shape}"
+        )
+    if fortran_order and int(np.prod(full, dtype=object)) > image_cache.MAX_RAM_BYTES:
+        raise InputError(f"{spec}: `{name}` is too large to be read in Fortran order; save it in C order")
+
+    def blocks() -> Iterator[np.ndarray]:
+        if fortran_order:  # the images lie interleaved: whole or not at all
+            yield _array(spec, path, name).reshape(full)
+            return
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+                _read_header(file)
+                yield from _read_rows(file, full)
+        except _ERRORS as error:
+            raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
+
+    return NpzImages(full, _labels(spec, path, headers, full[0]), blocks)
+
+
+def _headers(spec: str, path: str) -> dict[str, tuple]:
+    """{name: (shape, fortran_order, dtype)} without reading an array."""
+    try:
+        headers = {}
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.endswith(".npy"):
+                    with archive.open(member) as file:
+                        headers[member[: -len(".npy")]] = _read_header(file)
+        return headers
+    except _ERRORS as error:
+        text = f"no such file: {path}" if isinstance(error, FileNotFoundError) else str(error)
+        raise InputError(f"{spec}: expected a NumPy .npz archive; {text}") from None
+
+
+def _read_header(file) -> tuple:
+    version = np.lib.format.read_magic(file)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if reader is None:
+        raise ValueError(f"expected version 1.0 or 2.0 of the .npy format. Received: {version}")
+    return reader(file)
+
+
+def _read_rows(file, shape: tuple[int, int, int, int]) -> Iterator[np.ndarray]:
+    """The rows of a C-ordered uint8 array, a few megabytes at a time."""
+    row = int(np.prod(shape[1:]))
+    step = max(1, _BLOCK_BYTES // row)
+    for start in range(0, shape[0], step):
+        rows = min(step, shape[0] - start)
+        data = file.read(rows * row)
+        if len(data) != rows * row:
+            raise ValueError(f"expected {shape[0]} images; the data end after {start + len(data) // row}")
+        yield np.frombuffer(data, np.uint8).reshape(rows, *shape[1:])
+
+
+def _array(spec: str, path: str, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[name]
+    except _ERRORS as error:
+        raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
+
+
+def _labels(spec: str, path: str, headers: dict[str, tuple], count: int) -> np.ndarray | None:
+    name = next((name for name in ("labels", "y_train", "y") if name in headers), None)
+    if name is None:
+        return None
+    shape, _, dtype = headers[name]
+    if shape not in ((count,), (count, 1)):
+        raise InputError(f"{spec}: `{name}` must hold one label for each of {count} images. Received: shape {shape}")
+    if dtype.kind not in "iu":
+        raise InputError(f"{spec}: `{name}` must be integers. Received: {dtype}")
+    labels = _array(spec, path, name).reshape(count)
+    if labels.min() < 0 or labels.max() >= 2**31:
+        raise InputError(f"{spec}: `{name}` must lie in 0..2^31-1. Received: {labels.min()}..{labels.max()}")
+    return labels.astype(np.int32)

@@ -1,0 +1,194 @@
+"""What a training run is made of, and named starting points. Needs neither TensorFlow nor the data."""
+
+import dataclasses
+import types
+import typing
+from typing import Annotated
+
+from kddpm import schedules
+from kddpm.errors import InputError
+
+# Fields that a run may change when it goes on; with any other it would be another run.
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run; the defaults are those of Ho et al. 2020 for CIFAR-10.
+
+    Every field is a flag of `train.py`, with the text beside its type as help.
+
+    Raises:
+        InputError: a value that cannot be, in a line that names the flag.
+    """
+
+    dataset: Annotated[str, "digits, npz:FILE, folder:DIR, zip:FILE or tfds:NAME[:SPLIT]"]
+    image_size: Annotated[tuple[int, int], "pixels: one number, or HEIGHTxWIDTH"] = (32, 32)
+    channels: Annotated[int | None, "1 = grey, 3 = RGB; none = as the data are"] = None
+    num_classes: Annotated[int | None, "train on labels 0 .. num_classes - 1; none = unconditional"] = None
+    horizontal_flip: Annotated[bool, "mirror half of the images"] = False
+    schedule: Annotated[str, "linear, cosine, sigmoid, quadratic or constant"] = "linear"
+    num_timesteps: Annotated[int, "T, noising steps"] = 1000
+    width: Annotated[int, "channels of the network's first level"] = 128
+    multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (1, 2, 2, 2)
+    blocks_per_level: Annotated[int, "residual blocks of a level"] = 2
+    attention_resolutions: Annotated[tuple[int, ...], "sizes, in pixels, of the levels with attention"] = (16,)
+    dropout: Annotated[float, "rate in the residual blocks"] = 0.1
+    steps: Annotated[int, "training steps"] = 800_000
+    batch_size: Annotated[int, "images a step"] = 128
+    learning_rate: Annotated[float, "of Adam"] = 2e-4
+    warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
+    clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
+    ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999
+    seed: Annotated[int, "of everything random"] = 0
+    precision: Annotated[str, "float32 or mixed_bfloat16"] = "float32"
+    jit_compile: Annotated[bool, "compile the training step with XLA"] = False
+    log_every: Annotated[int, "steps between rows of metrics.csv"] = 100
+    checkpoint_every: Annotated[int, "steps between checkpoints"] = 5000
+    sample_every: Annotated[int, "steps between sample grids"] = 20_000
+    sampler: Annotated[str, "of the sample grids: ancestral or ddim"] = "ancestral"
+    sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
+        for name in (
+            "steps", "batch_size", "num_timesteps", "width", "blocks_per_level",
+            "log_every", "checkpoint_every", "sample_every",
+        ):  # fmt: skip
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
+        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        _require(0 <= self.ema_momentum < 1, "ema_momentum", "in [0, 1)", self.ema_momentum)
+        _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
+        _require(self.channels in (None, 1, 3), "channels", "1, 3 or none", self.channels)
+        _require(self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes)
+        _choice(self.precision, "precision", ("float32", "mixed_bfloat16"))
+        _choice(self.sampler, "sampler", ("ancestral", "ddim"))
+        _choice(self.schedule, "schedule", tuple(schedules.BY_NAME))
+        _require(
+            self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
+            "sampling_steps", f"in 1 .. {self.num_timesteps} (--num_timesteps), or none", self.sampling_steps,
+        )  # fmt: skip
+        _require(
+            len(self.multipliers) > 0 and min(self.multipliers) >= 1, "multipliers", "numbers >= 1", self.multipliers
+        )
+        _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
+        levels, factor = len(self.multipliers), 2 ** (len(self.multipliers) - 1)
+        _require(
+            all(side % factor == 0 for side in self.image_size),
+            "image_size",
+            f"divisible by {factor}, because {levels} levels (--multipliers) halve it {levels - 1} times",
+            "x".join(str(side) for side in self.image_size),
+        )
+
+
+PRESETS = {
+    # Eight-by-eight handwritten digits, in minutes on two cores.
+    "digits": {
+        "dataset": "digits", "image_size": (8, 8), "channels": 1, "schedule": "cosine",
+        "width": 32, "multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (4,),
+        "steps": 2000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 100, "ema_momentum": 0.995,
+        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "sampling_steps": 250,
+    },
+    # MNIST, in about twenty minutes on two cores.
+    "mnist": {
+        "dataset": "tfds:mnist", "image_size": (28, 28), "channels": 1, "schedule": "cosine",
+        "width": 32, "multipliers": (1, 2, 2), "blocks_per_level": 1, "attention_resolutions": (7,),
+        "steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 200, "ema_momentum": 0.998,
+        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "sampling_steps": 250,
+    },
+    # CIFAR-10 as in Ho et al. 2020: FID 3.17 after 800,000 steps in the paper.
+    "ddpm32": {"dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True},
+    # LSUN and CelebA-HQ 256 as in Ho et al. 2020.
+    "ddpm256": {
+        "image_size": (256, 256), "channels": 3, "horizontal_flip": True, "multipliers": (1, 1, 2, 2, 4, 4),
+        "dropout": 0.0, "batch_size": 64, "learning_rate": 2e-5, "steps": 500_000,
+    },
+    # A small network for phones and browsers.
+    "mobile32": {
+        "dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True, "schedule": "cosine",
+        "width": 48, "multipliers": (1, 2, 3), "blocks_per_level": 1, "attention_resolutions": (8,), "dropout": 0.0,
+        "steps": 200_000, "learning_rate": 5e-4, "warmup_steps": 1000, "ema_momentum": 0.999,
+        "sampler": "ddim", "sampling_steps": 50,
+    },
+}  # fmt: skip
+
+
+def make_config(preset: str | None = None, **overrides) -> TrainConfig:
+    """A preset with some fields replaced.
+
+    Args:
+        preset: a key of `PRESETS`; None = "digits" for the data set digits, else "ddpm32".
+        **overrides: fields of `TrainConfig`.
+
+    Raises:
+        InputError: an unknown preset, or one that has no data set of its own and got none.
+    """
+    if preset is None:
+        preset = "digits" if overrides.get("dataset", "digits") == "digits" else "ddpm32"
+    if preset not in PRESETS:
+        raise InputError(f"--preset must be one of {', '.join(PRESETS)}. Received: {preset!r}")
+    values = {**PRESETS[preset], **overrides}
+    if "dataset" not in values:
+        raise InputError(f"--dataset is needed: the preset {preset} has none of its own")
+    return TrainConfig(**values)
+
+
+def help_of(field: dataclasses.Field) -> str:
+    """The text of a `TrainConfig` field's flag."""
+    return field.type.__metadata__[0]
+
+
+def parse(field: dataclasses.Field, text: str):
+    """The value of a `TrainConfig` field from the text of its flag.
+
+    Raises:
+        InputError: text that does not say a value of the field's type.
+    """
+    kinds = _kinds(field)
+    if text.lower() == "none" and types.NoneType in kinds:
+        return None
+    try:
+        if kinds[0] is tuple:
+            numbers = tuple(int(n) for n in text.lower().replace("x", ",").split(",") if n.strip())
+            return numbers * 2 if field.name == "image_size" and len(numbers) == 1 else numbers
+        return kinds[0](text.replace("_", "")) if kinds[0] is int else kinds[0](text)
+    except ValueError:
+        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r}") from None
+
+
+_EXPECTED = {int: "a whole number", float: "a number", tuple: "whole numbers, separated by commas", str: "text", bool: "true or false"}
+
+
+def _kinds(field) -> tuple:
+    """The types a field may have, without their parameters."""
+    annotated = field.type.__origin__
+    union = typing.get_args(annotated) if isinstance(annotated, types.UnionType) else (annotated,)
+    return tuple(typing.get_origin(kind) or kind for kind in union)
+
+
+def _typed(field, value):
+    """The value in the field's type: lists of JSON become tuples, whole numbers become floats where floats are meant."""
+    kinds = _kinds(field)
+    if isinstance(value, list):
+        value = tuple(value)
+    if kinds[0] is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if field.name == "image_size" and isinstance(value, int):
+        value = (value, value)
+    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+    if wrong or (isinstance(value, tuple) and not all(type(item) is int for item in value)):
+        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r}")
+    return value
+
+
+def _require(condition, name, expected, value):
+    if not condition:
+        raise InputError(f"--{name} must be {expected}. Received: {value}")
+
+
+def _choice(value, name, choices):
+    _require(value in choices, name, f"one of {', '.join(choices)}", repr(value))

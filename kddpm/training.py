@@ -1,0 +1,284 @@
+"""`train(config, run_dir)`: the whole of a training run, on top of `DiffusionModel.fit`.
+
+The same call goes on where the last one stopped: the weights and the optimizer come from the newest checkpoint, and the
+data and the random draws of step k are functions of (seed, k).
+"""
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from kddpm import data, images, plots, presets
+from kddpm.checkpoints import Checkpoints, RunDirectory, build_model
+from kddpm.errors import InputError
+from kddpm.model import DiffusionModel
+
+_GRID_PICTURES = 64
+
+
+def train(
+    config: presets.TrainConfig,
+    run_dir: str | os.PathLike,
+    *,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    callbacks: list[keras.callbacks.Callback] | None = None,
+    verbose: bool = True,
+) -> DiffusionModel:
+    """Train, or go on training, until `config.steps` steps have been taken.
+
+    Args:
+        config: the run; what it says is compared with a run that is there already.
+        run_dir: where everything goes, see `kddpm.checkpoints`.
+        tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
+        cache_dir: for decoded images that do not fit in memory; None = the run's data/.
+        skip_bad_images: leave unreadable images out instead of ending with their list.
+        callbacks: Keras callbacks beside the run's own.
+        verbose: whether to say what is happening and show a progress bar.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        InputError: anything that cannot be trained on; before any training and with nothing overwritten.
+        SystemExit: after SIGTERM or Ctrl-C, once a checkpoint has been saved.
+    """
+
+    def say(line):
+        if verbose:
+            print(line, flush=True)
+
+    run = RunDirectory(run_dir)
+    run.check(config)
+    say(f"Reading {config.dataset} ...")
+    source = data.load(
+        config.dataset,
+        config.image_size,
+        config.channels,
+        tfds_data_dir=tfds_data_dir,
+        cache_dir=cache_dir or run.data_path,
+        skip_bad_images=skip_bad_images,
+        progress=verbose,
+    )
+    _check_data(config, source)
+    model = build_model(config, source.images.shape[1:])
+    optimizer = keras.optimizers.Adam(_learning_rate(config))
+    model.compile(optimizer, jit_compile=config.jit_compile)
+    run.start(config, _describe(source), _needed_bytes(model))
+    checkpoints = Checkpoints(run, model)
+    start = checkpoints.restore()
+    run.forget_rows_after(start)
+    shape = "x".join(str(n) for n in source.images.shape[1:])
+    say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
+    if start >= config.steps:
+        say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
+        return model
+    say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
+
+    batches = data.batches(
+        source,
+        config.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=config.steps,
+        horizontal_flip=config.horizontal_flip,
+        with_labels=config.num_classes is not None,
+    )
+    stopper = _StopSignals()
+    own = [
+        _Metrics(run, config, start),
+        _Samples(run, config, start),
+        stopper,
+        _Saver(checkpoints, config, start, stopper),
+        _Progress(config, start, verbose),
+    ]
+    model.fit(batches, epochs=1, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*(callbacks or []), *own])
+    if stopper.received:
+        raise SystemExit(128 + stopper.received)
+    return model
+
+
+class _StepCallback(keras.callbacks.Callback):
+    """A callback that counts steps of the run, not of this call."""
+
+    def __init__(self, start: int):
+        super().__init__()
+        self.step = start
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.after_step(logs)
+
+
+class _Metrics(_StepCallback):
+    """A row of means every log_every steps: metrics.csv, the curve and, where it is installed, TensorBoard."""
+
+    def __init__(self, run, config, start):
+        super().__init__(start)
+        self.run, self.config = run, config
+        self.writer = None
+        if importlib.util.find_spec("tensorboard"):
+            self.writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+
+    def on_train_begin(self, logs=None):
+        # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
+        self.unfinished = [(v, v.numpy()) for metric in self.model.metrics for v in metric.variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, value in self.unfinished:
+            variable.assign(value)
+
+    def after_step(self, logs):
+        if self.step % self.config.log_every and self.step != self.config.steps:
+            return
+        row = {"step": self.step} | {name: float(value) for name, value in logs.items()}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self.model.reset_metrics()
+        if not np.isfinite(row["loss"]):
+            raise InputError(
+                f"The loss became {row['loss']} by step {self.step}; the last checkpoint is untouched. "
+                f"Try a smaller --learning_rate than {self.config.learning_rate}, or a longer --warmup_steps"
+            )
+        self.run.append_row(row)
+        if self.writer:
+            with self.writer.as_default(self.step):
+                for name in row.keys() - {"step"}:
+                    tf.summary.scalar(name, row[name])
+
+    def on_train_end(self, logs=None):
+        plots.loss_curve(self.run.rows(), self.run.loss_curve_path)
+        if self.writer:
+            self.writer.close()
+
+
+class _Samples(_StepCallback):
+    """A grid of pictures, always of the same seeds, every sample_every steps and at the end; the loss curve with it."""
+
+    def __init__(self, run, config, start):
+        super().__init__(start)
+        self.run, self.config = run, config
+
+    def after_step(self, logs):
+        if self.step % self.config.sample_every and self.step != self.config.steps:
+            return
+        pictures = self.model.generate(
+            range(_GRID_PICTURES), self.config.sampler, self.config.sampling_steps, verbose=False
+        )
+        images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", images.grid(pictures))
+        if rows := self.run.rows():
+            plots.loss_curve(rows, self.run.loss_curve_path)
+
+
+class _StopSignals(keras.callbacks.Callback):
+    """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once."""
+
+    received = None
+
+    def on_train_begin(self, logs=None):
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _stop(self, number, frame):
+        self.received = number
+        self.model.stop_training = True
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def on_train_end(self, logs=None):
+        self._restore()
+
+
+class _Saver(_StepCallback):
+    """A checkpoint every checkpoint_every steps, at the end and before leaving on a signal."""
+
+    def __init__(self, checkpoints, config, start, stopper):
+        super().__init__(start)
+        self.checkpoints, self.config, self.stopper = checkpoints, config, stopper
+
+    def after_step(self, logs):
+        if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or self.stopper.received:
+            self.checkpoints.save(self.step)
+            if self.stopper.received:
+                name = signal.Signals(self.stopper.received).name
+                tqdm.write(f"{name}: saved step {self.step}; the same command goes on from there", file=sys.stderr)
+
+
+class _Progress(_StepCallback):
+    """Steps done, loss, images/s and time left."""
+
+    def __init__(self, config, start, verbose):
+        super().__init__(start)
+        self.config, self.verbose = config, verbose
+
+    def after_step(self, logs):
+        if not self.verbose:
+            return
+        now = time.monotonic()
+        if not hasattr(self, "bar"):  # after the first step, so that its compilation is not in the estimate
+            self.bar = tqdm(
+                total=self.config.steps, initial=self.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 20
+            )
+            self.shown_step, self.shown_time = self.step, now
+            return
+        if now - self.shown_time >= self.bar.mininterval:
+            rate = (self.step - self.shown_step) * self.config.batch_size / (now - self.shown_time)
+            self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}, {rate:.0f} images/s", refresh=False)
+            self.bar.update(self.step - self.bar.n)
+            self.shown_step, self.shown_time = self.step, now
+
+    def on_train_end(self, logs=None):
+        if hasattr(self, "bar"):
+            self.bar.update(self.step - self.bar.n)
+            self.bar.close()
+
+
+def _learning_rate(config):
+    """Rises linearly from 0 over the warm-up, then stays; Ho et al.'s."""
+    if not config.warmup_steps:
+        return config.learning_rate
+    return keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
+
+
+def _describe(source: data.ImageData) -> dict:
+    return {
+        "source": source.source,
+        "digest": source.digest,
+        "images": len(source.images),
+        "image_shape": list(source.images.shape[1:]),
+        "class_names": list(source.class_names),
+    }
+
+
+def _needed_bytes(model) -> int:
+    """Four checkpoints (three are kept, one is being written) of both sets of weights and the optimizer's."""
+    return 4 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+
+
+def _check_data(config, source):
+    if config.batch_size > len(source.images):
+        raise InputError(
+            f"--batch_size must be at most the number of images. "
+            f"Received: batch_size={config.batch_size}, {len(source.images)} images"
+        )
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(f"--num_classes needs labels, and --dataset {config.dataset} has none")
+    if source.labels.min() < 0 or source.labels.max() >= config.num_classes:
+        raise InputError(
+            f"--num_classes={config.num_classes} needs labels in 0 .. {config.num_classes - 1}. "
+            f"Received: from {source.labels.min()} to {source.labels.max()} in {config.dataset}"
+        )

@@ -1,0 +1,78 @@
+"""Generate pictures with a trained run.
+
+    python sample.py --run_dir=runs/digits --seeds=0-63 --out=grid.png
+
+--out chooses the form: .png a grid, .gif the way from noise to the pictures, .npz the raw `images` and `seeds`, and
+anything without a suffix a folder with one PNG a seed.
+"""
+
+import pathlib
+
+from absl import flags
+
+from kddpm import commands
+from kddpm.errors import InputError
+
+RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+SEEDS = flags.DEFINE_string("seeds", "0-63", "one picture a seed: 0-63, or 1,5,10-20")
+LABELS = flags.DEFINE_string("labels", None, "classes, one a seed or one for all; seed modulo classes if not given")
+OUT = flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
+SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim; the run's if not given")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "steps, at most T; the run's if not given")
+VARIANCE = flags.DEFINE_enum("variance", "small", ["small", "large"], "of the ancestral sampler")
+ETA = flags.DEFINE_float("eta", 0.0, "of DDIM: 0 = deterministic, 1 = as much noise as ancestral sampling")
+CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
+COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
+
+SUFFIXES = (".png", ".gif", ".npz", "")
+
+
+def main():
+    """Flags to `DiffusionModel.generate`, its pictures to a file."""
+    if not RUN_DIR.value:
+        raise InputError("--run_dir is needed: the directory of a run of train.py")
+    out = pathlib.Path(OUT.value)
+    suffix = out.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"--out must end in .png, .gif or .npz, or be a folder. Received: {out}")
+    if COLUMNS.value is not None and COLUMNS.value < 1:
+        raise InputError(f"--columns must be at least 1. Received: {COLUMNS.value}")
+    seeds = commands.parse_numbers("seeds", SEEDS.value)
+    labels = commands.parse_numbers("labels", LABELS.value) if LABELS.value else None
+    if labels is not None and len(labels) == 1:
+        labels *= len(seeds)
+    commands.start_tensorflow()
+
+    import numpy as np
+
+    from kddpm import checkpoints, images, samplers
+    from kddpm.files import replacing
+
+    config, _ = checkpoints.RunDirectory(RUN_DIR.value).read()
+    name = SAMPLER.value or config.sampler
+    options = {"ancestral": {"variance": VARIANCE.value}, "ddim": {"eta": ETA.value}}.get(name, {})
+    model = checkpoints.load_run(RUN_DIR.value)
+    pictures, frames = model.generate(
+        seeds,
+        samplers.by_name(name, clip=CLIP.value, **options),
+        NUM_STEPS.value or config.sampling_steps,
+        labels=labels,
+        batch_size=BATCH_SIZE.value,
+        return_trajectory=60 if suffix == ".gif" else 2,
+    )
+    if suffix == ".png":
+        images.save_png(out, images.grid(pictures, COLUMNS.value))
+    elif suffix == ".gif":
+        images.save_gif(out, [images.grid(frame, COLUMNS.value) for frame in frames])
+    elif suffix == ".npz":
+        with replacing(out) as beside:
+            np.savez_compressed(beside, images=pictures, seeds=np.array(seeds, np.int32))
+    else:
+        for seed, picture in zip(seeds, pictures, strict=True):
+            images.save_png(out / f"{seed}.png", picture)
+    print(f"{len(seeds)} pictures in {out}")
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,55 @@
+"""Train a diffusion model on images.
+
+    python train.py --preset=digits --run_dir=runs/digits
+    python train.py --dataset=folder:photos/ --preset=ddpm32 --run_dir=runs/photos
+
+The same command again goes on where it stopped. --dry_run prints the configuration and stops. What no flag says is as in
+the preset; without --preset it is digits for the data set digits, else ddpm32.
+"""
+
+import dataclasses
+import json
+
+from absl import flags
+
+from kddpm import commands, presets
+from kddpm.errors import InputError
+
+RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
+PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
+TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
+CACHE_DIR = flags.DEFINE_string("cache_dir", None, "for decoded images that do not fit in memory; the run's if not given")
+SKIP_BAD_IMAGES = flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
+
+FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
+for name, field in FIELDS.items():
+    define = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_string
+    define(name, None, presets.help_of(field))
+
+
+def main():
+    """Flags to a configuration, the configuration to `kddpm.training.train`."""
+    given = {name: value for name in FIELDS if (value := flags.FLAGS[name].value) is not None}
+    overrides = {k: v if isinstance(v, bool) else presets.parse(FIELDS[k], v) for k, v in given.items()}
+    config = presets.make_config(PRESET.value, **overrides)
+    print(json.dumps(vars(config), indent=2))
+    if DRY_RUN.value:
+        return
+    if not RUN_DIR.value:
+        raise InputError("--run_dir is needed: the directory that the run is kept in")
+    commands.start_tensorflow()
+
+    from kddpm import training
+
+    training.train(
+        config,
+        RUN_DIR.value,
+        tfds_data_dir=TFDS_DATA_DIR.value,
+        cache_dir=CACHE_DIR.value,
+        skip_bad_images=SKIP_BAD_IMAGES.value,
+    )
+
+
+if __name__ == "__main__":
+    commands.run(main)
