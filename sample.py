@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from kddpm import commands
+from kddpm import commands, runs
 from kddpm.errors import InputError
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
@@ -42,6 +42,7 @@ def main():
     labels = commands.parse_numbers("labels", LABELS.value) if LABELS.value else None
     if labels is not None and len(labels) == 1:
         labels *= len(seeds)
+    config, _ = runs.RunDirectory(RUN_DIR.value).read()
     commands.start_tensorflow()
 
     import numpy as np
@@ -49,7 +50,6 @@ def main():
     from kddpm import checkpoints, images, samplers
     from kddpm.files import replacing
 
-    config, _ = checkpoints.RunDirectory(RUN_DIR.value).read()
     name = SAMPLER.value or config.sampler
     options = {"ancestral": {"variance": VARIANCE.value}, "ddim": {"eta": ETA.value}}.get(name, {})
     model = checkpoints.load_run(RUN_DIR.value)

@@ -3,8 +3,8 @@
     python train.py --preset=digits --run_dir=runs/digits
     python train.py --dataset=folder:photos/ --preset=ddpm32 --run_dir=runs/photos
 
-The same command again goes on where it stopped. --dry_run prints the configuration and stops. What no flag says is as in
-the preset; without --preset it is digits for the data set digits, else ddpm32.
+The same command again goes on where it stopped. --dry_run prints the configuration and stops. What no flag says is as
+in the preset; without --preset it is digits for the data set digits, else ddpm32.
 """
 
 import dataclasses
@@ -19,7 +19,9 @@ RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoint
 PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
 TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
-CACHE_DIR = flags.DEFINE_string("cache_dir", None, "for decoded images that do not fit in memory; the run's if not given")
+CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", None, "for decoded images that do not fit in memory; the run's if not given"
+)
 SKIP_BAD_IMAGES = flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
 
 FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}

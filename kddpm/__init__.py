@@ -14,6 +14,7 @@ _HOMES = {
     "NoiseSchedule": "schedules",
     "TrainConfig": "presets",
     "UNet": "unet",
+    "load_run": "checkpoints",
     "train": "training",
 }
 _ROOMS = ("data", "images", "layers", "noise", "objectives", "presets", "process", "samplers", "schedules", "training")

@@ -44,6 +44,8 @@ def grid(images: np.ndarray, columns: int | None = None, gutter: int = 2, enlarg
         uint8 (H', W', C); cells that are left over are gutter.
     """
     images = _checked(images)
+    if columns is not None and columns < 1:
+        raise InputError(f"`columns` must be at least 1. Received: {columns}")
     n, height, width, channels = images.shape
     enlarge = enlarge or max(1, round(_READABLE_SIDE / max(height, width)))
     images = images.repeat(enlarge, axis=1).repeat(enlarge, axis=2)

@@ -71,7 +71,7 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
 
 @contextlib.contextmanager
 def one_line_errors():
-    """What `checked_images` finds in a passing batch leaves TensorFlow as an `InputError`, without the graph around it."""
+    """What `checked_images` finds in a passing batch becomes an `InputError`, without the graph around it."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -99,7 +99,8 @@ def _checked_batch(batch, classes):
         checks.append(tf.debugging.Assert(inside, [_RANGE, *extremes]))
     if classes and labels:
         inside = tf.reduce_all((labels[0] >= 0) & (labels[0] < classes))
-        checks.append(tf.debugging.Assert(inside, [f"Labels must lie in 0 .. {classes - 1}. Received:", labels[0]]))
+        extremes = ["Received: from", tf.reduce_min(labels[0]), "to", tf.reduce_max(labels[0])]
+        checks.append(tf.debugging.Assert(inside, [f"Labels must lie in 0 .. {classes - 1}.", *extremes]))
     with tf.control_dependencies(checks):
         images = tf.identity(images)
     return (images, *labels) if labels else images

@@ -1,9 +1,9 @@
 """The parts of the U-Net of Ho et al. 2020 (appendix B), as Keras layers in plain `keras.ops`.
 
-Feature maps are (B, H, W, C); `embedding` is the activated timestep embedding (B, E). Statistics, softmax and random bits
-are float32 or integers whatever the dtype policy. The layers compute what the paper's code computes, in a form that is
-cheaper: the normalisation touches the feature map four times, upsampling and the convolution after it are one
-operation, and dropout spends 16 random bits an element instead of 32.
+Feature maps are (B, H, W, C); `embedding` is the activated timestep embedding (B, E). Statistics, softmax and random
+bits are float32 or integers whatever the dtype policy. The layers compute what the paper's code computes, in a cheaper
+form: the normalisation touches the feature map four times, upsampling and the convolution after it are one operation,
+and dropout spends 16 random bits an element instead of 32.
 """
 
 import keras
@@ -19,7 +19,7 @@ def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
 
 
 def sinusoidal_embedding(t, width: int):
-    """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017; frequencies over half - 1).
+    """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), spaced over half - 1.
 
     Args:
         t: integers (B,).
@@ -70,9 +70,9 @@ class TimestepEmbedding(keras.layers.Layer):
 class GroupNormalization(keras.layers.Layer):
     """Group normalisation (Wu & He 2018) of a feature map (B, H, W, C), by way of channels.
 
-    Channel means (B, C) are averaged within groups by a constant block-diagonal (C, C) matrix; the centred map gives the
-    variances the same way, so a large mean costs no digits. keras.layers.GroupNormalization works on a five-dimensional
-    view instead and takes about as long as a 3x3 convolution.
+    Channel means (B, C) are averaged within groups by a constant block-diagonal (C, C) matrix; the centred map gives
+    the variances the same way, so a large mean costs no digits. keras.layers.GroupNormalization works on a
+    five-dimensional view instead and takes about as long as a 3x3 convolution.
 
     Args:
         groups: number of groups; must divide C.
@@ -121,8 +121,8 @@ class GroupNormalization(keras.layers.Layer):
 class Dropout(keras.layers.Layer):
     """Dropout whose mask is a function of the seed it is called with.
 
-    One 32-bit draw serves two elements, so the rate is rounded to a multiple of 2^-16; what is kept is scaled by exactly
-    the rounded rate.
+    One 32-bit draw serves two elements, so the rate is rounded to a multiple of 2^-16; what is kept is scaled by
+    exactly the rounded rate.
 
     Args:
         rate: probability that an element becomes zero, in [0, 1).

@@ -19,6 +19,7 @@ from kddpm.objectives import simple_loss
 from kddpm.process import GaussianDiffusion
 
 _TRAIN, _TEST = 0, 1  # purposes of random draws
+_LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 _STEPS_A_CALL = 50  # sampling returns to Python this often, to move the progress bar
 
 
@@ -61,6 +62,12 @@ class DiffusionModel(keras.Model):
             raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
         self.network = network
         self.schedule = schedule or schedules.linear()
+        if self.schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
+            warnings.warn(
+                f"The schedule ends at alpha_bar={self.schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
+                "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
+                stacklevel=2,
+            )
         self.seed = seed
         self.ema_momentum = ema_momentum
         self.clip_norm = clip_norm
@@ -157,7 +164,7 @@ class DiffusionModel(keras.Model):
             [batch * replicas], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32
         )
         noise = tf.random.stateless_normal(tf.concat([[batch * replicas], shape[1:]], 0), fold_in(seed, 1))
-        return mine(t), mine(noise), fold_in(fold_in(seed, 2), replica)
+        return mine(t), mine(noise), fold_in(fold_in(fold_in(seed, 2), replica), 0)
 
     def _descend(self, gradients):
         """Clip by global norm and apply; returns the norm before clipping.
@@ -167,6 +174,8 @@ class DiffusionModel(keras.Model):
         """
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
+        # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
         if replicas > 1:
             gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)]
         norm = tf.linalg.global_norm(gradients)
@@ -198,15 +207,15 @@ class DiffusionModel(keras.Model):
     ):
         """Pictures from seeds: Algorithm 2, or any sampler, with the averaged weights.
 
-        Picture k depends on seeds[k] (and labels[k]) alone, whatever stands beside it: its noise is the same bit for bit,
-        and the picture is, up to the rounding of floats.
+        Picture k depends on seeds[k] (and labels[k]) alone, whatever stands beside it: its noise is the same bit for
+        bit, and the picture is, up to the rounding of floats.
 
         Args:
             seeds: int32 numbers, one a picture.
             sampler: "ancestral", "ddim", or one with its arguments, such as `kddpm.samplers.DDIM(eta=0.5)`.
             num_steps: how many steps, or which ones; None = all T.
             labels: classes, one a picture; None = seed modulo the number of classes.
-            batch_size: pictures in memory at a time; a last, smaller chunk is filled up so that nothing is traced again.
+            batch_size: pictures in memory at a time; a smaller last chunk is filled up, so that nothing is traced again.
             return_trajectory: also return this many frames of every picture's way from noise; True = 50.
             verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
             jit_compile: compile with XLA: slower to start, faster where the network is small.
@@ -215,8 +224,8 @@ class DiffusionModel(keras.Model):
             uint8 (N, H, W, C); with `return_trajectory` also uint8 (frames, N, H, W, C), from noise to the pictures.
 
         Raises:
-            InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range or
-                for a network without classes.
+            InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
+                or for a network without classes.
         """
         seeds = inputs.int32("seeds", seeds)
         labels = self._labels(labels, seeds)
@@ -306,8 +315,8 @@ class DiffusionModel(keras.Model):
             kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
         if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
             warnings.warn(
-                f"{len(x)} images are not a multiple of batch_size={batch_size or 32}: XLA compiles the training step a "
-                "second time for the smaller last batch",
+                f"{len(x)} images are not a multiple of batch_size={batch_size or 32}: XLA compiles the training step "
+                "a second time for the smaller last batch",
                 stacklevel=2,
             )
         with inputs.one_line_errors():
@@ -359,6 +368,6 @@ def _network_inputs(x_t, t, label):
 
 def _stops(num_steps: int, frames: int) -> list[tuple[int, bool]]:
     """Where sampling returns to Python: (step to stop before, whether a frame is taken before walking there)."""
-    framed = np.unique(np.linspace(0, num_steps, frames).round().astype(int)[:-1]) if frames > 1 else []
+    framed = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
     starts = sorted({0, *framed, *range(0, num_steps, _STEPS_A_CALL)})
     return [(stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_steps], strict=True)]

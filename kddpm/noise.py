@@ -4,9 +4,9 @@
     normal  = +-Phi^-1((i + 0.5) / 2^16 + 0.5),  i = 15 bits of a word, sign = one more bit
 
 Logarithms, sines and square roots differ in their last bits between runtimes; additions, products, shifts and table
-look-ups of int32 do not, and each of them is a builtin operator of TFLite. TFLite has neither a left shift nor a logical
-right shift: a left shift is a wrapping product with a power of two, and a logical right shift is an arithmetic one with
-the copies of the sign bit taken off again.
+look-ups of int32 do not, and each of them is a builtin operator of TFLite. Two operators are missing there: a left
+shift is a wrapping product with a power of two instead, and a logical right shift an arithmetic one with the copies of
+the sign bit taken off again.
 """
 
 import functools

@@ -30,7 +30,12 @@ class TrainConfig:
     schedule: Annotated[str, "linear, cosine, sigmoid, quadratic or constant"] = "linear"
     num_timesteps: Annotated[int, "T, noising steps"] = 1000
     width: Annotated[int, "channels of the network's first level"] = 128
-    multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (1, 2, 2, 2)
+    multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (
+        1,
+        2,
+        2,
+        2,
+    )
     blocks_per_level: Annotated[int, "residual blocks of a level"] = 2
     attention_resolutions: Annotated[tuple[int, ...], "sizes, in pixels, of the levels with attention"] = (16,)
     dropout: Annotated[float, "rate in the residual blocks"] = 0.1
@@ -64,7 +69,9 @@ class TrainConfig:
         _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
         _require(self.channels in (None, 1, 3), "channels", "1, 3 or none", self.channels)
-        _require(self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes)
+        _require(
+            self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes
+        )
         _choice(self.precision, "precision", ("float32", "mixed_bfloat16"))
         _choice(self.sampler, "sampler", ("ancestral", "ddim"))
         _choice(self.schedule, "schedule", tuple(schedules.BY_NAME))
@@ -90,8 +97,8 @@ PRESETS = {
     "digits": {
         "dataset": "digits", "image_size": (8, 8), "channels": 1, "schedule": "cosine",
         "width": 32, "multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (4,),
-        "steps": 2000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 100, "ema_momentum": 0.995,
-        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "sampling_steps": 250,
+        "steps": 5000, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 100, "ema_momentum": 0.999,
+        "log_every": 50, "checkpoint_every": 1000, "sample_every": 1000, "sampling_steps": 250,
     },
     # MNIST, in about twenty minutes on two cores.
     "mnist": {
@@ -160,7 +167,13 @@ def parse(field: dataclasses.Field, text: str):
         raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r}") from None
 
 
-_EXPECTED = {int: "a whole number", float: "a number", tuple: "whole numbers, separated by commas", str: "text", bool: "true or false"}
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    tuple: "whole numbers, separated by commas",
+    str: "text",
+    bool: "true or false",
+}
 
 
 def _kinds(field) -> tuple:
@@ -171,7 +184,7 @@ def _kinds(field) -> tuple:
 
 
 def _typed(field, value):
-    """The value in the field's type: lists of JSON become tuples, whole numbers become floats where floats are meant."""
+    """The value in the field's type: JSON's lists become tuples, whole numbers floats where floats are meant."""
     kinds = _kinds(field)
     if isinstance(value, list):
         value = tuple(value)

@@ -4,11 +4,11 @@
     (2)  q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, 1 - alpha_bar_t)                                      (Ho, eq. 4)
          x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,  eps ~ N(0, 1)
     (3)  q(x_{t-1} | x_t, x_0) = N(mu, posterior variance),  mu = c0_t x_0 + ct_t x_t                      (Ho, eq. 6-7)
-    (4)  v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0                            (Salimans & Ho 2022, section 4)
+    (4)  v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0                           (Salimans & Ho 2022, section 4)
     (5)  score = grad log q(x_t | x_0) = -eps / sqrt(1 - alpha_bar_t)                     (Song et al. 2021, section 3)
 
-Given x_t and t, each of eps, x_0, mu, v and score determines the others. Every conversion goes through x_0 or eps, whose
-relation is (2). The functions are plain `keras.ops` and take tensors of any rank with the batch first.
+Given x_t and t, each of eps, x_0, mu, v and score determines the others. Every conversion goes through x_0 or eps,
+whose relation is (2). The functions are plain `keras.ops` and take tensors of any rank with the batch first.
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ from kddpm.schedules import NoiseSchedule
 class GaussianDiffusion:
     """Equations (1) to (5) for one schedule.
 
-    Throughout, `x_0`, `x_t`, `noise` and predictions are float tensors (B, ...), `t` is an integer tensor (B,) of 0-based
-    steps, and a result has the shape of `x_t`. Arithmetic is float32, or float64 where the input is float64: the float64
-    tables are cast as they are read.
+    Throughout, `x_0`, `x_t`, `noise` and predictions are float tensors (B, ...), `t` is an integer tensor (B,) of
+    0-based steps, and a result has the shape of `x_t`. Arithmetic is float32, or float64 where the input is float64:
+    the float64 tables are cast as they are read.
 
     Args:
         schedule: a `NoiseSchedule`.
@@ -51,7 +51,10 @@ class GaussianDiffusion:
     def q_step(self, x_prev, t, noise):
         """x_t from x_{t-1} and standard normal noise, equation (1)."""
         x_prev, noise = _float(x_prev), _float(noise)
-        return _at(np.sqrt(self.schedule.alphas), t, x_prev) * x_prev + _at(np.sqrt(self.schedule.betas), t, x_prev) * noise
+        return (
+            _at(np.sqrt(self.schedule.alphas), t, x_prev) * x_prev
+            + _at(np.sqrt(self.schedule.betas), t, x_prev) * noise
+        )
 
     def posterior_mean_variance(self, x_0, x_t, t):
         """Mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0), equation (3)."""
@@ -75,7 +78,9 @@ class GaussianDiffusion:
     def x0_from_mu(self, x_t, t, mu):
         """x_0 = (mu - ct_t x_t) / c0_t, equation (3)."""
         x_t, mu = _float(x_t), _float(mu)
-        return (mu - _at(self.schedule.posterior_coefs_xt, t, x_t) * x_t) / _at(self.schedule.posterior_coefs_x0, t, x_t)
+        return (mu - _at(self.schedule.posterior_coefs_xt, t, x_t) * x_t) / _at(
+            self.schedule.posterior_coefs_x0, t, x_t
+        )
 
     def v_from_x0(self, x_t, t, x_0):
         """v = (sqrt(alpha_bar_t) x_t - x_0) / sqrt(1 - alpha_bar_t), equations (2) and (4)."""

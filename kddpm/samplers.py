@@ -92,7 +92,11 @@ class Ancestral:
             if self.variance not in ("small", "large"):
                 raise InputError(f'`variance` must be "small", "large" or a sequence. Received: {self.variance!r}')
             return
-        object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
+        try:
+            object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
+        except (TypeError, ValueError):
+            text = f'`variance` must be "small", "large" or a sequence of numbers. Received: {self.variance!r}'
+            raise InputError(text) from None
         if not all(np.isfinite(v) and v >= 0 for v in self.variance):
             raise InputError(f"`variance` must hold finite numbers >= 0. Received: {self.variance}")
 
@@ -166,13 +170,13 @@ def step_table(sampler: Sampler, schedule: NoiseSchedule, num_steps: int | Seque
     """
     if num_steps is None:
         return sampler.table(schedule)
-    if isinstance(num_steps, int | np.integer):
+    if not isinstance(num_steps, Sequence | np.ndarray):
         num_steps = trailing_timesteps(schedule.num_timesteps, num_steps)
     respaced = schedule.respace(num_steps)
-    if respaced.timesteps[-1] != schedule.timesteps[-1]:
+    if num_steps[-1] != schedule.num_timesteps - 1:
         raise InputError(
-            f"`num_steps` must end at T - 1 = {schedule.timesteps[-1]}, where sampling starts. "
-            f"Received: a last step of {respaced.timesteps[-1]}"
+            f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
+            f"Received: a last step of {num_steps[-1]}"
         )
     return sampler.table(respaced)
 

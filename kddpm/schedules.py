@@ -52,7 +52,10 @@ class NoiseSchedule:
     """
 
     def __init__(self, betas: Sequence[float], timesteps: Sequence[int] | None = None):
-        self.betas = betas = np.array(betas, np.float64)
+        try:
+            self.betas = betas = np.array(betas, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"`betas` must be a list of numbers. Received: {betas!r}") from None
         if betas.ndim != 1 or betas.size == 0:
             raise InputError(f"`betas` must be a non-empty list of numbers. Received: shape {betas.shape}")
         outside = np.flatnonzero(~((betas > 0) & (betas < 1)))
@@ -196,17 +199,21 @@ def trailing_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
     """`num_steps` evenly spaced indices that end at T - 1, increasing (Lin et al. 2023, table 2, "trailing").
 
     Raises:
-        InputError: num_steps outside 1 .. num_timesteps.
+        InputError: num_steps that is no integer in 1 .. num_timesteps.
     """
-    if not 1 <= num_steps <= num_timesteps:
-        raise InputError(f"`num_steps` must lie in 1 .. {num_timesteps} (T). Received: {num_steps}")
+    if not _is_count(num_steps) or num_steps > num_timesteps:
+        raise InputError(f"`num_steps` must be an integer in 1 .. {num_timesteps} (T). Received: {num_steps!r}")
     return np.round(np.arange(1, num_steps + 1) * (num_timesteps / num_steps)).astype(np.int64) - 1
 
 
 def _steps(num_timesteps) -> int:
-    if not isinstance(num_timesteps, int | np.integer) or num_timesteps < 1:
+    if not _is_count(num_timesteps):
         raise InputError(f"`num_timesteps` must be a positive integer. Received: {num_timesteps!r}")
     return int(num_timesteps)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
 def _check_ends(start, end):

@@ -17,9 +17,10 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from kddpm import data, images, plots, presets
-from kddpm.checkpoints import Checkpoints, RunDirectory, build_model
+from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
+from kddpm.runs import RunDirectory
 
 _GRID_PICTURES = 64
 
@@ -38,7 +39,7 @@ def train(
 
     Args:
         config: the run; what it says is compared with a run that is there already.
-        run_dir: where everything goes, see `kddpm.checkpoints`.
+        run_dir: where everything goes, see `kddpm.runs`.
         tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
         cache_dir: for decoded images that do not fit in memory; None = the run's data/.
         skip_bad_images: leave unreadable images out instead of ending with their list.

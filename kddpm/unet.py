@@ -66,7 +66,9 @@ class UNet(keras.Model):
         self.embed_timestep = TimestepEmbedding(self.width, name="embed_timestep", dtype=policy)
         self.embed_label = None
         if self.num_classes:
-            self.embed_label = keras.layers.Embedding(self.num_classes, 4 * self.width, name="embed_label", dtype=policy)
+            self.embed_label = keras.layers.Embedding(
+                self.num_classes, 4 * self.width, name="embed_label", dtype=policy
+            )
         self.conv_in = keras.layers.Conv2D(
             self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
         )

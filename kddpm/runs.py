@@ -1,0 +1,147 @@
+"""The run directory: the one contract between training, sampling, evaluation and export.
+
+    config.json          the configuration, the data it was trained on and the version; written first, then only
+    compared checkpoints/         TensorFlow checkpoints of everything that training needs to go on
+    ema.weights.h5       the averaged weights, all that generation needs
+    metrics.csv          a row every log_every steps
+    loss.png             the curve of that
+    samples/             a grid of pictures every sample_every steps
+    tensorboard/         the same numbers and pictures, where tensorboard is installed
+    data/                decoded images, where they do not fit in memory
+
+Files are written beside and renamed, so that a kill leaves the old one or the new one.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+
+import kddpm
+from kddpm import presets
+from kddpm.errors import InputError
+from kddpm.files import replacing
+
+
+class RunDirectory:
+    """Paths and files of one run.
+
+    Args:
+        path: the directory; made by `start`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.config_path = self.path / "config.json"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.weights_path = self.path / "ema.weights.h5"
+        self.metrics_path = self.path / "metrics.csv"
+        self.loss_curve_path = self.path / "loss.png"
+        self.samples_path = self.path / "samples"
+        self.data_path = self.path / "data"
+
+    def read(self) -> tuple[presets.TrainConfig, dict]:
+        """The configuration and the description of the data, as `start` wrote them.
+
+        Raises:
+            InputError: no such run, or a config.json that cannot be read.
+        """
+        try:
+            stored = json.loads(self.config_path.read_text())
+            return presets.TrainConfig(**stored["config"]), stored["data"]
+        except FileNotFoundError:
+            raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
+        except InputError as error:
+            raise InputError(f"{self.config_path} holds a configuration that cannot be used: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.config_path} cannot be read: {error}") from None
+
+    def check(self, config: presets.TrainConfig) -> bool:
+        """Whether there is a run here to go on with.
+
+        Raises:
+            InputError: files that are not a run's, or a run of another configuration; nothing has been written.
+        """
+        if not self.config_path.exists():
+            if self.path.is_dir() and set(self.path.iterdir()) - {self.data_path}:
+                raise InputError(
+                    f"--run_dir must be new, empty or a run of train.py. Received: {self.path}, with files"
+                )
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"--run_dir must be a directory. Received: the file {self.path}")
+            return False
+        stored, _ = self.read()
+        differences = [
+            f"--{name} was {_shown(getattr(stored, name))}, now {_shown(getattr(config, name))}"
+            for name in vars(config)
+            if name not in presets.CHANGEABLE and getattr(stored, name) != getattr(config, name)
+        ]
+        if differences:
+            raise InputError(f"--run_dir {self.path} belongs to another configuration: {'; '.join(differences)}")
+        return True
+
+    def start(self, config: presets.TrainConfig, data: dict, needed_bytes: int) -> None:
+        """Make the directory and write config.json, or find the same data in the one that is there.
+
+        Args:
+            config: the configuration, already `check`ed.
+            data: description of the data, with its `digest`.
+            needed_bytes: room that the run will take.
+
+        Raises:
+            InputError: other data than before, no room on the disk, a directory that cannot be written.
+        """
+        if self.config_path.exists():
+            _, stored = self.read()
+            if stored["digest"] != data["digest"]:
+                raise InputError(
+                    f"--dataset {config.dataset} is not what --run_dir {self.path} was trained on: "
+                    f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
+                )
+        try:
+            self.samples_path.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path).free
+            if free < needed_bytes:
+                raise InputError(
+                    f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
+                    f"Received: {self.path}, with {free / 1e6:.0f} MB free"
+                )
+            content = {"kddpm": kddpm.__version__, "config": vars(config), "data": data}
+            with replacing(self.config_path) as beside:
+                beside.write_text(json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"--run_dir must be writable. Received: {self.path}: {error.strerror}") from None
+
+    def rows(self) -> list[dict]:
+        """The rows of metrics.csv, as text."""
+        if not self.metrics_path.exists():
+            return []
+        with open(self.metrics_path, newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def append_row(self, row: dict) -> None:
+        """Add a row to metrics.csv, with the header if it is the first."""
+        new = not self.metrics_path.exists()
+        with open(self.metrics_path, "a", newline="") as stream:
+            writer = csv.DictWriter(stream, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def forget_rows_after(self, step: int) -> None:
+        """Drop what metrics.csv says of steps that will be taken again."""
+        rows = self.rows()
+        kept = [row for row in rows if int(row["step"]) <= step]
+        if len(kept) < len(rows):
+            lines = [",".join(rows[0])] + [",".join(row.values()) for row in kept]
+            with replacing(self.metrics_path) as beside:
+                beside.write_text("".join(line + "\r\n" for line in lines), newline="")
+
+
+def _shown(value) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _counted(data: dict) -> str:
+    return f"{data['images']} images of {'x'.join(str(n) for n in data['image_shape'])}"

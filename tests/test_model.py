@@ -1,0 +1,655 @@
+import json
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kddpm
+from kddpm import data, images, noise, samplers
+from kddpm.errors import InputError
+from kddpm.layers import Dropout
+from kddpm.model import _TEST, _TRAIN
+
+SHAPE = (4, 4, 1)
+T = 20
+
+
+@keras.saving.register_keras_serializable("tests")
+class OneConv(keras.Model):
+    """The least that a DiffusionModel takes as a network; it traces in a moment."""
+
+    def __init__(self, image_shape=SHAPE, num_classes=None, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.image_shape, self.num_classes, self.rate = tuple(image_shape), num_classes, dropout
+        channels = image_shape[-1]
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
+        self.conv = keras.layers.Conv2D(channels, 3, padding="same", dtype=self.dtype_policy)
+        self.conv.build((None, *image_shape))
+        self.timestep = keras.layers.Embedding(T, channels, dtype=self.dtype_policy)
+        self.timestep.build((None,))
+        if num_classes:
+            self.label = keras.layers.Embedding(num_classes, channels, dtype=self.dtype_policy)
+            self.label.build((None,))
+        self.built = True
+
+    def call(self, inputs, training=False, seed=None):
+        x_t, t, *label = inputs
+        shift = self.timestep(t) + (self.label(label[0]) if label else 0)
+        return self.conv(self.dropout(x_t, seed=seed, training=training)) + shift[:, tf.newaxis, tf.newaxis]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "dropout": self.rate,
+        }
+
+
+def small(optimizer="adam", network=None, **changes):
+    """A compiled model around `OneConv`; the same weights every time. XLA would draw other noise."""
+    keras.utils.set_random_seed(0)
+    model = kddpm.DiffusionModel(OneConv(**(network or {})), kddpm.schedules.linear(T, 1e-3, 0.5), **changes)
+    model.compile(optimizer, jit_compile=False)
+    return model
+
+
+def pictures(count, shape=SHAPE):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype("uint8")
+
+
+def train(model, x, y=None, batch_size=4, **kwargs):
+    return model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0, **kwargs).history
+
+
+def evaluate(model, x, y=None, batch_size=4):
+    return model.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)["loss"]
+
+
+def weights(model):
+    return [w.copy() for w in model.network.get_weights()]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def distance(ours, theirs):
+    return np.sqrt(sum(np.square(a.astype(float) - b).sum() for a, b in zip(ours, theirs, strict=True)))
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the weights after every step."""
+
+    def on_train_begin(self, logs=None):
+        self.history = [weights(self.model)]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.history.append(weights(self.model))
+
+
+def loss_by_hand(model, network, x_0, purpose, index, label=None):
+    """L_simple of one batch in NumPy, from the model's draws and nothing else of it."""
+    t, eps, _ = (np.asarray(v) for v in model._draw(purpose, tf.constant(index, tf.int64), tf.shape(x_0)))
+    alpha_bar = np.cumprod(1 - np.linspace(1e-3, 0.5, T))[t].reshape(-1, 1, 1, 1)
+    x_t = np.sqrt(alpha_bar) * (x_0 / 127.5 - 1) + np.sqrt(1 - alpha_bar) * eps
+    inputs = [x_t.astype("float32"), t] + ([] if label is None else [label])
+    return np.square(eps - network(inputs).numpy()).mean()
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_the_reported_loss_is_l_simple_of_the_draws(classes):
+    x, y = pictures(12), np.arange(12) % 3
+    model = small(keras.optimizers.SGD(0.0), {"num_classes": classes})
+    history = train(model, x, y)
+    assert set(history) == {"loss", "gradient_norm"}
+    labels = [None if classes is None else y[4 * k : 4 * k + 4] for k in range(3)]
+    by_hand = [loss_by_hand(model, model.network, x[4 * k : 4 * k + 4], _TRAIN, k, labels[k]) for k in range(3)]
+    np.testing.assert_allclose(history["loss"], [np.mean(by_hand)], rtol=1e-5)
+    by_hand = [loss_by_hand(model, model.ema_network, x[i : i + 4], _TEST, i, labels[i // 4]) for i in (0, 4, 8)]
+    np.testing.assert_allclose(evaluate(model, x, y), np.mean(by_hand), rtol=1e-5)
+
+
+def test_draws_depend_on_seed_purpose_and_step_alone():
+    model, shape = small(seed=5), tf.constant([4, *SHAPE])
+
+    def draws(purpose=_TRAIN, step=3, model=model):
+        return [part.numpy().tolist() for part in model._draw(purpose, step, shape)]
+
+    assert draws() == draws(model=small(seed=5))
+    for other in (draws(purpose=_TEST), draws(step=4), draws(model=small(seed=6))):
+        assert all(a != b for a, b in zip(draws(), other, strict=True))
+
+
+def test_draws_are_uniform_timesteps_and_standard_normal_noise():
+    """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n = 20_000
+    t, eps, _ = (np.asarray(v) for v in small()._draw(_TRAIN, 0, tf.constant([n, *SHAPE])))
+    shares = np.bincount(t, minlength=T) / n
+    assert len(shares) == T and (abs(shares - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
+    assert abs(eps.mean()) < 5 / np.sqrt(eps.size)
+    assert abs(eps.var() - 1) < 5 * np.sqrt(2 / eps.size)
+    assert abs((eps[1:] * eps[:-1]).mean()) < 5 / np.sqrt(eps.size)
+
+
+class Replica:
+    def __init__(self, replica, replicas):
+        self.replica_id_in_sync_group, self.num_replicas_in_sync = replica, replicas
+
+
+def test_replicas_share_the_draws_of_the_global_batch_and_no_mask(make_model, monkeypatch):
+    model = make_model({"dropout": 0.1})
+    whole_t, whole_noise, _ = model._draw(_TRAIN, 3, tf.constant([4, *SHAPE]))
+    masks = []
+    for replica in range(2):
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica, 2))
+        t, eps, seed = model._draw(_TRAIN, 3, tf.constant([2, *SHAPE]))
+        mine = slice(2 * replica, 2 * replica + 2)
+        np.testing.assert_array_equal(t, whole_t[mine])
+        np.testing.assert_array_equal(eps, whole_noise[mine])
+        masks += [tuple(block_seed.numpy()) for block_seed in model.network._block_seeds(seed)]
+    assert len(masks) == len(set(masks)) == 2 * 8
+
+
+# What `fit` takes.
+
+
+def as_dataset(x, y=None):
+    return tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(4)
+
+
+def test_every_form_of_the_same_images_trains_the_same_way():
+    x, y = pictures(8), np.arange(8) % 3
+    expected = small()
+    train(expected, x)
+    as_float = (x / np.float32(127.5) - 1).astype("float32")
+    for form in ([as_float], [x, y], [x, y + 100], [as_dataset(x), None, None], [as_dataset(as_float, y), None, None]):
+        model = small()
+        train(model, *form)
+        assert_same(weights(model), weights(expected))
+    assert distance(weights(expected), weights(small())) > 1e-3
+
+
+def test_labels_of_a_dataset_and_of_an_array_train_the_same_way():
+    x, y = pictures(8), np.arange(8) % 3
+    models = [small(network={"num_classes": 3}) for _ in range(3)]
+    train(models[0], x, y)
+    train(models[1], as_dataset(x, y[:, np.newaxis]), None, None)
+    train(models[2], x, (y + 1) % 3)
+    assert_same(weights(models[0]), weights(models[1]))
+    assert distance(weights(models[0]), weights(models[2])) > 1e-4
+
+
+@pytest.mark.parametrize("form", ["array", "dataset"])
+def test_a_network_with_classes_needs_labels(form):
+    model, x = small(network={"num_classes": 3}), pictures(4)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(InputError, match="`network` has 3 classes and needs labels: pass \\(images, labels\\)"):
+            call(x if form == "array" else as_dataset(x), verbose=0)
+
+
+def test_labels_out_of_range():
+    model, x = small(network={"num_classes": 3}), pictures(4)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(InputError, match=r"^`labels` must be integers in 0 \.\. 2. Received: int64 from 0 to 3$"):
+            call(x, np.array([0, 1, 2, 3]), verbose=0)
+        with pytest.raises(InputError, match=r"^Labels must lie in 0 \.\. 2\. Received: from -1 to 2$"):
+            call(as_dataset(x, np.array([0, 1, 2, -1])), verbose=0)
+
+
+def test_sample_weights_are_refused():
+    with pytest.raises(InputError, match="`sample_weight` is not supported"):
+        small().fit(pictures(4), np.zeros(4), sample_weight=np.ones(4), verbose=0)
+
+
+def test_validation_data_and_split_report_the_loss_of_evaluate():
+    x = pictures(12)
+    model = small()
+    for shown, arguments in (
+        (x[:8], {"validation_data": x[8:], "epochs": 2}),
+        (x[:8], {"validation_data": (x[8:],)}),
+        (x[:8], {"validation_data": as_dataset(x[8:])}),
+        (x, {"validation_split": 1 / 3}),
+    ):
+        history = train(model, shown, **arguments)
+        assert set(history) == {"loss", "gradient_norm", "val_loss"}
+        np.testing.assert_allclose(history["val_loss"][-1], evaluate(model, x[8:]), rtol=1e-6)
+
+
+def test_validation_shownare_looked_at():
+    with pytest.raises(InputError, match=r"Images must have the shape \(N, 4, 4, 1\) of the network"):
+        small().fit(pictures(4), validation_data=pictures(4, (4, 4, 3)), verbose=0)
+
+
+def test_the_loss_falls_on_real_digits(make_model):
+    x = data.load("digits").images[:512]
+    model = make_model({"multipliers": (1,), "dropout": 0.1})
+    model.compile(keras.optimizers.Adam(3e-3))
+    before = evaluate(model, x, batch_size=32)
+    loss = train(model, x, batch_size=32, epochs=4)["loss"]
+    assert 0.95 < before < 1.05  # a network that predicts nothing: the variance of the noise
+    assert loss[-1] < 0.6 * loss[0]
+    assert evaluate(model, x, batch_size=32) < 0.9 * before
+
+
+# Averaged weights.
+
+
+def test_evaluate_uses_the_averaged_weights_and_the_same_draws():
+    x, model = pictures(8), small()
+    first = evaluate(model, x)
+    assert evaluate(model, x) == first
+    model.network.set_weights([w + 1 for w in model.network.get_weights()])
+    assert evaluate(model, x) == first
+    model.ema_network.set_weights(model.network.get_weights())
+    assert evaluate(model, x) != first
+
+
+def test_the_average_warms_up_and_then_keeps_its_momentum():
+    model, seen = small(keras.optimizers.SGD(1.0), ema_momentum=0.3), Weights()
+    train(model, pictures(24), callbacks=[seen])
+    average = seen.history[0]
+    for step, current in enumerate(seen.history[1:]):
+        momentum = min(0.3, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.3, 0.3, 0.3
+        average = [momentum * a + (1 - momentum) * w for a, w in zip(average, current, strict=True)]
+    assert len(seen.history) == 7 and int(model.step.numpy()) == 6
+    assert distance(average, weights(model)) > 1e-3
+    for ours, by_hand in zip(model.ema_network.get_weights(), average, strict=True):
+        np.testing.assert_allclose(ours, by_hand, atol=1e-6)
+
+
+def test_averages_are_not_trained():
+    model = small()
+    assert model.trainable_variables == model.network.trainable_variables
+    assert len(model.optimizer.variables) == len(small().optimizer.variables) > 0
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5])
+def test_impossible_momenta(momentum):
+    with pytest.raises(InputError, match=rf"`ema_momentum` must lie in \[0, 1\). Received: {momentum}"):
+        small(ema_momentum=momentum)
+
+
+# Gradients and optimizers.
+
+
+def gradients_by_hand(model, x, y):
+    t, eps, _ = model._draw(_TRAIN, model.step, tf.shape(x))
+    x_t = model.diffusion.q_sample(images.to_float(x), t, eps)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model.network([x_t, t, y]) - eps))
+    return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.network.trainable_variables)]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
+def test_gradients_are_clipped_by_their_global_norm(clip_norm):
+    x, y = pictures(4), np.array([0, 1, 0, 0])  # the gradient of the labels' table is sparse, with repeated rows
+    model = small(keras.optimizers.SGD(1.0), {"num_classes": 2}, clip_norm=clip_norm)
+    gradients = gradients_by_hand(model, x, y)
+    norm = np.sqrt(sum(np.square(g).sum() for g in gradients))
+    scale = 1 if clip_norm is None else min(1, clip_norm / norm)
+    before = weights(model)
+    history = train(model, x, y)
+    assert norm > 0.1
+    np.testing.assert_allclose(history["gradient_norm"], [norm], rtol=1e-5)
+    for was, became, gradient in zip(before, weights(model), gradients, strict=True):
+        np.testing.assert_allclose(became, was - scale * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [0, -1.0])
+def test_impossible_clip_norms(clip_norm):
+    with pytest.raises(InputError, match=f"`clip_norm` must be positive, or None. Received: {clip_norm}"):
+        small(clip_norm=clip_norm)
+
+
+def test_a_learning_rate_schedule_is_followed():
+    warm_up = keras.optimizers.schedules.PolynomialDecay(0.0, decay_steps=4, end_learning_rate=8.0)
+    model, seen = small(keras.optimizers.SGD(warm_up), clip_norm=1e-3), Weights()
+    train(model, pictures(24), callbacks=[seen])
+    moved = [distance(a, b) for a, b in zip(seen.history, seen.history[1:], strict=False)]
+    np.testing.assert_allclose(moved, 1e-3 * np.array([0, 2, 4, 6, 8, 8]), atol=1e-6)
+
+
+def test_callbacks_of_keras_work(tmp_path):
+    x, model, epochs = pictures(8), small(), []
+    history = train(
+        model,
+        x,
+        epochs=5,
+        validation_data=x,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+            keras.callbacks.EarlyStopping(monitor="val_loss", min_delta=100, patience=1),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(sorted(logs))),
+        ],
+    )
+    assert epochs == [["gradient_norm", "loss", "val_loss"]] * 2 and len(history["loss"]) == 2
+    assert_same(weights(keras.models.load_model(tmp_path / "2.keras")), weights(model))
+
+
+def test_compile_refuses_what_cannot_work():
+    with pytest.raises(InputError, match="`loss` is L_simple and cannot be chosen. Received: loss='mse'"):
+        small().compile("adam", loss="mse")
+    with pytest.raises(InputError, match="`network` must compute in float32 or bfloat16. .* mixed_float16"):
+        small(network={"dtype": "mixed_float16"})
+
+
+def test_mixed_bfloat16_trains(make_model):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = make_model({"multipliers": (1,)})
+    assert model.network.compute_dtype == "bfloat16"
+    assert {w.dtype for w in model.weights} == {"float32", "int64", "uint32"} - {"uint32"}
+    model.compile(keras.optimizers.Adam(3e-3))
+    loss = train(model, data.load("digits").images[:256], batch_size=32, epochs=4)["loss"]
+    assert np.isfinite(loss).all() and loss[-1] < 0.9 * loss[0]
+
+
+# Traces.
+
+
+def count_traces(model):
+    shapes, note = [], model._note_trace
+    model._note_trace = lambda purpose, batch: shapes.append((purpose, *batch.shape)) or note(purpose, batch)
+    return shapes
+
+
+def test_a_step_is_traced_once_for_one_batch_shape():
+    model = small()
+    traces = count_traces(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for _ in range(2):
+            train(model, as_dataset(pictures(16)), None, None, epochs=2)
+            evaluate(model, as_dataset(pictures(8)), None, None)
+    assert [purpose for purpose, *_ in traces] == ["training", "evaluation"]
+
+
+def test_another_batch_shape_warns():
+    model = small()
+    train(model, tf.data.Dataset.from_tensor_slices(pictures(8)).batch(4, drop_remainder=True), None, None)
+    with pytest.warns(UserWarning, match=r"The training step, traced for a batch \(4, 4, 4, 1\), is traced again for"):
+        train(model, tf.data.Dataset.from_tensor_slices(pictures(8)).batch(8, drop_remainder=True), None, None)
+
+
+# The same run twice, saving and resuming.
+
+
+def unet_model(make_model, seed=0):
+    model = make_model({"multipliers": (1,), "dropout": 0.3}, seed=seed)
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    return model
+
+
+def test_training_is_a_function_of_the_seed(make_model):
+    x = pictures(12, (8, 8, 1))
+    models = [unet_model(make_model, seed) for seed in (3, 3, 4)]
+    losses = [train(model, x)["loss"] for model in models]
+    assert losses[0] == losses[1]
+    assert_same(weights(models[0]), weights(models[1]))
+    assert distance(weights(models[0]), weights(models[2])) > 1e-3
+
+
+def test_a_saved_model_continues_as_if_it_had_never_stopped(make_model, tmp_path):
+    x = pictures(24, (8, 8, 1))
+    uninterrupted = unet_model(make_model)
+    train(uninterrupted, x)
+
+    first = unet_model(make_model)
+    train(first, x[:12])
+    first.save(tmp_path / "model.keras")
+    keras.utils.set_random_seed(123)
+    second = keras.models.load_model(tmp_path / "model.keras")
+    assert int(second.step.numpy()) == int(second.optimizer.iterations.numpy()) == 3
+    assert_same([v.numpy() for v in second.optimizer.variables], [v.numpy() for v in first.optimizer.variables])
+    train(second, x[12:])
+    assert_same(weights(second), weights(uninterrupted))
+    assert_same(second.ema_network.get_weights(), uninterrupted.ema_network.get_weights())
+
+
+def test_a_saved_model_is_loaded_by_keras_alone(make_model, tmp_path):
+    model = make_model({"num_classes": 3, "dropout": 0.2}, seed=7, ema_momentum=0.5, clip_norm=None)
+    model.compile(keras.optimizers.Adam(0.5), jit_compile=False)
+    train(model, pictures(8, (8, 8, 1)), np.arange(8) % 3)
+    model.save(tmp_path / "model.keras")
+    script = """
+import sys, keras, kddpm, numpy as np
+model = keras.models.load_model(sys.argv[1] + "/model.keras")
+np.save(sys.argv[1] + "/pictures.npy", model.generate(range(4)))
+print(model.seed, model.ema_momentum, model.clip_norm, model.schedule.num_timesteps, int(model.step.numpy()))
+print(float(model.optimizer.learning_rate.numpy()))
+"""
+    run = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+    assert run.stdout.split() == ["7", "0.5", "None", "20", "2", "0.5"], run.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "pictures.npy"), model.generate(range(4)))
+
+
+# Two replicas.
+
+TWO_REPLICAS = """
+import json, sys
+import numpy as np, tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, kddpm
+
+images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype("uint8")
+
+
+def train(strategy, clip_norm):
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        unet = kddpm.UNet((4, 4, 1), 8, (1,), 1, (), dropout=0.0, groups=4)
+        rng = np.random.default_rng(1)
+        unet.set_weights([w + rng.normal(0, 0.05, w.shape) for w in unet.get_weights()])
+        model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), clip_norm=clip_norm)
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.5))
+    start = unet.get_weights()
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
+    history = model.fit(dataset, verbose=0).history
+    return history, start, unet.get_weights(), model.ema_network.get_weights(), int(model.step.numpy())
+
+
+def largest(ours, theirs):
+    return max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs))
+
+
+results = []
+for clip_norm in (None, 0.1):
+    one = train(tf.distribute.get_strategy(), clip_norm)
+    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), clip_norm)
+    results.append({
+        "moved": largest(one[1], one[2]),
+        "weights": largest(one[2], two[2]),
+        "averages": largest(one[3], two[3]),
+        "steps": [one[4], two[4]],
+        "loss": one[0]["loss"] + two[0]["loss"],
+        "gradient_norm": one[0]["gradient_norm"] + two[0]["gradient_norm"],
+    })
+print(json.dumps(results))
+"""
+
+
+def test_two_replicas_train_like_one(tmp_path):
+    script = tmp_path / "two_replicas.py"
+    script.write_text(TWO_REPLICAS)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    unclipped, clipped = json.loads(run.stdout.splitlines()[-1])
+    for result in (unclipped, clipped):
+        assert result["steps"] == [5, 5]
+        assert result["moved"] > 1e-3
+        assert result["weights"] < 1e-6 and result["averages"] < 1e-6
+        np.testing.assert_allclose(result["loss"][1], result["loss"][0], rtol=1e-5)
+        np.testing.assert_allclose(result["gradient_norm"][1], result["gradient_norm"][0], rtol=1e-5)
+    assert clipped["gradient_norm"][0] > 0.2 and clipped["moved"] < 0.8 * unclipped["moved"]
+
+
+# Pictures.
+
+
+@pytest.fixture
+def painter(make_model):
+    """A model whose averaged weights are random and differ from the raw ones; nothing in it is compiled or trained."""
+
+    def make(**unet):
+        model = make_model({"multipliers": (1,), **unet})
+        rng = np.random.default_rng(1)
+        model.ema_network.set_weights([w + rng.normal(0, 0.05, w.shape) for w in model.ema_network.get_weights()])
+        return model
+
+    return make
+
+
+def apart(ours, theirs):
+    return np.abs(ours.astype(int) - theirs.astype(int)).max()
+
+
+def test_ancestral_sampling_is_algorithm_2(painter):
+    model, seeds = painter(), np.array([4, -9], np.int32)
+    betas = np.linspace(1e-3, 0.5, T)
+    alpha_bars = np.cumprod(1 - betas)
+    x = noise.normal(seeds, noise.INITIAL_STREAM, 0, (8, 8, 1)).numpy().astype(float)
+    for i, t in enumerate(reversed(range(T))):
+        eps = model.ema_network([x.astype("float32"), np.full(2, t)]).numpy()
+        z = noise.normal(seeds, noise.STEP_STREAM, i, (8, 8, 1)).numpy() if t else 0
+        x = (x - betas[t] / np.sqrt(1 - alpha_bars[t]) * eps) / np.sqrt(1 - betas[t]) + np.sqrt(betas[t]) * z
+    by_hand = np.clip(np.round((x + 1) * 127.5), 0, 255)
+    assert apart(model.generate(seeds, samplers.Ancestral("large", clip=False)), by_hand) <= 1
+
+
+def test_pictures_are_uint8_and_repeatable(painter):
+    model = painter(image_shape=(8, 4, 3))
+    made = model.generate(range(3))
+    assert made.shape == (3, 8, 4, 3) and made.dtype == np.uint8
+    np.testing.assert_array_equal(model.generate(range(3)), made)
+    assert min(apart(made[i], made[j]) for i, j in [(0, 1), (0, 2), (1, 2)]) > 20
+    assert apart(made, painter(image_shape=(8, 4, 3)).generate(range(3))) == 0
+
+
+def test_a_picture_depends_on_its_own_seed_alone(painter):
+    model = painter()
+    many, many_frames = model.generate(range(64), return_trajectory=2)
+    for seeds in ([63], [5, 0, 63]):
+        few, frames = model.generate(seeds, return_trajectory=2)
+        assert apart(few, many[seeds]) <= 1
+        np.testing.assert_array_equal(frames[0], many_frames[0][seeds])
+
+
+def test_chunks_with_a_remainder(painter):
+    model, seeds = painter(), list(range(10, 17))
+    expected, expected_frames = model.generate(seeds, return_trajectory=3)
+    for batch_size in (1, 3, 7):
+        made, frames = model.generate(seeds, batch_size=batch_size, return_trajectory=3)
+        assert made.shape == expected.shape and apart(made, expected) <= 1
+        assert frames.shape == expected_frames.shape and apart(frames, expected_frames) <= 1
+
+
+def test_trajectories_go_from_noise_to_the_picture(painter):
+    model, seeds = painter(), [1, 2]
+    made, frames = model.generate(seeds, return_trajectory=5)
+    assert frames.shape == (5, 2, 8, 8, 1) and frames.dtype == np.uint8
+    start = samplers.initial_noise(tf.constant(seeds), (8, 8, 1))
+    np.testing.assert_array_equal(frames[0], images.to_uint8(start))
+    np.testing.assert_array_equal(frames[-1], made)
+    np.testing.assert_array_equal(made, model.generate(seeds))
+    steps = model.generate(seeds, return_trajectory=True)[1]
+    assert len(steps) == T + 1  # 50 are wanted and there are no more
+    np.testing.assert_array_equal(steps[::5], frames)
+    assert model.generate(seeds, return_trajectory=1)[1].shape == (1, 2, 8, 8, 1)
+
+
+def test_samplers_by_name_and_as_objects(painter):
+    model = painter()
+    made = {
+        name: model.generate([1, 2], sampler, num_steps)
+        for name, sampler, num_steps in [
+            ("ancestral", "ancestral", None),
+            ("ancestral in 20", samplers.Ancestral(), 20),
+            ("ddim", "ddim", 5),
+            ("ddim in a list", samplers.DDIM(), [3, 7, 11, 15, 19]),
+            ("ddim elsewhere", "ddim", [0, 1, 2, 3, 19]),
+            ("ddim with noise", samplers.DDIM(eta=1.0), 5),
+            ("large variance", samplers.Ancestral("large"), None),
+        ]
+    }
+    np.testing.assert_array_equal(made["ancestral"], made.pop("ancestral in 20"))
+    np.testing.assert_array_equal(made["ddim"], made.pop("ddim in a list"))
+    assert len({pictures.tobytes() for pictures in made.values()}) == len(made) == 5
+
+
+def test_xla_paints_the_same_pictures(painter):
+    model = painter()
+    assert apart(model.generate(range(4), num_steps=5), model.generate(range(4), num_steps=5, jit_compile=True)) <= 1
+
+
+def test_sampling_is_traced_once(painter, monkeypatch):
+    model, traces, walk = painter(), [], samplers.walk
+    monkeypatch.setattr(samplers, "walk", lambda *args: traces.append(args) or walk(*args))
+    model.generate([1, 2, 3])
+    model.generate([4, 5, 6, 7])  # 3 and 4 share a batch of 4
+    model.generate(range(9), batch_size=4, return_trajectory=4)
+    assert len(traces) == 1
+    model.generate([1, 2, 3], "ddim")
+    assert len(traces) == 2
+
+
+def test_pictures_of_classes(painter):
+    model, seeds = painter(num_classes=3), [0, 1, 5, -1]
+    made = model.generate(seeds)
+    np.testing.assert_array_equal(made, model.generate(seeds, labels=[0, 1, 2, 2]))
+    other = model.generate(seeds, labels=[1, 1, 2, 2])
+    assert apart(made[0], other[0]) > 1 and apart(made[1:], other[1:]) <= 1
+
+
+def test_pictures_are_of_the_averaged_weights(painter):
+    model = painter()
+    made = model.generate([1])
+    model.network.set_weights([w + 1 for w in model.network.get_weights()])
+    np.testing.assert_array_equal(model.generate([1]), made)
+    model.ema_network.set_weights([w / 2 for w in model.ema_network.get_weights()])
+    assert apart(model.generate([1]), made) > 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"seeds": []}, r"`seeds` must be a non-empty list of integers. Received: \[\]"),
+        ({"seeds": [1.5]}, r"`seeds` must be a non-empty list of integers. Received: \[1.5\]"),
+        ({"seeds": [2**31]}, "`seeds` must fit int32. Received: values from 2147483648 to 2147483648"),
+        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim. Received: 'euler'"),
+        ({"num_steps": 21}, r"`num_steps` must lie in 1 .. 20 \(T\). Received: 21"),
+        ({"num_steps": 0}, r"`num_steps` must lie in 1 .. 20 \(T\). Received: 0"),
+        ({"num_steps": [1, 20]}, r"`timesteps` must lie in 0 .. 19. Received: 1 .. 20"),
+        ({"num_steps": [5, 3]}, "`timesteps` must be increasing integers"),
+        ({"num_steps": [3, 18]}, "`num_steps` must end at T - 1 = 19, .* Received: a last step of 18"),
+        ({"labels": [0]}, "`labels` were given, but the network has no classes"),
+        ({"batch_size": 0}, "`batch_size` must be positive. Received: 0"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_use(arguments, message):
+    with pytest.raises(InputError, match=message):
+        small().generate(**{"seeds": [1], **arguments})
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0], "`labels` must be one a seed. Received: 1 labels, 2 seeds"),
+        ([0, 3], r"`labels` must be integers in 0 .. 2. Received: int32 from 0 to 3"),
+        ([0, -1], r"`labels` must be integers in 0 .. 2. Received: int32 from -1 to 0"),
+        ([0.0, 1.0], "`labels` must be a non-empty list of integers"),
+    ],
+)
+def test_generate_refuses_impossible_labels(labels, message):
+    with pytest.raises(InputError, match=message):
+        small(network={"num_classes": 3}).generate([1, 2], labels=labels)

@@ -1,0 +1,135 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kddpm import schedules
+from kddpm.process import GaussianDiffusion
+
+SCHEDULE = schedules.linear(1000)
+DIFFUSION = GaussianDiffusion(SCHEDULE)
+STEPS = [0, 1, 10, 500, 998, 999]
+INVERSES = {
+    "eps": (DIFFUSION.x0_from_eps, DIFFUSION.eps_from_x0),
+    "mu": (DIFFUSION.x0_from_mu, DIFFUSION.mu_from_x0),
+    "v": (DIFFUSION.x0_from_v, DIFFUSION.v_from_x0),
+    "score": (DIFFUSION.eps_from_score, DIFFUSION.score_from_eps),
+}
+MODES = {"eager": lambda f: f, "graph": tf.function, "xla": tf.function(jit_compile=True)}
+
+
+def normals(*shape, count=2, dtype="float64"):
+    random = np.random.default_rng(0)
+    return [random.standard_normal(shape).astype(dtype) for _ in range(count)]
+
+
+def column(table, rank=2):
+    """The entries of a table at STEPS, to broadcast against (len(STEPS), ...)."""
+    return table[STEPS].reshape(-1, *[1] * (rank - 1))
+
+
+def every_method():
+    methods = {name: getattr(DIFFUSION, name) for name in ("q_sample", "q_step", "posterior_mean_variance")}
+    return {**methods, **{method.__name__: method for pair in INVERSES.values() for method in pair}}
+
+
+def arguments(name, first, second, t=STEPS):
+    """`first` and `second` about `t`, where the method of that name wants it."""
+    return (first, second, t) if name == "posterior_mean_variance" else (first, t, second)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3, 1)])
+def test_forward_process_agrees_with_the_tables(shape):
+    x, noise = normals(*shape)
+    alpha_bar, beta = column(SCHEDULE.alpha_bars, len(shape)), column(SCHEDULE.betas, len(shape))
+    expected = np.sqrt(alpha_bar) * x + np.sqrt(1 - alpha_bar) * noise
+    np.testing.assert_allclose(DIFFUSION.q_sample(x, STEPS, noise), expected, rtol=1e-11, atol=1e-11)
+    expected = np.sqrt(1 - beta) * x + np.sqrt(beta) * noise
+    np.testing.assert_allclose(DIFFUSION.q_step(x, STEPS, noise), expected, rtol=1e-11, atol=1e-11)
+    mean, variance = DIFFUSION.q_mean_variance(x, STEPS)
+    np.testing.assert_allclose(mean, np.sqrt(alpha_bar) * x, rtol=1e-11)
+    np.testing.assert_allclose(variance, 1 - alpha_bar, rtol=1e-11)
+    assert variance.shape == (6,) + (1,) * (len(shape) - 1)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3, 1)])
+def test_posterior_agrees_with_the_tables(shape):
+    x_0, x_t = normals(*shape)
+    mean, variance = DIFFUSION.posterior_mean_variance(x_0, x_t, STEPS)
+    coef_x0, coef_xt = (column(c, len(shape)) for c in (SCHEDULE.posterior_coefs_x0, SCHEDULE.posterior_coefs_xt))
+    np.testing.assert_allclose(mean, coef_x0 * x_0 + coef_xt * x_t, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(variance, column(SCHEDULE.posterior_variances, len(shape)), rtol=1e-11)
+
+
+def test_chained_steps_have_the_mean_and_variance_of_q_sample():
+    """Every step is linear: what it does to 1 and to unit noise gives the moments of the chain, without sampling."""
+    t, ones, zeros = np.arange(1000), np.ones((1000, 1)), np.zeros((1000, 1))
+    kept, added = np.array(DIFFUSION.q_step(ones, t, zeros)), np.array(DIFFUSION.q_step(zeros, t, ones))
+    mean, variance, moments = 1.0, 0.0, []
+    for factor, std in zip(kept[:, 0], added[:, 0], strict=True):
+        mean, variance = factor * mean, factor**2 * variance + std**2
+        moments.append((mean, variance))
+    expected = np.concatenate(DIFFUSION.q_mean_variance(ones, t), axis=1)
+    np.testing.assert_allclose(expected, moments, rtol=1e-11)
+    sampled = np.concatenate([DIFFUSION.q_sample(ones, t, zeros), DIFFUSION.q_sample(zeros, t, ones)], axis=1)
+    np.testing.assert_allclose(sampled ** [1, 2], moments, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3, 1)])
+@pytest.mark.parametrize("name", INVERSES)
+def test_conversions_are_inverse_pairs(name, shape, dtype):
+    """Rounding grows by the largest coefficient, 1 / c0 of mu at T - 1: tolerances are 8 rounding errors times that."""
+    to, back = INVERSES[name]
+    x_t, given = normals(*shape, dtype=dtype)
+    tolerance = 8 * np.finfo(dtype).eps / SCHEDULE.posterior_coefs_x0[-1]
+    for there, again in ((to, back), (back, to)):
+        if name == "mu" and there is to:
+            given = back(x_t, STEPS, given)  # a mu at t = 0 is an x_0, whatever x_t is
+        result = again(x_t, STEPS, there(x_t, STEPS, given))
+        assert result.dtype == dtype and result.shape == shape
+        np.testing.assert_allclose(result, given, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3, 1)])
+def test_predictions_of_one_point_agree(shape):
+    """From x_0 and eps, with every definition written out."""
+    x_0, eps = normals(*shape)
+    alpha_bar = column(SCHEDULE.alpha_bars, len(shape))
+    x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * eps
+    v = np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x_0
+    score = -(x_t - np.sqrt(alpha_bar) * x_0) / (1 - alpha_bar)  # the gradient of -(x_t - mean)^2 / (2 variance)
+
+    def assert_close(actual, expected):
+        return np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+    assert_close(DIFFUSION.x0_from_eps(x_t, STEPS, eps), x_0)
+    assert_close(DIFFUSION.eps_from_x0(x_t, STEPS, x_0), eps)
+    assert_close(DIFFUSION.v_from_x0(x_t, STEPS, x_0), v)
+    assert_close(DIFFUSION.x0_from_v(x_t, STEPS, v), x_0)
+    assert_close(DIFFUSION.score_from_eps(x_t, STEPS, eps), score)
+    assert_close(DIFFUSION.eps_from_score(x_t, STEPS, score), eps)
+    assert_close(DIFFUSION.mu_from_x0(x_t, STEPS, x_0), DIFFUSION.posterior_mean_variance(x_0, x_t, STEPS)[0])
+
+
+@pytest.mark.parametrize("name", every_method())
+def test_low_precision_is_computed_in_float32(name):
+    low = [tf.cast(x, tf.bfloat16) for x in normals(6, 3)]
+    high = [tf.cast(x, tf.float32) for x in low]
+    for result, expected in zip(
+        keras.tree.flatten(every_method()[name](*arguments(name, *low))),
+        keras.tree.flatten(every_method()[name](*arguments(name, *high))),
+        strict=True,
+    ):
+        assert result.dtype == tf.float32
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+@pytest.mark.parametrize("name", every_method())
+def test_every_mode_gives_the_same(name, mode):
+    inputs = arguments(name, *normals(6, 2, 3, 1, dtype="float32"), t=tf.constant(STEPS))
+    method = every_method()[name]
+    compiled = keras.tree.flatten(MODES[mode](lambda *args: method(*args))(*inputs))
+    for result, expected in zip(compiled, keras.tree.flatten(method(*inputs)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,196 @@
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from kddpm import schedules
+from kddpm.errors import InputError
+from kddpm.schedules import NoiseSchedule
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "tables_mpmath.npz")
+ATTRIBUTES = {
+    "beta": "betas",
+    "alpha_bar": "alpha_bars",
+    "one_minus_alpha_bar": "one_minus_alpha_bars",
+    "posterior_variance": "posterior_variances",
+    "posterior_coef_x0": "posterior_coefs_x0",
+    "posterior_coef_xt": "posterior_coefs_xt",
+    "eps_loss_weight": "eps_loss_weights_nats",
+}
+MAKERS = {**schedules.BY_NAME, "from_alpha_bar": lambda steps: schedules.from_alpha_bar(lambda u: 1 - u**2, steps)}
+
+every_schedule = pytest.mark.parametrize(
+    "schedule", [MAKERS[n](t) for n in MAKERS for t in (1, 2, 10, 100, 1000)], ids=str
+)
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_tables_agree_with_fifty_digit_arithmetic(name, attribute):
+    table = getattr(schedules.by_name(name), ATTRIBUTES[attribute])
+    np.testing.assert_allclose(table, GOLDEN[f"{name}/{attribute}"], rtol=1e-11, atol=0)
+
+
+@every_schedule
+def test_tables_are_those_of_a_schedule(schedule):
+    assert np.all((schedule.betas > 0) & (schedule.betas < 1))
+    assert np.all(np.diff(schedule.alpha_bars, prepend=1) < 0) and schedule.alpha_bars[-1] > 0
+    np.testing.assert_allclose(schedule.alpha_bars, np.cumprod(1 - schedule.betas), rtol=1e-11)
+    np.testing.assert_array_equal(schedule.alpha_bars_prev, [1, *schedule.alpha_bars[:-1]])
+    np.testing.assert_allclose(schedule.alpha_bars + schedule.one_minus_alpha_bars, 1, rtol=1e-15)
+    np.testing.assert_array_equal(schedule.one_minus_alpha_bars_prev, [0, *schedule.one_minus_alpha_bars[:-1]])
+    np.testing.assert_array_equal(schedule.timesteps, np.arange(schedule.num_timesteps))
+
+
+@every_schedule
+def test_posterior_of_the_first_step_is_the_image_itself(schedule):
+    assert schedule.posterior_variances[0] == 0 and schedule.eps_loss_weights_nats[0] == 0
+    assert np.all(schedule.posterior_variances[1:] > 0)
+    assert np.all(schedule.posterior_variances <= schedule.betas)
+    assert schedule.posterior_coefs_xt[0] == 0
+    np.testing.assert_array_max_ulp(schedule.posterior_coefs_x0[0], 1.0, maxulp=1)
+    assert np.float32(schedule.posterior_coefs_x0[0]) == 1
+
+
+@pytest.mark.parametrize("t", [1, 2, 30, 500, 998, 999])
+@pytest.mark.parametrize("name", MAKERS)
+def test_posterior_is_the_normalised_product_of_prior_and_likelihood(name, t):
+    schedule, x_0 = MAKERS[name](1000), 0.6
+    alpha_bar_prev, alpha_bar = np.prod(1 - schedule.betas[:t]), np.prod(1 - schedule.betas[: t + 1])
+    x_t = math.sqrt(alpha_bar) * x_0 + 0.7 * math.sqrt(1 - alpha_bar)
+    x_prev = math.sqrt(alpha_bar_prev) * x_0 + math.sqrt(1 - alpha_bar_prev) * np.linspace(-12, 12, 20001)
+    log_prior = -((x_prev - math.sqrt(alpha_bar_prev) * x_0) ** 2) / (2 * (1 - alpha_bar_prev))
+    log_likelihood = -((x_t - math.sqrt(1 - schedule.betas[t]) * x_prev) ** 2) / (2 * schedule.betas[t])
+    density = np.exp(log_prior + log_likelihood - np.max(log_prior + log_likelihood))
+    mean = np.sum(x_prev * density) / np.sum(density)
+    variance = np.sum((x_prev - mean) ** 2 * density) / np.sum(density)
+    assert schedule.posterior_variances[t] == pytest.approx(variance, rel=1e-8)
+    assert schedule.posterior_coefs_x0[t] * x_0 + schedule.posterior_coefs_xt[t] * x_t == pytest.approx(mean, rel=1e-8)
+
+
+def test_each_name_has_its_shape():
+    u = np.arange(11) / 10
+    np.testing.assert_allclose(schedules.linear(10, 0.1, 0.5).betas, 0.1 + 0.4 * np.arange(10) / 9)
+    np.testing.assert_allclose(np.diff(np.sqrt(schedules.quadratic(10, 0.04, 0.25).betas)), 0.3 / 9)
+    np.testing.assert_array_equal(schedules.constant(10, 0.25).betas, [0.25] * 10)
+    sigmoid = (1 / (1 + np.exp(-6.0)) - 1 / (1 + np.exp(2 - 8 * u))) / (1 / (1 + np.exp(-6.0)) - 1 / (1 + np.exp(2.0)))
+    made = schedules.sigmoid(10, start=-1.0, end=3.0, tau=0.5)
+    np.testing.assert_allclose(made.alpha_bars[:-1], sigmoid[1:-1], rtol=1e-12)
+    assert made.betas[-1] == 0.999
+
+
+def test_a_function_is_scaled_to_begin_at_one_and_clipped_at_its_end():
+    schedule = schedules.from_alpha_bar(lambda u: 0.9 * math.exp(-u), 10)
+    np.testing.assert_allclose(schedule.alpha_bars, np.exp(-np.arange(1, 11) / 10), rtol=1e-12)
+    assert schedules.from_alpha_bar(lambda u: 1 - u, 10).betas[-1] == 0.999
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_respacing_keeps_alpha_bar_and_composes(name):
+    schedule, random = MAKERS[name](100), np.random.default_rng(0)
+    for size in (1, 2, 17, 99, 100):
+        kept = np.sort(random.choice(100, size, replace=False))
+        respaced = schedule.respace(kept)
+        np.testing.assert_allclose(respaced.alpha_bars, schedule.alpha_bars[kept], rtol=1e-11)
+        np.testing.assert_array_equal(respaced.timesteps, kept)
+        inner = np.sort(random.choice(size, (size + 1) // 2, replace=False))
+        twice, once = respaced.respace(inner), schedule.respace(kept[inner])
+        np.testing.assert_allclose(twice.betas, once.betas, rtol=1e-11)
+        np.testing.assert_array_equal(twice.timesteps, once.timesteps)
+
+
+def test_pairs_walk_from_noise_to_data():
+    assert schedules.linear(3).pairs == [(2, 1), (1, 0), (0, -1)]
+    assert schedules.linear(100).respace([5, 40, 99]).pairs == [(99, 40), (40, 5), (5, -1)]
+    assert schedules.linear(1).pairs == [(0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "expected"),
+    [
+        (1000, 50, list(range(19, 1000, 20))),
+        (1000, 1, [999]),
+        (5, 5, [0, 1, 2, 3, 4]),
+        (10, 3, [2, 6, 9]),
+        (9, 6, [1, 2, 3, 5, 7, 8]),  # halves go to even, as in NumPy: 1.5 -> 2, 4.5 -> 4, 7.5 -> 8
+    ],
+)
+def test_trailing_timesteps(steps, kept, expected):
+    assert schedules.trailing_timesteps(steps, kept).tolist() == expected
+
+
+def test_trailing_timesteps_are_distinct_and_end_at_the_noise():
+    for steps in (1, 2, 7, 50, 1000):
+        for kept in range(1, steps + 1):
+            timesteps = schedules.trailing_timesteps(steps, kept)
+            assert len(timesteps) == kept and timesteps[0] >= 0 and timesteps[-1] == steps - 1
+            assert np.all(np.diff(timesteps) > 0)
+
+
+@pytest.mark.parametrize("schedule", [schedules.cosine(1000), schedules.sigmoid(100).respace([3, 50, 99])], ids=str)
+def test_configuration_survives_json_exactly(schedule):
+    again = NoiseSchedule.from_config(json.loads(json.dumps(schedule.get_config())))
+    assert again.num_timesteps == schedule.num_timesteps
+    for name, table in vars(schedule).items():
+        np.testing.assert_array_equal(getattr(again, name), table, err_msg=name)
+
+
+def test_tables_are_read_only_and_apart_from_what_was_given():
+    given = np.array([0.1, 0.2])
+    schedule = NoiseSchedule(given)
+    given[0] = 0.5
+    assert schedule.betas[0] == 0.1
+    tables = [table for table in vars(schedule).values() if isinstance(table, np.ndarray)]
+    assert len(tables) == 12
+    for table in tables:
+        with pytest.raises(ValueError, match="read-only"):
+            table[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: NoiseSchedule([]), r"`betas` must be a non-empty list of numbers. Received: shape \(0,\)"),
+        (lambda: NoiseSchedule([[0.1, 0.2]]), r"`betas` must be a non-empty list .* shape \(1, 2\)"),
+        (lambda: NoiseSchedule(0.1), r"`betas` must be a non-empty list .* shape \(\)"),
+        (lambda: NoiseSchedule([0.0, 0.1]), "`betas` must lie strictly between 0 and 1. Received: beta=0 at t=0"),
+        (lambda: NoiseSchedule([0.1, 1.0]), "`betas` must lie strictly .* beta=1 at t=1"),
+        (lambda: NoiseSchedule([0.1, -0.2]), "`betas` must lie strictly .* beta=-0.2 at t=1"),
+        (lambda: NoiseSchedule([0.1, math.nan]), "`betas` must lie strictly .* beta=nan at t=1"),
+        (lambda: NoiseSchedule([0.1, 0.2], [1]), "`timesteps` must have 2 entries, one a beta. Received: 1"),
+        (lambda: NoiseSchedule([0.1, 0.2], [3, 3]), r"`timesteps` must be increasing integers. Received: \[3, 3\]"),
+        (lambda: NoiseSchedule([0.1, 0.2], [0.0, 1.0]), "`timesteps` must be increasing integers"),
+        (lambda: schedules.linear(10).respace([2, 1]), r"`timesteps` must be increasing integers. Received: \[2, 1\]"),
+        (lambda: schedules.linear(10).respace([]), r"`timesteps` must be increasing integers. Received: \[\]"),
+        (lambda: schedules.linear(10).respace([[1, 2]]), "`timesteps` must be increasing integers"),
+        (lambda: schedules.linear(10).respace([-1, 2]), r"`timesteps` must lie in 0 .. 9. Received: -1 .. 2"),
+        (lambda: schedules.linear(10).respace([1, 10]), r"`timesteps` must lie in 0 .. 9. Received: 1 .. 10"),
+        (lambda: schedules.linear(10, end=1.5), "`betas` must lie strictly .* beta=1.00003 at t=6"),
+        (lambda: schedules.quadratic(10, start=0), "`start` and `end` must lie strictly .* start=0, end=0.02"),
+        (lambda: schedules.quadratic(10, end=-1), "`start` and `end` must lie strictly .* end=-1"),
+        (lambda: schedules.constant(10, 0), "`betas` must lie strictly .* beta=0 at t=0"),
+        (lambda: schedules.cosine(10, offset=0), "`offset` must be positive. Received: offset=0"),
+        (lambda: schedules.sigmoid(10, start=3, end=3), "`sigmoid` needs start < end and tau > 0. .* start=3, end=3"),
+        (lambda: schedules.sigmoid(10, tau=0), "`sigmoid` needs start < end and tau > 0. .* tau=0"),
+        (lambda: schedules.from_alpha_bar(lambda u: 0.5, 10), "`function` must decrease strictly .* alpha_bar.0.=0.5"),
+        (lambda: schedules.from_alpha_bar(lambda u: math.cos(9 * u), 10), "`function` must decrease strictly"),
+        (lambda: schedules.from_alpha_bar(lambda u: 1.5 - u, 10), "`function` must decrease strictly within"),
+        (lambda: schedules.from_alpha_bar(lambda u: 0.5 - u, 10), "`function` must decrease strictly within"),
+        (lambda: schedules.from_alpha_bar(lambda u: math.nan, 10), "`function` must decrease strictly within"),
+        (lambda: schedules.by_name("square"), "`schedule` must be one of linear, cosine, .*. Received: 'square'"),
+        (lambda: schedules.trailing_timesteps(10, 11), r"`num_steps` must lie in 1 .. 10 \(T\). Received: 11"),
+        (lambda: schedules.trailing_timesteps(10, 0), r"`num_steps` must lie in 1 .. 10 \(T\). Received: 0"),
+    ],
+)
+def test_unusable_values_are_named(make, text):
+    with pytest.raises(InputError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "10", None])
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_number_of_timesteps_is_a_positive_integer(name, steps):
+    with pytest.raises(InputError, match=f"`num_timesteps` must be a positive integer. Received: {steps!r}"):
+        MAKERS[name](steps)

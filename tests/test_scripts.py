@@ -1,0 +1,125 @@
+"""train.py and sample.py as a user runs them."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ["--preset=digits", "--width=8", "--batch_size=16", "--num_timesteps=20", "--sampling_steps=2", "--log_every=2"]
+
+
+def run(script, *flags, cwd=None):
+    return subprocess.run([sys.executable, ROOT / script, *flags], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that was stopped by SIGTERM and went on with the same command."""
+    run_dir = tmp_path_factory.mktemp("scripts") / "run"
+    command = [sys.executable, ROOT / "train.py", *TINY, "--steps=4000", f"--run_dir={run_dir}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run_dir / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, out + err
+    assert "SIGTERM: saved step " in err
+    stopped_at = int(err.split("saved step ")[1].split(";")[0])
+    assert 2 <= stopped_at < 4000
+    last = stopped_at + 4
+    result = run("train.py", *TINY, f"--steps={last}", f"--run_dir={run_dir}")
+    assert result.returncode == 0, result.stderr
+    assert f"Going on after step {stopped_at}" in result.stdout
+    assert (run_dir / "metrics.csv").read_text().splitlines()[-1].startswith(f"{last},")
+    return run_dir
+
+
+def test_sample_writes_each_kind_of_file(trained, tmp_path):
+    def sample(out, *flags):
+        result = run("sample.py", f"--run_dir={trained}", "--seeds=3,5-9", f"--out={tmp_path / out}", *flags)
+        assert result.returncode == 0, result.stderr
+        assert f"6 pictures in {tmp_path / out}" in result.stdout
+
+    sample("raw.npz")
+    with np.load(tmp_path / "raw.npz") as archive:
+        pictures = archive["images"]
+        assert pictures.dtype == np.uint8 and pictures.shape == (6, 8, 8, 1)
+        assert archive["seeds"].tolist() == [3, 5, 6, 7, 8, 9]
+    sample("grid.png", "--columns=2")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (2 * 50 + 2, 3 * 50 + 2)
+        assert (np.asarray(grid)[2:50:6, 52:100:6] == pictures[1, :, :, 0]).all()
+    sample("one_a_seed")
+    assert sorted(p.name for p in (tmp_path / "one_a_seed").iterdir()) == [f"{s}.png" for s in (3, 5, 6, 7, 8, 9)]
+    with Image.open(tmp_path / "one_a_seed" / "7.png") as image:
+        assert (np.asarray(image) == pictures[3, :, :, 0]).all()
+    sample("way.gif", "--sampler=ddim", "--eta=1", "--num_steps=5")
+    with Image.open(tmp_path / "way.gif") as animation:
+        assert animation.n_frames == 6
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "line"),
+    [
+        ("train.py", ["--preset=digits"], "--run_dir is needed"),
+        ("train.py", ["--preset=cifar"], "--preset must be one of digits, mnist"),
+        ("train.py", ["--steps=lots"], "--steps must be a whole number. Received: 'lots'"),
+        ("train.py", ["--image_size=30", "--preset=ddpm32"], "--image_size must be divisible by 8"),
+        ("train.py", ["stray"], "flags must begin with --. Received: stray"),
+        ("sample.py", [], "--run_dir is needed"),
+        ("sample.py", ["--run_dir=x", "--seeds=a"], "--seeds must look like 0-63 or 1,5,10-20. Received: 'a'"),
+        ("sample.py", ["--run_dir=x", "--out=x.jpg"], "--out must end in .png, .gif or .npz, or be a folder. Rec"),
+        ("sample.py", ["--run_dir=x", "--columns=0"], "--columns must be at least 1. Received: 0"),
+        ("sample.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
+    ],
+)  # fmt: skip
+def test_bad_flags_end_in_one_line_before_tensorflow_starts(script, flags, line, tmp_path):
+    result = run(script, *flags, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"{script}: ") and line in result.stderr and result.stderr.count("\n") == 1
+    assert "TensorFlow" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_bad_image_is_listed_before_training(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(4):
+        Image.new("L", (8, 8), i).save(pictures / f"{i}.png")
+    (pictures / "empty.png").touch()
+    (pictures / "text.png").write_text("no picture")
+    flags = [f"--dataset=folder:{pictures}", *TINY, "--batch_size=2", f"--run_dir={tmp_path / 'run'}"]
+    result = run("train.py", *flags)
+    assert result.returncode == 2
+    assert "2 of 6 image files cannot be used (--skip_bad_images leaves them out)" in result.stderr
+    assert "empty.png: empty file" in result.stderr and "text.png: not a readable image" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_help_names_the_flags_and_unknown_flags_are_refused(script):
+    result = run(script, "--help")
+    assert "--run_dir" in result.stdout and "--sampler" in result.stdout
+    result = run(script, "--run_dri=x")
+    assert result.returncode == 1 and "Unknown command line flag 'run_dri'. Did you mean: run_dir" in result.stderr
+
+
+def test_dry_run_prints_the_configuration_and_needs_no_tensorflow(tmp_path):
+    program = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("tensorflow" in sys.modules, file=sys.stderr))
+sys.argv = ["train.py", "--dry_run", "--preset=mnist", "--steps=7"]
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    printed = json.loads(result.stdout)
+    assert (printed["steps"], printed["image_size"], printed["dataset"]) == (7, [28, 28], "tfds:mnist")
+    assert result.stderr == "False\n"

@@ -1,0 +1,256 @@
+import collections
+import csv
+import dataclasses
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import kddpm
+from kddpm import checkpoints, plots, presets, training
+from kddpm.errors import InputError
+
+TINY = presets.make_config(
+    "digits", width=8, batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3, sample_every=100,
+    num_timesteps=20, sampling_steps=2, sampler="ddim",
+)  # fmt: skip
+
+
+def rows(run_dir):
+    with open(run_dir / "metrics.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def weights(run_dir):
+    return checkpoints.load_run(run_dir).ema_network.get_weights()
+
+
+class StopAfter(keras.callbacks.Callback):
+    """What a kill looks like to the files: an exception between two steps."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batches:
+            raise ConnectionAbortedError
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    training.train(TINY, run_dir, verbose=False)
+    return run_dir
+
+
+def test_a_run_leaves_everything_that_was_promised(finished):
+    stored = json.loads((finished / "config.json").read_text())
+    assert presets.TrainConfig(**stored["config"]) == TINY
+    assert stored["kddpm"] == kddpm.__version__
+    assert (stored["data"]["images"], stored["data"]["image_shape"]) == (1797, [8, 8, 1])
+    assert [row["step"] for row in rows(finished)] == ["2", "4", "6"]
+    assert all(0 < float(row["loss"]) < 3 and float(row["gradient_norm"]) > 0 for row in rows(finished))
+    # The rate that the next step would use: 2 warm-up steps, then 1e-3.
+    assert [float(row["learning_rate"]) for row in rows(finished)] == pytest.approx([1e-3] * 3)
+    assert sorted(p.name for p in (finished / "checkpoints").glob("*.index")) == ["ckpt-3.index", "ckpt-6.index"]
+    with Image.open(finished / "samples" / "step_0000006.png") as grid, Image.open(finished / "loss.png") as curve:
+        assert grid.size == (8 * 50 + 2, 8 * 50 + 2) and curve.size[0] > 500
+    assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_the_loss_of_a_row_is_the_mean_since_the_last_row(tmp_path, finished):
+    training.train(dataclasses.replace(TINY, log_every=1), tmp_path / "run", verbose=False)
+    every = [float(row["loss"]) for row in rows(tmp_path / "run")]
+    expected = [(every[i] + every[i + 1]) / 2 for i in (0, 2, 4)]
+    assert [float(row["loss"]) for row in rows(finished)] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, finished, stop):
+    run_dir = tmp_path / "run"
+    with pytest.raises(ConnectionAbortedError):
+        training.train(TINY, run_dir, callbacks=[StopAfter(stop)], verbose=False)
+    training.train(TINY, run_dir, verbose=False)
+    assert (run_dir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+    for resumed, straight in zip(weights(run_dir), weights(finished), strict=True):
+        np.testing.assert_array_equal(resumed, straight)
+
+
+def test_a_finished_run_is_left_alone_and_more_steps_go_on(tmp_path, finished, capsys):
+    run_dir = tmp_path / "run"
+    training.train(dataclasses.replace(TINY, steps=3), run_dir, verbose=False)
+    before = (run_dir / "metrics.csv").read_bytes()
+    training.train(dataclasses.replace(TINY, steps=3), run_dir)
+    assert "Already trained for 3 of 3 steps; raise --steps to go on" in capsys.readouterr().out
+    assert (run_dir / "metrics.csv").read_bytes() == before
+    training.train(TINY, run_dir)
+    assert "Going on after step 3" in capsys.readouterr().out
+    for continued, straight in zip(weights(run_dir), weights(finished), strict=True):
+        np.testing.assert_array_equal(continued, straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path, finished, number, capsys):
+    class Signal(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                os.kill(os.getpid(), number)
+
+    run_dir = tmp_path / "run"
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as left:
+        training.train(TINY, run_dir, callbacks=[Signal()], verbose=False)
+    assert left.value.code == 128 + number
+    assert f"{number.name}: saved step 4; the same command goes on from there" in capsys.readouterr().err
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    training.train(TINY, run_dir, verbose=False)
+    for resumed, straight in zip(weights(run_dir), weights(finished), strict=True):
+        np.testing.assert_array_equal(resumed, straight)
+
+
+def test_other_seeds_and_flips_give_other_weights(tmp_path, finished):
+    for name, overrides in {"seed": {"seed": 1}, "flip": {"horizontal_flip": True}}.items():
+        training.train(dataclasses.replace(TINY, **overrides), tmp_path / name, verbose=False)
+        assert any((a != b).any() for a, b in zip(weights(tmp_path / name), weights(finished), strict=True))
+
+
+def test_classes_and_bfloat16_train_and_generate(tmp_path):
+    config = dataclasses.replace(TINY, num_classes=10, precision="mixed_bfloat16", steps=2)
+    training.train(config, tmp_path / "run", verbose=False)
+    model = checkpoints.load_run(tmp_path / "run")
+    assert model.network.compute_dtype == "bfloat16"
+    assert model.generate([1, 2], labels=[0, 9]).shape == (2, 8, 8, 1)
+
+
+def test_a_loaded_run_generates_what_the_trained_model_generates(tmp_path):
+    model = training.train(TINY, tmp_path / "run", verbose=False)
+    loaded = checkpoints.load_run(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.generate(range(4)), model.generate(range(4)))
+
+
+def test_another_configuration_is_refused_by_name(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    with pytest.raises(
+        InputError, match="belongs to another configuration: --width was 8, now 16; --seed was 0, now 1"
+    ):
+        training.train(dataclasses.replace(TINY, width=16, seed=1), finished, verbose=False)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def test_other_data_are_refused(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "data.npz", images=pictures)
+    config = dataclasses.replace(TINY, dataset=f"npz:{tmp_path / 'data.npz'}", steps=1)
+    training.train(config, tmp_path / "run", verbose=False)
+    pictures[7, 3, 3] ^= 1
+    np.savez(tmp_path / "data.npz", images=pictures)
+    with pytest.raises(InputError, match="is not what --run_dir .* was trained on: 40 images of 8x8x1 then"):
+        training.train(dataclasses.replace(config, steps=2), tmp_path / "run", verbose=False)
+
+
+def test_data_larger_than_memory_are_kept_in_the_run(tmp_path, monkeypatch, finished):
+    monkeypatch.setattr("kddpm.image_cache.MAX_RAM_BYTES", 1000)
+    training.train(TINY, tmp_path / "run", verbose=False)
+    assert list((tmp_path / "run" / "data").glob("images-*.npy"))
+    for mapped, straight in zip(weights(tmp_path / "run"), weights(finished), strict=True):
+        np.testing.assert_array_equal(mapped, straight)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"batch_size": 1798},
+            "--batch_size must be at most the number of images. Received: batch_size=1798, 1797 images",
+        ),
+        ({"num_classes": 9}, "--num_classes=9 needs labels in 0 .. 8. Received: from 0 to 9 in digits"),
+        ({"dataset": "folder:/nowhere"}, "folder:/nowhere: expected a folder; no such file or folder"),
+    ],
+)
+def test_data_that_do_not_fit_end_before_anything_is_written(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        training.train(dataclasses.replace(TINY, **overrides), tmp_path / "run", verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_are_missing_are_named(tmp_path):
+    np.savez(tmp_path / "data.npz", images=np.zeros((20, 8, 8, 1), np.uint8))
+    config = dataclasses.replace(TINY, dataset=f"npz:{tmp_path / 'data.npz'}", num_classes=10)
+    with pytest.raises(InputError, match="--num_classes needs labels, and --dataset npz:.* has none"):
+        training.train(config, tmp_path / "run", verbose=False)
+
+
+def test_foreign_directories_and_files_are_left_alone(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(
+        InputError, match="--run_dir must be new, empty or a run of train.py. Received: .*full, with files"
+    ):
+        training.train(TINY, tmp_path / "full", verbose=False)
+    with pytest.raises(InputError, match="--run_dir must be a directory. Received: the file"):
+        training.train(TINY, tmp_path / "full" / "thesis.txt", verbose=False)
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free=10**5))
+    with pytest.raises(
+        InputError, match=r"--run_dir needs about \d+ MB for checkpoints. Received: .*run, with 0 MB free"
+    ):
+        training.train(TINY, tmp_path / "run", verbose=False)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=1)
+    with pytest.raises(InputError, match="The loss became (nan|inf) by step .* Try a smaller --learning_rate"):
+        training.train(config, tmp_path / "run", verbose=False)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
+    path = tmp_path / "run" / "checkpoints" / "ckpt-3.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="The checkpoint .*ckpt-3 cannot be read: "):
+        training.train(TINY, tmp_path / "run", verbose=False)
+
+
+def edited(old, new):
+    return lambda run: (run / "config.json").write_text((run / "config.json").read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "config.json").unlink(), "must be a run of train.py: no config.json in"),
+        (lambda run: (run / "config.json").write_text("{"), "config.json cannot be read: "),
+        (lambda run: (run / "config.json").write_text("{}"), "config.json cannot be read: "),
+        (edited('"width": 8', '"width": -8'), "holds a configuration that cannot be used: --width must be at least 1"),
+        (edited('"width": 8', '"width": 16'), "ema.weights.h5 cannot be read, or does not fit config.json"),
+        (lambda run: (run / "ema.weights.h5").unlink(), "has no weights yet: ema.weights.h5 comes with the first"),
+        (lambda run: (run / "ema.weights.h5").write_bytes(b"x" * 99), "ema.weights.h5 cannot be read, or does not fit"),
+    ],
+)
+def test_runs_that_cannot_generate_say_why(tmp_path, damage, message):
+    training.train(dataclasses.replace(TINY, steps=1), tmp_path / "run", verbose=False)
+    damage(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        checkpoints.load_run(tmp_path / "run")
+
+
+def test_the_loss_curve_is_a_picture_for_any_number_of_rows(tmp_path):
+    for count in (1, 2, 200):
+        some = [{"step": str(i + 1), "loss": str(1 / (i + 1))} for i in range(count)]
+        plots.loss_curve(some, tmp_path / "loss.png")
+        with Image.open(tmp_path / "loss.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert (pixels != 255).any(axis=-1).mean() > 0.005
+    assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
