@@ -215,7 +215,7 @@ class DiffusionModel(keras.Model):
             sampler: "ancestral", "ddim", or one with its arguments, such as `kddpm.samplers.DDIM(eta=0.5)`.
             num_steps: how many steps, or which ones; None = all T.
             labels: classes, one a picture; None = seed modulo the number of classes.
-            batch_size: pictures in memory at a time; a smaller last chunk is filled up, so that nothing is traced again.
+            batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
             return_trajectory: also return this many frames of every picture's way from noise; True = 50.
             verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
             jit_compile: compile with XLA: slower to start, faster where the network is small.

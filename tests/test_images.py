@@ -113,6 +113,11 @@ def test_unusable_images_are_named(pictures, received):
         images.grid(pictures)
 
 
+def test_columns_are_at_least_one():
+    with pytest.raises(InputError, match="`columns` must be at least 1. Received: 0"):
+        images.grid(np.zeros((2, 4, 4, 1), np.uint8), columns=0)
+
+
 def test_files_refuse_what_a_grid_refuses(tmp_path):
     with pytest.raises(InputError, match=r"Received: float64 \(1, 4, 4, 1\)"):
         images.save_png(tmp_path / "a.png", np.zeros((4, 4, 1)))

@@ -318,11 +318,16 @@ def test_names_and_steps():
             lambda: samplers.step_table(Ancestral((0.1, 0.2)), linear_100, 3),
             "`variance` must have one entry for each of 3 steps. Received: 2 entries",
         ),
+        (lambda: Ancestral(0.5), "`variance` must be .small., .large. or a sequence of numbers. Received: 0.5"),
+        (lambda: samplers.step_table(DDIM(), linear_100, 2.5), r"`num_steps` must be an integer .* Received: 2.5"),
         (lambda: DDIM(-0.1), r"`eta` must lie in \[0, 1\]. Received: -0.1"),
         (lambda: DDIM(1.1), r"`eta` must lie in \[0, 1\]. Received: 1.1"),
         (lambda: DDIM(math.nan), r"`eta` must lie in \[0, 1\]. Received: nan"),
-        (lambda: samplers.step_table(DDIM(), linear_100, 101), r"`num_steps` must lie in 1 .. 100 \(T\). .* 101"),
-        (lambda: samplers.step_table(DDIM(), linear_100, 0), r"`num_steps` must lie in 1 .. 100 \(T\). .* 0"),
+        (
+            lambda: samplers.step_table(DDIM(), linear_100, 101),
+            r"`num_steps` must be an integer in 1 .. 100 \(T\). .* 101",
+        ),
+        (lambda: samplers.step_table(DDIM(), linear_100, 0), r"`num_steps` must be an integer in 1 .. 100 \(T\). .* 0"),
         (
             lambda: samplers.step_table(DDIM(), linear_100, [0, 50, 98]),
             "`num_steps` must end at T - 1 = 99, where sampling starts. Received: a last step of 98",

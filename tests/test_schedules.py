@@ -180,8 +180,20 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
         (lambda: schedules.from_alpha_bar(lambda u: 0.5 - u, 10), "`function` must decrease strictly within"),
         (lambda: schedules.from_alpha_bar(lambda u: math.nan, 10), "`function` must decrease strictly within"),
         (lambda: schedules.by_name("square"), "`schedule` must be one of linear, cosine, .*. Received: 'square'"),
-        (lambda: schedules.trailing_timesteps(10, 11), r"`num_steps` must lie in 1 .. 10 \(T\). Received: 11"),
-        (lambda: schedules.trailing_timesteps(10, 0), r"`num_steps` must lie in 1 .. 10 \(T\). Received: 0"),
+        (
+            lambda: schedules.trailing_timesteps(10, 11),
+            r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 11",
+        ),
+        (
+            lambda: schedules.trailing_timesteps(10, 2.5),
+            r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 2.5",
+        ),
+        (
+            lambda: schedules.trailing_timesteps(10, True),
+            r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: True",
+        ),
+        (lambda: schedules.NoiseSchedule(["a"]), r"`betas` must be a list of numbers. Received: \['a'\]"),
+        (lambda: schedules.trailing_timesteps(10, 0), r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 0"),
     ],
 )
 def test_unusable_values_are_named(make, text):

@@ -15,7 +15,7 @@ from kddpm import checkpoints, plots, presets, training
 from kddpm.errors import InputError
 
 TINY = presets.make_config(
-    "digits", width=8, batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3, sample_every=100,
+    "digits", width=8, multipliers=(1,), batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3, sample_every=100,
     num_timesteps=20, sampling_steps=2, sampler="ddim",
 )  # fmt: skip
 
