@@ -27,7 +27,15 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	@$(BIN)/python demo.py
+	@$(BIN)/python train.py --preset=digits --run_dir=demo/run
+	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-99 --out=demo/grid.png
+	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-24 --out=demo/denoising.gif
+	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-7 --frames=12 --out=demo/filmstrip.png
+	@echo
+	@echo "100 digits that the model generated     demo/grid.png"
+	@echo "noise becoming digits                   demo/denoising.gif, demo/filmstrip.png"
+	@echo "the loss while it learned               demo/run/loss.png"
+	@echo "pictures at every stage of training     demo/run/samples/"
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest

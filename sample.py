@@ -2,8 +2,8 @@
 
     python sample.py --run_dir=runs/digits --seeds=0-63 --out=grid.png
 
---out chooses the form: .png a grid, .gif the way from noise to the pictures, .npz the raw `images` and `seeds`, and
-anything without a suffix a folder with one PNG a seed.
+--out chooses the form: .png a grid, or with --frames a filmstrip, a row a picture from noise to the end; .gif the
+same as an animation; .npz the raw `images` and `seeds`; anything without a suffix a folder with one PNG a seed.
 """
 
 import pathlib
@@ -23,6 +23,7 @@ VARIANCE = flags.DEFINE_enum("variance", "small", ["small", "large"], "of the an
 ETA = flags.DEFINE_float("eta", 0.0, "of DDIM: 0 = deterministic, 1 = as much noise as ancestral sampling")
 CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
+FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
 COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
 
 SUFFIXES = (".png", ".gif", ".npz", "")
@@ -38,6 +39,8 @@ def main():
         raise InputError(f"--out must end in .png, .gif or .npz, or be a folder. Received: {out}")
     if COLUMNS.value is not None and COLUMNS.value < 1:
         raise InputError(f"--columns must be at least 1. Received: {COLUMNS.value}")
+    if FRAMES.value is not None and FRAMES.value < 2:
+        raise InputError(f"--frames must be at least 2. Received: {FRAMES.value}")
     seeds = commands.parse_numbers("seeds", SEEDS.value)
     labels = commands.parse_numbers("labels", LABELS.value) if LABELS.value else None
     if labels is not None and len(labels) == 1:
@@ -59,9 +62,11 @@ def main():
         NUM_STEPS.value or config.sampling_steps,
         labels=labels,
         batch_size=BATCH_SIZE.value,
-        return_trajectory=60 if suffix == ".gif" else 2,
+        return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),
     )
-    if suffix == ".png":
+    if suffix == ".png" and FRAMES.value:
+        images.save_png(out, images.filmstrip(frames))
+    elif suffix == ".png":
         images.save_png(out, images.grid(pictures, COLUMNS.value))
     elif suffix == ".gif":
         images.save_gif(out, [images.grid(frame, COLUMNS.value) for frame in frames])

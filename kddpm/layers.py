@@ -93,8 +93,9 @@ class GroupNormalization(keras.layers.Layer):
         if channels % self.groups:
             raise InputError(f"`groups` must divide the channels. Received: groups={self.groups}, channels={channels}")
         size = channels // self.groups
-        self.scale = self.add_weight(shape=(channels,), initializer="ones", name="scale")
-        self.offset = self.add_weight(shape=(channels,), initializer="zeros", name="offset")
+        # No autocast: statistics and what is done with them stay float32 under mixed precision.
+        self.scale = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="scale")
+        self.offset = self.add_weight(shape=(channels,), initializer="zeros", autocast=False, name="offset")
         self._group_mean = np.kron(np.eye(self.groups), np.full((size, size), 1 / size)).astype("float32")
 
     def call(self, x):
@@ -104,8 +105,8 @@ class GroupNormalization(keras.layers.Layer):
         mean = ops.matmul(ops.mean(flat, axis=1), self._group_mean)
         centred = flat - ops.expand_dims(mean, 1)
         variance = ops.matmul(ops.mean(ops.square(centred), axis=1), self._group_mean)
-        scale = ops.rsqrt(variance + self.epsilon) * ops.cast(self.scale, "float32")
-        y = centred * ops.expand_dims(scale, 1) + ops.cast(self.offset, "float32")
+        scale = ops.rsqrt(variance + self.epsilon) * self.scale
+        y = centred * ops.expand_dims(scale, 1) + self.offset
         return ops.reshape(ops.cast(y, self.compute_dtype), (-1, height, width, channels))
 
     def compute_output_shape(self, input_shape):
@@ -290,17 +291,17 @@ class ResidualBlock(keras.layers.Layer):
         self.shortcut = None
         self.attention = AttentionBlock(groups, name="attention", dtype=self.dtype_policy) if attention else None
 
-    def build(self, input_shape, embedding_shape):
+    def build(self, x_shape, embedding_shape):
         """Create the weights."""
-        inner_shape = (*input_shape[:-1], self.channels)
-        self.norm_1.build(input_shape)
-        self.conv_1.build(input_shape)
+        inner_shape = (*x_shape[:-1], self.channels)
+        self.norm_1.build(x_shape)
+        self.conv_1.build(x_shape)
         self.timestep.build(embedding_shape)
         self.norm_2.build(inner_shape)
         self.conv_2.build(inner_shape)
-        if input_shape[-1] != self.channels:
+        if x_shape[-1] != self.channels:
             self.shortcut = _dense(self, self.channels, "shortcut")
-            self.shortcut.build(input_shape)
+            self.shortcut.build(x_shape)
         if self.attention is not None:
             self.attention.build(inner_shape)
 
@@ -312,9 +313,9 @@ class ResidualBlock(keras.layers.Layer):
         h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
         return h if self.attention is None else self.attention(h)
 
-    def compute_output_shape(self, input_shape, embedding_shape):
+    def compute_output_shape(self, x_shape, embedding_shape):
         """(B, H, W, channels)."""
-        return (*input_shape[:-1], self.channels)
+        return (*x_shape[:-1], self.channels)
 
     def get_config(self):
         """The arguments of `__init__`."""

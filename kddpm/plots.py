@@ -8,7 +8,7 @@ from kddpm.files import replacing
 
 
 def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
-    """The loss of a run against the step, as a PNG: every row faint, their running mean in front.
+    """The loss of a run against the step, as a PNG: every row faint, the mean over the last tenth of the way in front.
 
     Args:
         rows: of metrics.csv, with `step` and `loss`.
@@ -19,22 +19,19 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
 
     steps = np.array([int(row["step"]) for row in rows])
     losses = np.array([float(row["loss"]) for row in rows])
-    window = max(1, len(losses) // 20)
-    # The mean of the last `window` rows, of fewer at the beginning.
     sums = np.concatenate([[0.0], np.cumsum(losses)])
-    first = np.maximum(np.arange(len(losses)) + 1 - window, 0)
-    smooth = (sums[1:] - sums[first]) / (np.arange(len(losses)) + 1 - first)
+    end = np.arange(1, len(losses) + 1)
+    first = end - np.maximum(end // 10, 1)
+    smooth = (sums[end] - sums[first]) / (end - first)
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1)
-    axes.plot(steps, smooth, color="tab:blue", linewidth=2, label=f"mean of {window} rows" if window > 1 else None)
+    axes.plot(steps, smooth, color="tab:blue", linewidth=2)
     axes.set(xlabel="training step", ylabel="L_simple, per pixel", yscale="log")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.grid(alpha=0.3, which="both")
-    if window > 1:
-        axes.legend(frameon=False)
     with replacing(path) as beside:
         figure.savefig(beside, format="png", dpi=120)

@@ -26,7 +26,8 @@ class UNet(keras.Model):
         attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
         dropout: rate inside the residual blocks.
         num_classes: number of class labels, None = unconditional.
-        groups: groups of the normalisations, None = 32, or the largest common divisor of 32 and the levels' channels.
+        groups: groups of the normalisations, None = 32 where that leaves every group four channels, else the largest
+            smaller power of two that does.
 
     Raises:
         InputError: sizes that cannot be halved often enough, groups that do not divide the channels.
@@ -57,7 +58,7 @@ class UNet(keras.Model):
         self.attention_resolutions = tuple(attention_resolutions)
         self.dropout = dropout
         self.num_classes = num_classes
-        self.groups = groups or math.gcd(32, *(width * m for m in multipliers))
+        self.groups = groups or _default_groups([width * m for m in multipliers])
         self._make_layers()
         self.build()
 
@@ -187,6 +188,14 @@ class UNet(keras.Model):
             "num_classes": self.num_classes,
             "groups": self.groups,
         }
+
+
+def _default_groups(channels: list[int]) -> int:
+    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it."""
+    groups = math.gcd(32, *channels)
+    while groups > 1 and min(channels) // groups < 4:
+        groups //= 2
+    return groups
 
 
 def _checked_image_shape(image_shape, levels: int) -> tuple[int, int, int]:

@@ -71,13 +71,7 @@ def test_config_holds_every_argument(cls, arguments, inputs):
 
 
 @pytest.mark.parametrize("cls, arguments, inputs", CASES)
-def test_a_layer_builds_itself_when_it_is_called(cls, arguments, inputs, request):
-    if cls is layers.ResidualBlock:
-        request.applymarker(
-            pytest.mark.xfail(
-                strict=True, reason="Keras wants build(x_shape, embedding_shape) beside call(x, embedding)"
-            )
-        )
+def test_a_layer_builds_itself_when_it_is_called(cls, arguments, inputs):
     layer = cls(**arguments)
     assert layer(*inputs).shape == layer.compute_output_shape(*(x.shape for x in inputs))
 

@@ -225,7 +225,7 @@ def test_validation_data_and_split_report_the_loss_of_evaluate():
         np.testing.assert_allclose(history["val_loss"][-1], evaluate(model, x[8:]), rtol=1e-6)
 
 
-def test_validation_shownare_looked_at():
+def test_validation_images_are_looked_at():
     with pytest.raises(InputError, match=r"Images must have the shape \(N, 4, 4, 1\) of the network"):
         small().fit(pictures(4), validation_data=pictures(4, (4, 4, 3)), verbose=0)
 
@@ -627,8 +627,8 @@ def test_pictures_are_of_the_averaged_weights(painter):
         ({"seeds": [1.5]}, r"`seeds` must be a non-empty list of integers. Received: \[1.5\]"),
         ({"seeds": [2**31]}, "`seeds` must fit int32. Received: values from 2147483648 to 2147483648"),
         ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim. Received: 'euler'"),
-        ({"num_steps": 21}, r"`num_steps` must lie in 1 .. 20 \(T\). Received: 21"),
-        ({"num_steps": 0}, r"`num_steps` must lie in 1 .. 20 \(T\). Received: 0"),
+        ({"num_steps": 21}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 21"),
+        ({"num_steps": 0}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 0"),
         ({"num_steps": [1, 20]}, r"`timesteps` must lie in 0 .. 19. Received: 1 .. 20"),
         ({"num_steps": [5, 3]}, "`timesteps` must be increasing integers"),
         ({"num_steps": [3, 18]}, "`num_steps` must end at T - 1 = 19, .* Received: a last step of 18"),

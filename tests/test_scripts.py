@@ -57,6 +57,10 @@ def test_sample_writes_each_kind_of_file(trained, tmp_path):
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (2 * 50 + 2, 3 * 50 + 2)
         assert (np.asarray(grid)[2:50:6, 52:100:6] == pictures[1, :, :, 0]).all()
+    sample("strip.png", "--frames=3")
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size == (3 * 50 + 2, 6 * 50 + 2)
+        assert (np.asarray(strip)[52:100:6, 102:150:6] == pictures[1, :, :, 0]).all()
     sample("one_a_seed")
     assert sorted(p.name for p in (tmp_path / "one_a_seed").iterdir()) == [f"{s}.png" for s in (3, 5, 6, 7, 8, 9)]
     with Image.open(tmp_path / "one_a_seed" / "7.png") as image:
@@ -78,6 +82,7 @@ def test_sample_writes_each_kind_of_file(trained, tmp_path):
         ("sample.py", ["--run_dir=x", "--seeds=a"], "--seeds must look like 0-63 or 1,5,10-20. Received: 'a'"),
         ("sample.py", ["--run_dir=x", "--out=x.jpg"], "--out must end in .png, .gif or .npz, or be a folder. Rec"),
         ("sample.py", ["--run_dir=x", "--columns=0"], "--columns must be at least 1. Received: 0"),
+        ("sample.py", ["--run_dir=x", "--frames=1"], "--frames must be at least 2. Received: 1"),
         ("sample.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
     ],
 )  # fmt: skip

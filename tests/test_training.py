@@ -15,8 +15,8 @@ from kddpm import checkpoints, plots, presets, training
 from kddpm.errors import InputError
 
 TINY = presets.make_config(
-    "digits", width=8, multipliers=(1,), batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3, sample_every=100,
-    num_timesteps=20, sampling_steps=2, sampler="ddim",
+    "digits", width=8, multipliers=(1,), batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3,
+    sample_every=100, num_timesteps=20, sampling_steps=2, sampler="ddim",
 )  # fmt: skip
 
 
@@ -55,8 +55,8 @@ def test_a_run_leaves_everything_that_was_promised(finished):
     assert (stored["data"]["images"], stored["data"]["image_shape"]) == (1797, [8, 8, 1])
     assert [row["step"] for row in rows(finished)] == ["2", "4", "6"]
     assert all(0 < float(row["loss"]) < 3 and float(row["gradient_norm"]) > 0 for row in rows(finished))
-    # The rate that the next step would use: 2 warm-up steps, then 1e-3.
-    assert [float(row["learning_rate"]) for row in rows(finished)] == pytest.approx([1e-3] * 3)
+    # The rate that the next step would use: after 2 warm-up steps, the full one.
+    assert [float(row["learning_rate"]) for row in rows(finished)] == pytest.approx([TINY.learning_rate] * 3)
     assert sorted(p.name for p in (finished / "checkpoints").glob("*.index")) == ["ckpt-3.index", "ckpt-6.index"]
     with Image.open(finished / "samples" / "step_0000006.png") as grid, Image.open(finished / "loss.png") as curve:
         assert grid.size == (8 * 50 + 2, 8 * 50 + 2) and curve.size[0] > 500

@@ -225,13 +225,12 @@ def test_shapes_that_are_none(make_unet, image_shape):
 
 
 def test_groups(make_unet):
-    assert make_unet(width=12, groups=None).groups == 4
+    assert make_unet(width=12, groups=None).groups == 2
     assert make_unet(width=64, groups=None).groups == 32
     with pytest.raises(InputError, match="`groups` must divide the channels. Received: groups=3, channels=8"):
         make_unet(groups=3)
 
 
-@pytest.mark.xfail(strict=True, reason="groups of one channel subtract what the timestep and the label added to it")
 def test_default_groups_let_the_timestep_through(make_unet):
     unet = randomise(make_unet(width=32, multipliers=(1,), groups=None))
     x, t = batch((8, 8, 1))
