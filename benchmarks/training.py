@@ -76,9 +76,11 @@ def worker(pipe, started, preset, stock, overrides):
     model.fit(batches, steps_per_epoch=1, verbose=0)
     pipe.send((time.time() - started, model.network.count_params()))
     while (steps := pipe.recv()) is not None:
-        begin = time.perf_counter()
-        model.fit(batches, steps_per_epoch=steps, verbose=0)
-        pipe.send(steps * config.batch_size / (time.perf_counter() - begin))
+        ends = []
+        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))
+        model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+        # From the end of the first step to the end of the last: without what `fit` does before and after.
+        pipe.send((steps - 1) * config.batch_size / (ends[-1] - ends[0]))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
@@ -90,6 +92,7 @@ def measure(preset, rounds, seconds, overrides):
         here, there = context.Pipe()
         process = context.Process(target=worker, args=(there, time.time(), preset, name == "stock", overrides))
         process.start()
+        there.close()  # so that a worker that dies ends the wait for it
         first_step, parameters = here.recv()
         here.send(2)
         here.recv()  # not counted: the first steps still allocate
@@ -98,8 +101,8 @@ def measure(preset, rounds, seconds, overrides):
     for _ in range(rounds):
         for variant in variants.values():
             if steps is None:
-                variant["pipe"].send(2)
-                steps = max(2, round(seconds * variant["pipe"].recv() / overrides["batch_size"]))
+                variant["pipe"].send(3)
+                steps = max(3, round(seconds * variant["pipe"].recv() / overrides["batch_size"]))
             variant["pipe"].send(steps)
             variant["rates"].append(variant["pipe"].recv())
     rows = {}

@@ -226,7 +226,7 @@ def test_shapes_that_are_none(make_unet, image_shape):
 
 def test_groups(make_unet):
     assert make_unet(width=12, groups=None).groups == 2
-    assert make_unet(width=64, groups=None).groups == 32
+    assert make_unet(width=128, groups=None).groups == 32
     with pytest.raises(InputError, match="`groups` must divide the channels. Received: groups=3, channels=8"):
         make_unet(groups=3)
 
