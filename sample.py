@@ -59,7 +59,7 @@ def main():
     pictures, frames = model.generate(
         seeds,
         samplers.by_name(name, clip=CLIP.value, **options),
-        NUM_STEPS.value or config.sampling_steps,
+        config.sampling_steps if NUM_STEPS.value is None else NUM_STEPS.value,
         labels=labels,
         batch_size=BATCH_SIZE.value,
         return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),

@@ -65,6 +65,16 @@ def worker(pipe, started, preset, stock, overrides):
 
     from kddpm import checkpoints, data, presets
 
+    class StepClock(keras.callbacks.Callback):
+        """When each step ended: between the first and the last there is nothing of what `fit` does around them."""
+
+        def __init__(self):
+            super().__init__()
+            self.ends = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.ends.append(time.perf_counter())
+
     if stock:
         use_stock_layers()
     config = presets.make_config(preset, **overrides)
@@ -76,11 +86,9 @@ def worker(pipe, started, preset, stock, overrides):
     model.fit(batches, steps_per_epoch=1, verbose=0)
     pipe.send((time.time() - started, model.network.count_params()))
     while (steps := pipe.recv()) is not None:
-        ends = []
-        clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))
+        clock = StepClock()
         model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[clock])
-        # From the end of the first step to the end of the last: without what `fit` does before and after.
-        pipe.send((steps - 1) * config.batch_size / (ends[-1] - ends[0]))
+        pipe.send((steps - 1) * config.batch_size / (clock.ends[-1] - clock.ends[0]))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 

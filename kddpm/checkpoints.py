@@ -48,8 +48,18 @@ class Checkpoints:
         return int(self._model.step.numpy())
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and, once it is safe, the averaged weights."""
-        self._manager.save(checkpoint_number=step)
+        """Write a checkpoint and, once it is safe, the averaged weights.
+
+        Raises:
+            InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
+        """
+        try:
+            self._manager.save(checkpoint_number=step)
+        except tf.errors.OpError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"The checkpoint of step {step} cannot be written, earlier ones are whole: {reason}"
+            ) from None
         with replacing(self._run.weights_path) as beside:
             self._model.ema_network.save_weights(beside)
 

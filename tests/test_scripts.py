@@ -70,6 +70,15 @@ def test_sample_writes_each_kind_of_file(trained, tmp_path):
         assert animation.n_frames == 6
 
 
+def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
+    for steps in (0, 21):
+        result = run("sample.py", f"--run_dir={trained}", f"--num_steps={steps}", f"--out={tmp_path / 'x.png'}")
+        assert result.returncode == 2
+        line = f"sample.py: `num_steps` must be an integer in 1 .. 20 (T). Received: {steps}"
+        assert result.stderr.splitlines()[-1] == line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "line"),
     [

@@ -207,6 +207,18 @@ def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    class DiskFails(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 4:
+                (tmp_path / "run" / "checkpoints").rename(tmp_path / "aside")
+                (tmp_path / "run" / "checkpoints").touch()
+
+    with pytest.raises(InputError, match="The checkpoint of step 6 cannot be written, earlier ones are whole: "):
+        training.train(TINY, tmp_path / "run", callbacks=[DiskFails()], verbose=False)
+    assert (tmp_path / "aside" / "ckpt-3.index").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=1)
     with pytest.raises(InputError, match="The loss became (nan|inf) by step .* Try a smaller --learning_rate"):
