@@ -6,7 +6,6 @@ INSTALLED := $(VENV)/installed
 
 # Without compiled bytecode `import tensorflow` takes about three times as long.
 unexport PYTHONDONTWRITEBYTECODE
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help setup demo test lint clean
 
