@@ -19,8 +19,8 @@ LABELS = flags.DEFINE_string("labels", None, "classes, one a seed or one for all
 OUT = flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
 SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim; the run's if not given")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "steps, at most T; the run's if not given")
-VARIANCE = flags.DEFINE_enum("variance", "small", ["small", "large"], "of the ancestral sampler")
-ETA = flags.DEFINE_float("eta", 0.0, "of DDIM: 0 = deterministic, 1 = as much noise as ancestral sampling")
+VARIANCE = flags.DEFINE_enum("variance", None, ["small", "large"], "of the ancestral sampler; small if not given")
+ETA = flags.DEFINE_float("eta", None, "of DDIM: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
 CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
 FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
@@ -46,6 +46,11 @@ def main():
     if labels is not None and len(labels) == 1:
         labels *= len(seeds)
     config, _ = runs.RunDirectory(RUN_DIR.value).read()
+    name = SAMPLER.value or config.sampler
+    for flag, owner in ((VARIANCE, "ancestral"), (ETA, "ddim")):
+        if flag.value is not None and name != owner:
+            raise InputError(f"--{flag.name} belongs to --sampler={owner}. Received: --sampler={name}")
+    commands.check_output("out", out, is_folder=not suffix)
     commands.start_tensorflow()
 
     import numpy as np
@@ -53,8 +58,7 @@ def main():
     from kddpm import checkpoints, images, samplers
     from kddpm.files import replacing
 
-    name = SAMPLER.value or config.sampler
-    options = {"ancestral": {"variance": VARIANCE.value}, "ddim": {"eta": ETA.value}}.get(name, {})
+    options = {flag.name: flag.value for flag in (VARIANCE, ETA) if flag.value is not None}
     model = checkpoints.load_run(RUN_DIR.value)
     pictures, frames = model.generate(
         seeds,

@@ -2,7 +2,6 @@
 
 import os
 
-import keras
 import tensorflow as tf
 
 from kddpm import presets, schedules
@@ -55,18 +54,16 @@ class Checkpoints:
         """
         try:
             self._manager.save(checkpoint_number=step)
-        except tf.errors.OpError as error:
+            with replacing(self._run.weights_path) as beside:
+                self._model.ema_network.save_weights(beside)
+        except (tf.errors.OpError, OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
             reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"The checkpoint of step {step} cannot be written, earlier ones are whole: {reason}"
-            ) from None
-        with replacing(self._run.weights_path) as beside:
-            self._model.ema_network.save_weights(beside)
+            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {reason}"
+            raise InputError(text) from None
 
 
 def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
-    """The model that a configuration describes, with new weights drawn from its seed."""
-    keras.utils.set_random_seed(config.seed % 2**32)
+    """The model that a configuration describes, with new weights."""
     network = UNet(
         image_shape,
         width=config.width,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import sys
 import tempfile
@@ -25,6 +26,21 @@ def run(main) -> None:
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
+
+
+def check_output(flag: str, path: pathlib.Path, is_folder: bool) -> None:
+    """Whether something can be written at `path`, before the work that it is for.
+
+    Raises:
+        InputError: a file where a folder is meant, a folder where a file is, or a place that cannot be written to.
+    """
+    if path.exists() and path.is_dir() != is_folder:
+        expected = "a folder" if is_folder else "a file"
+        raise InputError(f"--{flag} must be {expected}. Received: {path}, which is there and is not")
+    parent = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    parent = parent.parent if parent == path.absolute() and not is_folder else parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--{flag} must be in a folder that can be written to. Received: {path}")
 
 
 def start_tensorflow() -> None:

@@ -278,7 +278,10 @@ def _copy_blocks(blocks: Iterable[np.ndarray], out: np.ndarray) -> int:
 
 
 def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_dir: str | None) -> _Source:
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(f"{spec} needs tensorflow-datasets: {error}") from None
 
     name, _, split = spec.removeprefix("tfds:").partition(":")
     split = split or "train"

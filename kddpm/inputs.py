@@ -39,7 +39,8 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
     """x as it came, once it is known to be images of that shape; the batches of a dataset are looked at as they pass.
 
     Args:
-        x: an array, a `tf.data.Dataset` of images or (images, labels), or another source that Keras knows.
+        x: an array, or a `tf.data.Dataset` of images or (images, labels). Keras's other sources, such as a
+            `PyDataset`, pass as they are.
         y: labels beside an array, or None.
         image_shape: (H, W, C) that the network expects.
         classes: number of classes, None = labels are left aside.
@@ -48,9 +49,15 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
         InputError: another shape or type, values outside [-1, 1] or NaN, labels out of range.
     """
     if isinstance(x, tf.data.Dataset):
-        spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
+        spec, *labels = x.element_spec if isinstance(x.element_spec, tuple) else (x.element_spec,)
+        if not isinstance(spec, tf.TensorSpec):
+            raise InputError(f"A dataset must give images, or (images, labels). Received: {x.element_spec}")
+        if classes and labels:
+            _check_label_shape(labels[0].shape)
         _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
         return x.map(lambda *batch: _checked_batch(batch, classes), num_parallel_calls=tf.data.AUTOTUNE)
+    if x is None or isinstance(x, list | tuple | dict):
+        raise InputError(f"Images must be one array (N, H, W, C) or a tf.data.Dataset. Received: {type(x).__name__}")
     if not hasattr(x, "shape"):
         return x
     _check_shape_and_type(x.shape[1:], x.dtype, image_shape)
@@ -65,6 +72,7 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
                 stacklevel=4,
             )
     if classes and y is not None:
+        _check_label_shape(np.shape(y))
         check_labels(np.asarray(y), classes)
     return x
 
@@ -79,6 +87,11 @@ def one_line_errors():
         if not found:
             raise
         raise InputError(found[1].replace("] [", " ")) from None
+
+
+def _check_label_shape(shape):
+    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+        raise InputError(f"Labels must be class numbers, one an image. Received: shape {tuple(shape)}")
 
 
 def _check_shape_and_type(shape, dtype, image_shape):

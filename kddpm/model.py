@@ -58,6 +58,7 @@ class DiffusionModel(keras.Model):
         super().__init__(name=name, dtype="float32")
         if not 0 <= ema_momentum < 1:
             raise InputError(f"`ema_momentum` must lie in [0, 1). Received: {ema_momentum}")
+        inputs.int32("seed", [seed])
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
         self.network = network
@@ -96,6 +97,8 @@ class DiffusionModel(keras.Model):
             raise InputError(f"`loss` is L_simple and cannot be chosen. Received: loss={kwargs['loss']!r}")
         if self.network.compute_dtype == "float16":
             raise InputError("`network` must compute in float32 or bfloat16. Received: the dtype policy mixed_float16")
+        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+            raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
         super().compile(optimizer=optimizer, **kwargs)
         # Slots made now rather than in the first step: that step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
@@ -117,7 +120,7 @@ class DiffusionModel(keras.Model):
         t, noise, dropout_seed = self._draw(_TRAIN, self.step, tf.shape(x_0))
         with tf.GradientTape() as tape:
             x_t = self.diffusion.q_sample(x_0, t, noise)
-            predicted = self.network(_network_inputs(x_t, t, label), training=True, seed=dropout_seed)
+            predicted = self.network(_network_inputs(x_t, self._named(t), label), training=True, seed=dropout_seed)
             loss = tf.reduce_mean(simple_loss(noise, predicted))
         gradient_norm = self._descend(tape.gradient(loss, self.network.trainable_variables))
         self._update_ema()
@@ -131,7 +134,8 @@ class DiffusionModel(keras.Model):
         x_0, label = self._unpack(data, "evaluation")
         t, noise, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), tf.shape(x_0))
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        self.loss_tracker.update_state(simple_loss(noise, self.ema_network(_network_inputs(x_t, t, label))))
+        predicted = self.ema_network(_network_inputs(x_t, self._named(t), label))
+        self.loss_tracker.update_state(simple_loss(noise, predicted))
         return {"loss": self.loss_tracker.result()}
 
     def _unpack(self, data, purpose):
@@ -165,6 +169,10 @@ class DiffusionModel(keras.Model):
         )
         noise = tf.random.stateless_normal(tf.concat([[batch * replicas], shape[1:]], 0), fold_in(seed, 1))
         return mine(t), mine(noise), fold_in(fold_in(fold_in(seed, 2), replica), 0)
+
+    def _named(self, t):
+        """What the network is told for index t: a respaced schedule keeps the names of its steps."""
+        return tf.gather(self.schedule.timesteps.astype(np.int32), t)
 
     def _descend(self, gradients):
         """Clip by global norm and apply; returns the norm before clipping.
@@ -300,16 +308,15 @@ class DiffusionModel(keras.Model):
 
     # What goes into `fit` and `evaluate`.
 
-    def fit(self, x=None, y=None, batch_size=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """Keras's `fit` on images, after a look at them.
 
         Raises:
             InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range.
         """
         if kwargs.get("validation_data") is not None:
-            images, labels, _ = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
-            images = self._checked(images, labels)
-            kwargs["validation_data"] = images if labels is None else (images, labels)
+            images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
+            kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
         x = self._checked(x, y)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
@@ -320,7 +327,7 @@ class DiffusionModel(keras.Model):
                 stacklevel=2,
             )
         with inputs.one_line_errors():
-            return super().fit(x, y, batch_size=batch_size, **kwargs)
+            return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """Keras's `evaluate`: L_simple of the averaged weights; the same images give the same number.

@@ -90,6 +90,13 @@ class TrainConfig:
             f"divisible by {factor}, because {levels} levels (--multipliers) halve it {levels - 1} times",
             "x".join(str(side) for side in self.image_size),
         )
+        sides = [max(self.image_size) // 2**level for level in range(levels)]
+        _require(
+            set(self.attention_resolutions) <= set(sides),
+            "attention_resolutions",
+            f"among {', '.join(str(side) for side in sides)}, the sizes of the levels (--image_size, --multipliers)",
+            ",".join(str(side) for side in self.attention_resolutions),
+        )
 
 
 PRESETS = {

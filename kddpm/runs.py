@@ -1,7 +1,7 @@
 """The run directory: the one contract between training, sampling, evaluation and export.
 
-    config.json          the configuration, the data it was trained on and the version; written first, then only
-    compared checkpoints/         TensorFlow checkpoints of everything that training needs to go on
+    config.json          the configuration, the data it was trained on and the version
+    checkpoints/         TensorFlow checkpoints of everything that training needs to go on
     ema.weights.h5       the averaged weights, all that generation needs
     metrics.csv          a row every log_every steps
     loss.png             the curve of that
@@ -9,7 +9,8 @@
     tensorboard/         the same numbers and pictures, where tensorboard is installed
     data/                decoded images, where they do not fit in memory
 
-Files are written beside and renamed, so that a kill leaves the old one or the new one.
+Files are written beside and renamed: a kill leaves the old one or the new one. metrics.csv grows line by line, and
+a line that was cut off is dropped when the run goes on.
 """
 
 import csv
@@ -102,7 +103,8 @@ class RunDirectory:
         try:
             self.samples_path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
-            if free < needed_bytes:
+            there = sum(p.stat().st_size for p in self.checkpoints_path.glob("ckpt-*"))
+            if free + there < needed_bytes:
                 raise InputError(
                     f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
                     f"Received: {self.path}, with {free / 1e6:.0f} MB free"
@@ -114,15 +116,15 @@ class RunDirectory:
             raise InputError(f"--run_dir must be writable. Received: {self.path}: {error.strerror}") from None
 
     def rows(self) -> list[dict]:
-        """The rows of metrics.csv, as text."""
+        """The rows of metrics.csv, as text; without a last one that was cut off as it was written."""
         if not self.metrics_path.exists():
             return []
-        with open(self.metrics_path, newline="") as stream:
-            return list(csv.DictReader(stream))
+        content = self.metrics_path.read_text()
+        return list(csv.DictReader(content[: content.rfind("\n") + 1].splitlines()))
 
     def append_row(self, row: dict) -> None:
         """Add a row to metrics.csv, with the header if it is the first."""
-        new = not self.metrics_path.exists()
+        new = not self.metrics_path.exists() or not self.metrics_path.stat().st_size
         with open(self.metrics_path, "a", newline="") as stream:
             writer = csv.DictWriter(stream, row)
             if new:
@@ -131,12 +133,12 @@ class RunDirectory:
 
     def forget_rows_after(self, step: int) -> None:
         """Drop what metrics.csv says of steps that will be taken again."""
+        if not self.metrics_path.exists():
+            return
         rows = self.rows()
-        kept = [row for row in rows if int(row["step"]) <= step]
-        if len(kept) < len(rows):
-            lines = [",".join(rows[0])] + [",".join(row.values()) for row in kept]
-            with replacing(self.metrics_path) as beside:
-                beside.write_text("".join(line + "\r\n" for line in lines), newline="")
+        lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
+        with replacing(self.metrics_path) as beside:
+            beside.write_text("".join(f"{line}\r\n" for line in [",".join(rows[0]), *lines] if rows), newline="")
 
 
 def _shown(value) -> str:

@@ -151,8 +151,8 @@ def by_name(sampler: str | Sampler, **options) -> Sampler:
     """The sampler of that name, `options` being its arguments; a sampler passes through."""
     if isinstance(sampler, Sampler):
         return sampler
-    if sampler not in BY_NAME:
-        raise InputError(f"`sampler` must be one of {', '.join(BY_NAME)}. Received: {sampler!r}")
+    if not isinstance(sampler, str) or sampler not in BY_NAME:
+        raise InputError(f"`sampler` must be one of {', '.join(BY_NAME)}, or a sampler. Received: {sampler!r}")
     return BY_NAME[sampler](**options)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import typing
 
 import keras
 import numpy as np
@@ -71,6 +72,7 @@ def train(
         progress=verbose,
     )
     _check_data(config, source)
+    keras.utils.set_random_seed(config.seed % 2**32)  # of the new weights
     model = build_model(config, source.images.shape[1:])
     optimizer = keras.optimizers.Adam(_learning_rate(config))
     model.compile(optimizer, jit_compile=config.jit_compile)
@@ -95,14 +97,20 @@ def train(
         with_labels=config.num_classes is not None,
     )
     stopper = _StopSignals()
+    metrics, progress = _Metrics(run, config, start), _Progress(config, start, verbose)
     own = [
-        _Metrics(run, config, start),
-        _Samples(run, config, start),
+        metrics,
+        _Samples(metrics, run, config, start),
         stopper,
         _Saver(checkpoints, config, start, stopper),
-        _Progress(config, start, verbose),
+        progress,
     ]
-    model.fit(batches, epochs=1, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*(callbacks or []), *own])
+    try:
+        model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*(callbacks or []), *own])
+    finally:  # `on_train_end` is not called when something is raised
+        stopper.close()
+        progress.close()
+        metrics.close()
     if stopper.received:
         raise SystemExit(128 + stopper.received)
     return model
@@ -144,19 +152,17 @@ class _Metrics(_StepCallback):
         row = {"step": self.step} | {name: float(value) for name, value in logs.items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.model.reset_metrics()
-        if not np.isfinite(row["loss"]):
-            raise InputError(
-                f"The loss became {row['loss']} by step {self.step}; the last checkpoint is untouched. "
-                f"Try a smaller --learning_rate than {self.config.learning_rate}, or a longer --warmup_steps"
-            )
+        _check_finite(logs, self.step, self.config)
         self.run.append_row(row)
         if self.writer:
             with self.writer.as_default(self.step):
                 for name in row.keys() - {"step"}:
                     tf.summary.scalar(name, row[name])
 
-    def on_train_end(self, logs=None):
-        plots.loss_curve(self.run.rows(), self.run.loss_curve_path)
+    def close(self):
+        """Draw the curve for the last time."""
+        if rows := self.run.rows():
+            plots.loss_curve(rows, self.run.loss_curve_path)
         if self.writer:
             self.writer.close()
 
@@ -164,9 +170,9 @@ class _Metrics(_StepCallback):
 class _Samples(_StepCallback):
     """A grid of pictures, always of the same seeds, every sample_every steps and at the end; the loss curve with it."""
 
-    def __init__(self, run, config, start):
+    def __init__(self, metrics, run, config, start):
         super().__init__(start)
-        self.run, self.config = run, config
+        self.metrics, self.run, self.config = metrics, run, config
 
     def after_step(self, logs):
         if self.step % self.config.sample_every and self.step != self.config.steps:
@@ -174,7 +180,11 @@ class _Samples(_StepCallback):
         pictures = self.model.generate(
             range(_GRID_PICTURES), self.config.sampler, self.config.sampling_steps, verbose=False
         )
-        images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", images.grid(pictures))
+        grid = images.grid(pictures)
+        images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", grid)
+        if self.metrics.writer:
+            with self.metrics.writer.as_default(self.step):
+                tf.summary.image("samples", grid[np.newaxis])
         if rows := self.run.rows():
             plots.loss_curve(rows, self.run.loss_curve_path)
 
@@ -183,23 +193,21 @@ class _StopSignals(keras.callbacks.Callback):
     """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once."""
 
     received = None
+    previous: typing.ClassVar[dict] = {}
 
     def on_train_begin(self, logs=None):
-        self.previous = {}
         if threading.current_thread() is threading.main_thread():
             self.previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def _stop(self, number, frame):
         self.received = number
         self.model.stop_training = True
-        self._restore()
+        self.close()
 
-    def _restore(self):
+    def close(self):
+        """Give the signals back to whom they belonged."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-    def on_train_end(self, logs=None):
-        self._restore()
 
 
 class _Saver(_StepCallback):
@@ -211,6 +219,7 @@ class _Saver(_StepCallback):
 
     def after_step(self, logs):
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or self.stopper.received:
+            _check_finite(logs, self.step, self.config)
             self.checkpoints.save(self.step)
             if self.stopper.received:
                 name = signal.Signals(self.stopper.received).name
@@ -240,10 +249,21 @@ class _Progress(_StepCallback):
             self.bar.update(self.step - self.bar.n)
             self.shown_step, self.shown_time = self.step, now
 
-    def on_train_end(self, logs=None):
+    def close(self):
+        """Leave the bar as it stands."""
         if hasattr(self, "bar"):
             self.bar.update(self.step - self.bar.n)
             self.bar.close()
+
+
+def _check_finite(logs, step, config):
+    """The running mean carries a loss that was not finite once."""
+    loss = float(logs["loss"])
+    if not np.isfinite(loss):
+        raise InputError(
+            f"The loss became {loss} by step {step}; the last checkpoint is from before. "
+            f"Try a smaller --learning_rate than {config.learning_rate}, or a longer --warmup_steps"
+        )
 
 
 def _learning_rate(config):

@@ -52,6 +52,15 @@ class UNet(keras.Model):
     ):
         super().__init__(**kwargs)
         self.multipliers = tuple(multipliers)
+        for argument, value in {
+            "width": width,
+            "blocks_per_level": blocks_per_level,
+            "multipliers": min(multipliers, default=0),
+        }.items():
+            if value < 1:
+                raise InputError(f"`{argument}` must be at least 1. Received: {value}")
+        if num_classes is not None and num_classes < 1:
+            raise InputError(f"`num_classes` must be at least 1, or None. Received: {num_classes}")
         self.image_shape = _checked_image_shape(image_shape, levels=len(self.multipliers))
         self.width = width
         self.blocks_per_level = blocks_per_level

@@ -1,6 +1,8 @@
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])  # for the programs that tests start
 
 import keras
 import pytest

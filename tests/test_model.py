@@ -626,7 +626,7 @@ def test_pictures_are_of_the_averaged_weights(painter):
         ({"seeds": []}, r"`seeds` must be a non-empty list of integers. Received: \[\]"),
         ({"seeds": [1.5]}, r"`seeds` must be a non-empty list of integers. Received: \[1.5\]"),
         ({"seeds": [2**31]}, "`seeds` must fit int32. Received: values from 2147483648 to 2147483648"),
-        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim. Received: 'euler'"),
+        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim, or a sampler. Received: 'euler'"),
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 21"),
         ({"num_steps": 0}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 0"),
         ({"num_steps": [1, 20]}, r"`timesteps` must lie in 0 .. 19. Received: 1 .. 20"),
@@ -653,3 +653,28 @@ def test_generate_refuses_what_it_cannot_use(arguments, message):
 def test_generate_refuses_impossible_labels(labels, message):
     with pytest.raises(InputError, match=message):
         small(network={"num_classes": 3}).generate([1, 2], labels=labels)
+
+
+# A respaced schedule keeps the names of its steps.
+
+
+def test_training_and_sampling_tell_the_network_the_same_names():
+    class Listener(keras.Model):
+        image_shape, num_classes, told = (2, 2, 1), None, None
+
+        def call(self, inputs, training=False, seed=None):
+            type(self).told = inputs[1]
+            return inputs[0] * 0.0
+
+        def get_config(self):
+            return {}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls()
+
+    names = [99, 499, 999]
+    model = kddpm.DiffusionModel(Listener(), kddpm.schedules.linear(1000).respace(names))
+    model.compile(run_eagerly=True)
+    model.test_step(np.zeros((64, 2, 2, 1), np.uint8))
+    assert set(Listener.told.numpy()) == set(names)

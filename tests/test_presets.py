@@ -81,6 +81,10 @@ def test_flags_of_another_type_are_named(name, text):
             {"sampling_steps": 1001},
             r"--sampling_steps must be in 1 .. 1000 \(--num_timesteps\), or none. Received: 1001",
         ),
+        (
+            {"attention_resolutions": (12,)},
+            "--attention_resolutions must be among 32, 16, 8, 4, the sizes .* Received: 12",
+        ),
         ({"multipliers": ()}, "--multipliers must be numbers >= 1"),
         ({"multipliers": (1, 0)}, "--multipliers must be numbers >= 1"),
         ({"image_size": (32, 20)}, "--image_size must be divisible by 8, because 4 levels .* Received: 32x20"),

@@ -309,7 +309,10 @@ def test_names_and_steps():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: samplers.by_name("euler"), "`sampler` must be one of ancestral, ddim. Received: 'euler'"),
+        (
+            lambda: samplers.by_name("euler"),
+            "`sampler` must be one of ancestral, ddim, or a sampler. Received: 'euler'",
+        ),
         (lambda: Ancestral("medium"), '`variance` must be "small", "large" or a sequence. Received: \'medium\''),
         (lambda: Ancestral((0.1, -0.2)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, -0.2\)"),
         (lambda: Ancestral((0.1, math.nan)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, nan\)"),

@@ -70,6 +70,21 @@ def test_sample_writes_each_kind_of_file(trained, tmp_path):
         assert animation.n_frames == 6
 
 
+def test_outputs_that_cannot_be_are_named_before_sampling(trained, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    for out, line in [
+        ("notes", "--out must be a folder. Received: "),
+        ("notes/x.png", "--out must be in a folder that can be written to. Received: "),
+        ("folder.png", "--out must be a file. Received: "),
+    ]:
+        result = run("sample.py", f"--run_dir={trained}", f"--out={tmp_path / out}")
+        assert result.returncode == 2 and line in result.stderr and "TensorFlow" not in result.stdout
+    assert (tmp_path / "notes").read_text() == "mine"
+    result = run("sample.py", f"--run_dir={trained}", "--eta=0.5", f"--out={tmp_path / 'x.png'}")
+    assert "--eta belongs to --sampler=ddim. Received: --sampler=ancestral" in result.stderr
+
+
 def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
     for steps in (0, 21):
         result = run("sample.py", f"--run_dir={trained}", f"--num_steps={steps}", f"--out={tmp_path / 'x.png'}")

@@ -15,8 +15,8 @@ from kddpm import checkpoints, plots, presets, training
 from kddpm.errors import InputError
 
 TINY = presets.make_config(
-    "digits", width=8, multipliers=(1,), batch_size=16, steps=6, warmup_steps=2, log_every=2, checkpoint_every=3,
-    sample_every=100, num_timesteps=20, sampling_steps=2, sampler="ddim",
+    "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
+    checkpoint_every=3, sample_every=100, num_timesteps=20, sampling_steps=2, sampler="ddim",
 )  # fmt: skip
 
 
@@ -217,6 +217,30 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match="The checkpoint of step 6 cannot be written, earlier ones are whole: "):
         training.train(TINY, tmp_path / "run", callbacks=[DiskFails()], verbose=False)
     assert (tmp_path / "aside" / "ckpt-3.index").exists()
+
+
+def test_a_line_of_metrics_that_was_cut_off_is_written_again(tmp_path, finished):
+    run_dir = tmp_path / "run"
+    with pytest.raises(ConnectionAbortedError):
+        training.train(TINY, run_dir, callbacks=[StopAfter(4)], verbose=False)
+    with open(run_dir / "metrics.csv", "a") as stream:
+        stream.write("6,0.3")
+    training.train(TINY, run_dir, verbose=False)
+    assert (run_dir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=100)
+    with pytest.raises(InputError, match="The loss became (nan|inf) by step 3; the last checkpoint is from before"):
+        training.train(config, tmp_path / "run", verbose=False)
+    assert not list((tmp_path / "run" / "checkpoints").glob("ckpt-*"))
+
+
+def test_signals_are_given_back_when_training_fails(tmp_path):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(ConnectionAbortedError):
+        training.train(TINY, tmp_path / "run", callbacks=[StopAfter(1)], verbose=False)
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
