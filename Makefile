@@ -19,7 +19,7 @@ setup: $(INSTALLED)
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kddpm needs python3 >= 3.11, found " + sys.version.split()[0])'
-	@echo "Setting up $(VENV) (about two minutes) ..."
+	@echo "Setting up $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
