@@ -86,7 +86,12 @@ def train(
         say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
         return model
     say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
+    _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
+    return model
 
+
+def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
+    """`DiffusionModel.fit` from step `start` on, with the callbacks that make it a run."""
     batches = data.batches(
         source,
         config.batch_size,
@@ -106,14 +111,13 @@ def train(
         progress,
     ]
     try:
-        model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*(callbacks or []), *own])
+        model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*callbacks, *own])
     finally:  # `on_train_end` is not called when something is raised
         stopper.close()
         progress.close()
         metrics.close()
     if stopper.received:
         raise SystemExit(128 + stopper.received)
-    return model
 
 
 class _StepCallback(keras.callbacks.Callback):
