@@ -66,7 +66,7 @@ def main():
         config.sampling_steps if NUM_STEPS.value is None else NUM_STEPS.value,
         labels=labels,
         batch_size=BATCH_SIZE.value,
-        return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),
+        return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),  # two, the least, cost nothing
     )
     if suffix == ".png" and FRAMES.value:
         images.save_png(out, images.filmstrip(frames))
