@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo test lint clean
 
 help:
-	@echo "make demo    train on real handwritten digits, then draw the pictures that the model generates"
+	@echo "make demo    train on real handwritten digits, draw what the model generates, export it for a device"
 	@echo "make test    run the tests"
 	@echo "make lint    check style with ruff"
 	@echo "make clean   remove .venv and demo"
@@ -25,14 +25,22 @@ $(INSTALLED): requirements.txt
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	@touch $@
 
+# The sampler of the digits' run, so that the files paint the pictures of demo/grid.png.
+EXPORT := -m export --run_dir=demo/run --sampler=ancestral --num_steps=250
+
 demo: $(INSTALLED)
 	@$(BIN)/python train.py --preset=digits --run_dir=demo/run
 	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-99 --out=demo/grid.png
 	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-24 --out=demo/denoising.gif
 	@$(BIN)/python sample.py --run_dir=demo/run --seeds=0-7 --frames=12 --out=demo/filmstrip.png
+	@$(BIN)/python $(EXPORT) --precision=float32 --out=demo/digits_float32.tflite
+	@$(BIN)/python $(EXPORT) --precision=int8 --out=demo/digits_int8.tflite
+	@$(BIN)/python export/edge/generate.py demo/digits_float32.tflite --seeds=0-99 --out=demo/device_float32.png
+	@$(BIN)/python export/edge/generate.py demo/digits_int8.tflite --seeds=0-99 --out=demo/device_int8.png
 	@echo
 	@echo "100 digits that the model generated     demo/grid.png"
 	@echo "noise becoming digits                   demo/denoising.gif, demo/filmstrip.png"
+	@echo "the same from files for a device        demo/device_float32.png, demo/device_int8.png"
 	@echo "the loss while it learned               demo/run/loss.png"
 	@echo "pictures at every stage of training     demo/run/samples/"
 

@@ -12,19 +12,18 @@ from absl import flags
 
 from kddpm import commands, runs
 from kddpm.errors import InputError
+from kddpm.files import check_output, replacing
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
 SEEDS = flags.DEFINE_string("seeds", "0-63", "one picture a seed: 0-63, or 1,5,10-20")
 LABELS = flags.DEFINE_string("labels", None, "classes, one a seed or one for all; seed modulo classes if not given")
 OUT = flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
-SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim; the run's if not given")
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "steps, at most T; the run's if not given")
-VARIANCE = flags.DEFINE_enum("variance", None, ["small", "large"], "of the ancestral sampler; small if not given")
-ETA = flags.DEFINE_float("eta", None, "of DDIM: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
-CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
 FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
 COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
+
+commands.define_sampler_flags("the run's")
+FLAGS = flags.FLAGS
 
 SUFFIXES = (".png", ".gif", ".npz", "")
 
@@ -46,24 +45,20 @@ def main():
     if labels is not None and len(labels) == 1:
         labels *= len(seeds)
     config, _ = runs.RunDirectory(RUN_DIR.value).read()
-    name = SAMPLER.value or config.sampler
-    for flag, owner in ((VARIANCE, "ancestral"), (ETA, "ddim")):
-        if flag.value is not None and name != owner:
-            raise InputError(f"--{flag.name} belongs to --sampler={owner}. Received: --sampler={name}")
-    commands.check_output("out", out, is_folder=not suffix)
+    name = FLAGS.sampler or config.sampler
+    options = commands.sampler_options(name)
+    check_output("--out", out, is_folder=not suffix)
     commands.start_tensorflow()
 
     import numpy as np
 
     from kddpm import checkpoints, images, samplers
-    from kddpm.files import replacing
 
-    options = {flag.name: flag.value for flag in (VARIANCE, ETA) if flag.value is not None}
     model = checkpoints.load_run(RUN_DIR.value)
     pictures, frames = model.generate(
         seeds,
-        samplers.by_name(name, clip=CLIP.value, **options),
-        config.sampling_steps if NUM_STEPS.value is None else NUM_STEPS.value,
+        samplers.by_name(name, **options),
+        config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         labels=labels,
         batch_size=BATCH_SIZE.value,
         return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),  # two, the least, cost nothing

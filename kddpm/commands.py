@@ -1,4 +1,4 @@
-"""What the scripts share: one line for bad input, and the notation of seeds. Needs no TensorFlow."""
+"""What the scripts share: one line for bad input, the flags of samplers, the notation of seeds. No TensorFlow."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from kddpm.errors import InputError
 
@@ -21,26 +21,41 @@ def run(main) -> None:
                 raise InputError(f"flags must begin with --. Received: {' '.join(arguments[1:])}")
             main()
         except (InputError, OSError) as error:
-            print(f"{os.path.basename(arguments[0])}: {error}", file=sys.stderr)
+            print(f"{_program(arguments[0])}: {error}", file=sys.stderr)
             sys.exit(2)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
 
 
-def check_output(flag: str, path: pathlib.Path, is_folder: bool) -> None:
-    """Whether something can be written at `path`, before the work that it is for.
+def _program(path: str) -> str:
+    """The script's name; of a package started with -m, the package's."""
+    path = pathlib.Path(path)
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
+def define_sampler_flags(default: str) -> None:
+    """The flags --sampler, --num_steps and what each sampler takes beside; `default`: what holds if not given."""
+    flags.DEFINE_string("sampler", None, f"ancestral or ddim; {default} if not given")
+    flags.DEFINE_integer("num_steps", None, f"steps, at most T; {default} if not given")
+    flags.DEFINE_enum("variance", None, ["small", "large"], "of the ancestral sampler; small if not given")
+    flags.DEFINE_float("eta", None, "of DDIM: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
+    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
+
+
+def sampler_options(name: str) -> dict:
+    """The arguments of the sampler of that name, from its flags.
 
     Raises:
-        InputError: a file where a folder is meant, a folder where a file is, or a place that cannot be written to.
+        InputError: a flag of another sampler.
     """
-    if path.exists() and path.is_dir() != is_folder:
-        expected = "a folder" if is_folder else "a file"
-        raise InputError(f"--{flag} must be {expected}. Received: {path}, which is there and is not")
-    parent = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    parent = parent.parent if parent == path.absolute() and not is_folder else parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--{flag} must be in a folder that can be written to. Received: {path}")
+    options = {"clip": flags.FLAGS.clip}
+    for flag, owner in (("variance", "ancestral"), ("eta", "ddim")):
+        if (value := flags.FLAGS[flag].value) is not None:
+            if name != owner:
+                raise InputError(f"--{flag} belongs to --sampler={owner}. Received: --sampler={name}")
+            options[flag] = value
+    return options
 
 
 def start_tensorflow() -> None:

@@ -1,13 +1,18 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import contextlib
 import os
 import pathlib
+import shutil
+
+from kddpm.errors import InputError
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike):
     """A path beside `path` to write to, with the same suffix; renamed to `path` if the block ends well, else removed.
+
+    Whatever the block makes there, a file or a folder, takes the place of what was there before.
 
     Example:
         >>> with replacing("grid.png") as beside:
@@ -16,8 +21,48 @@ def replacing(path: str | os.PathLike):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"part.{path.name}")
+    _remove(beside)
     try:
         yield beside
-        os.replace(beside, path)
+        if beside.is_dir() and path.exists():  # a folder is not renamed over another
+            old = path.with_name(f"old.{path.name}")
+            _remove(old)
+            os.replace(path, old)
+            try:
+                os.replace(beside, path)
+            except OSError:
+                os.replace(old, path)
+                raise
+            _remove(old)
+        else:
+            os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
+    """Whether something can be written at `path`, before the work that it is for.
+
+    Args:
+        name: of the flag or argument, as the error shall name it.
+        path: where to write.
+        is_folder: whether a folder will be written there, or a file.
+
+    Raises:
+        InputError: a file where a folder is meant, a folder where a file is, or a place that cannot be written to.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and path.is_dir() != is_folder:
+        expected = "a folder" if is_folder else "a file"
+        raise InputError(f"{name} must be {expected}. Received: {path}, which is there and is not")
+    parent = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    parent = parent.parent if parent == path.absolute() and not is_folder else parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{name} must be in a folder that can be written to. Received: {path}")
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from kddpm import exporting, inputs, samplers, schedules
 from kddpm import images as kd_images
-from kddpm import inputs, samplers, schedules
 from kddpm.errors import InputError
 from kddpm.objectives import simple_loss
 from kddpm.process import GaussianDiffusion
@@ -305,6 +305,14 @@ class DiffusionModel(keras.Model):
             raise InputError(f"`labels` must be one a seed. Received: {len(labels)} labels, {len(seeds)} seeds")
         inputs.check_labels(labels, classes)
         return labels
+
+    def export(self, path, format="litert", sampler="ddim", num_steps=None, precision="float32", **kwargs) -> dict:
+        """Write a file that generates by itself, seed in, picture out; arguments and errors as in `exporting.export`.
+
+        Example:
+            >>> model.export("phone.tflite", sampler="ddim", num_steps=20, precision="int8")
+        """
+        return exporting.export(self, path, format, sampler, num_steps, precision, **kwargs)
 
     # What goes into `fit` and `evaluate`.
 

@@ -156,6 +156,11 @@ def by_name(sampler: str | Sampler, **options) -> Sampler:
     return BY_NAME[sampler](**options)
 
 
+def name_of(sampler: Sampler) -> str:
+    """The name by which `by_name` finds it."""
+    return next(name for name, kind in BY_NAME.items() if isinstance(sampler, kind))
+
+
 def step_table(sampler: Sampler, schedule: NoiseSchedule, num_steps: int | Sequence[int] | None = None) -> StepTable:
     """The coefficients of a sampler in fewer steps.
 
@@ -186,27 +191,42 @@ def initial_noise(seeds, image_shape: Sequence[int]):
     return noise.normal(seeds, noise.INITIAL_STREAM, 0, tuple(image_shape))
 
 
+def take_step(denoiser: Callable, table: StepTable, x, seeds, index):
+    """One step: x_t before it to x_t after it.
+
+    Args:
+        denoiser: (x_t, t) -> eps.
+        table: the steps.
+        x: float32 (B, H, W, C), x_t before the step; `initial_noise` at step 0.
+        seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
+        index: int32 scalar, which step.
+
+    Returns:
+        float32 (B, H, W, C).
+    """
+    batch, *image_shape = x.shape
+    t = tf.fill([batch], tf.gather(table.timesteps.astype(np.int32), index))
+    z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(image_shape)) if np.any(table.noise_std) else None
+    return tf.ensure_shape(table.step(x, denoiser(x, t), index, z), x.shape)
+
+
 def walk(denoiser: Callable, table: StepTable, x, seeds, start=0, stop=None):
     """Take the steps start .. stop - 1 in one `tf.while_loop`.
 
     Args:
         denoiser: (x_t, t) -> eps.
         table: the steps.
-        x: float32 (B, H, W, C), x_t before step `start`; `initial_noise` at step 0.
-        seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
+        x: as in `take_step`.
+        seeds: as in `take_step`.
         start: first step, int32 scalar or number.
         stop: one past the last step, None = all.
 
     Returns:
         float32 (B, H, W, C), x_t after the last step taken; after all of them, the image in [-1, 1].
     """
-    batch, *image_shape = x.shape
-    noisy = bool(np.any(table.noise_std))
 
     def body(index, x_t):
-        t = tf.fill([batch], tf.gather(table.timesteps.astype(np.int32), index))
-        z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(image_shape)) if noisy else None
-        return index + 1, tf.ensure_shape(table.step(x_t, denoiser(x_t, t), index, z), x.shape)
+        return index + 1, take_step(denoiser, table, x_t, seeds, index)
 
     stop = tf.convert_to_tensor(table.num_steps if stop is None else stop, tf.int32)
     start = tf.convert_to_tensor(start, tf.int32)

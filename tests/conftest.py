@@ -5,6 +5,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])  # for the programs that tests start
 
 import keras
+import numpy as np
 import pytest
 
 import kddpm
@@ -44,3 +45,36 @@ def make_model(make_unet):
         return kddpm.DiffusionModel(make_unet(**(unet or {})), kddpm.schedules.linear(20, 1e-3, 0.5), **changes)
 
     return make
+
+
+def _give_weights(model):
+    """Averaged weights as after training: none of them zero, so that pictures depend on everything."""
+    rng = np.random.default_rng(0)
+    for weight in model.ema_network.weights:
+        fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 10
+        center = 1.0 if weight.name == "scale" else 0.0
+        weight.assign(center + rng.normal(size=weight.shape) / np.sqrt(fan_in))
+
+
+@pytest.fixture
+def give_weights():
+    """Gives a model weights like trained ones."""
+    return _give_weights
+
+
+def _trained_like(**changes):
+    model = kddpm.DiffusionModel(kddpm.UNet(**{**TINY, **changes}), kddpm.schedules.linear(20, 1e-3, 0.5))
+    _give_weights(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def trained_like():
+    """A small model, T = 20, whose averaged weights look trained. Tests that use it leave those alone."""
+    return _trained_like()
+
+
+@pytest.fixture(scope="session")
+def trained_like_with_classes():
+    """The same in colour, with three classes."""
+    return _trained_like(image_shape=(8, 8, 3), num_classes=3)

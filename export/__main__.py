@@ -1,0 +1,86 @@
+"""Turn a trained run into a file that generates on a device: seed in, picture out.
+
+    python -m export --run_dir=runs/digits --precision=int8 --out=digits.tflite
+    python -m export --run_dir=runs/digits --format=web --precision=int8 --out=site --serve
+
+tflite: one file of builtin operators for phones, boards and browsers. saved_model: a folder for TensorFlow. web: a
+folder with a page that generates in the visitor's browser, for any web host; --serve shows it on this machine, and
+serves a folder that is there already where --run_dir is not given. NAME.json, beside the file, says what it is.
+"""
+
+import pathlib
+import tempfile
+
+from absl import flags
+
+from export import site
+from kddpm import commands, runs
+from kddpm.errors import InputError
+from kddpm.files import check_output
+
+RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
+OUT = flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
+PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "of the weights")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
+PARITY_SEEDS = flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
+THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies")
+SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
+PORT = flags.DEFINE_integer("port", 8000, "of --serve")
+commands.define_sampler_flags("ddim and 50 steps, or T where that is less,")
+FLAGS = flags.FLAGS
+
+DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "site"}
+
+
+def main():
+    """Flags to `DiffusionModel.export`, and its file to a page."""
+    out = pathlib.Path(OUT.value or DEFAULT_OUT[FORMAT.value])
+    is_page = FORMAT.value == "web"
+    if SERVE.value and not is_page:
+        raise InputError(f"--serve belongs to --format=web. Received: --format={FORMAT.value}")
+    if RUN_DIR.value:
+        if is_page:
+            site.check(out, BATCH_SIZE.value)
+        export(out, is_page)
+    elif not SERVE.value:
+        raise InputError("--run_dir is needed: the directory of a run of train.py")
+    if SERVE.value:
+        site.serve(out, PORT.value)
+
+
+def export(out: pathlib.Path, is_page: bool) -> None:
+    """Load the run, write the file or folder and print what it is."""
+    if FORMAT.value == "tflite" and out.suffix != ".tflite":
+        raise InputError(f"--out must end in .tflite. Received: {out}")
+    check_output("--out", out, is_folder=FORMAT.value != "tflite")
+    _, data = runs.RunDirectory(RUN_DIR.value).read()
+    name = FLAGS.sampler or "ddim"
+    options = commands.sampler_options(name)
+    commands.start_tensorflow()
+
+    from kddpm import checkpoints, exporting, samplers
+
+    model = checkpoints.load_run(RUN_DIR.value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.tflite" if is_page else out
+        description = model.export(
+            path,
+            "tf_saved_model" if FORMAT.value == "saved_model" else "litert",
+            samplers.by_name(name, **options),
+            FLAGS.num_steps,
+            PRECISION.value,
+            batch_size=BATCH_SIZE.value,
+            class_names=data["class_names"] if model.network.num_classes else None,
+            parity_seeds=PARITY_SEEDS.value,
+            threads=THREADS.value,
+        )
+        if is_page:
+            site.build(path, out)
+    print(exporting.report(description))
+    same = f"--run_dir={RUN_DIR.value} --sampler={name} --num_steps={description['num_steps']}"
+    print(f"{out}. The same pictures on this machine: python sample.py {same}")
+
+
+if __name__ == "__main__":
+    commands.run(main)

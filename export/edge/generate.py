@@ -1,0 +1,209 @@
+"""Pictures from an exported .tflite, with LiteRT, NumPy and Pillow alone.
+
+    python generate.py model.tflite --seeds=0-15 --out=grid.png --threads=4
+
+The random numbers, the schedule and the sampler are inside the file. Picture k depends on seed k (and label k) alone.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import pathlib
+import re
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+
+_INT32 = range(-(2**31), 2**31)
+_READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
+_GUTTER, _GUTTER_GREY = 2, 128
+
+
+class InputError(ValueError):
+    """What was given cannot be used; the message says why in one line."""
+
+
+class Generator:
+    """An exported model.
+
+    Args:
+        path: NAME.tflite; NAME.json must lie beside it.
+        threads: of LiteRT.
+        xnnpack: whether the XNNPACK delegate may run what it can.
+
+    Raises:
+        InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load.
+    """
+
+    def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
+        from ai_edge_litert import interpreter
+
+        self.about = _side_file(path)
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.about["sha256"]:
+            raise InputError(
+                f"{path} must be the file that {path.with_suffix('.json').name} describes: {self.about['bytes']} bytes "
+                f"of another sha256. Received: {len(content)} bytes, truncated, altered or of another export"
+            )
+        resolver = interpreter.OpResolverType
+        try:
+            runtime = interpreter.Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_op_resolver_type=resolver.AUTO if xnnpack else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+            self._start, self._step, self._finish = (
+                runtime.get_signature_runner(name) for name in ("start", "step", "finish")
+            )
+        except ValueError as error:
+            raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
+
+    def generate(self, seeds: list[int], labels: list[int] | None = None, advance=lambda: None) -> np.ndarray:
+        """uint8 (N, H, W, C) from seeds; `advance` is called after every step."""
+        classes, batch = self.about["num_classes"], self.about["batch_size"]
+        labels = _labels(labels, seeds, classes)
+        pictures = []
+        for first in range(0, len(seeds), batch):
+            chunk = slice(first, first + batch)
+            given = {"seed": np.resize(np.array(seeds[chunk], np.int32), batch)}
+            if classes:
+                given["label"] = np.resize(np.array(labels[chunk], np.int32), batch)
+            x = self._start(seed=given["seed"])["x"]
+            for index in range(self.about["num_steps"]):
+                x = self._step(x=x, index=np.array([index], np.int32), **given)["x"]
+                advance()
+            pictures.append(self._finish(x=x)["image"][: len(seeds[chunk])].astype(np.uint8))
+        return np.concatenate(pictures)
+
+    def num_steps(self, pictures: int) -> int:
+        """Steps that so many pictures take, batch by batch."""
+        return -(-pictures // self.about["batch_size"]) * self.about["num_steps"]
+
+
+def main(arguments=None):
+    """Flags to pictures."""
+    parser = argparse.ArgumentParser(description="Pictures from an exported .tflite.")
+    parser.add_argument("model", type=pathlib.Path, help="NAME.tflite, with NAME.json beside it")
+    parser.add_argument("--seeds", default="0-15", help="one picture a seed: 0-15, or 1,5,10-20")
+    parser.add_argument("--labels", help="classes, one a seed or one for all; seed modulo classes if not given")
+    parser.add_argument("--out", type=pathlib.Path, default="grid.png", help="NAME.png, or a folder for a PNG a seed")
+    parser.add_argument("--threads", type=int, default=2, help="of LiteRT")
+    parser.add_argument("--xnnpack", action=argparse.BooleanOptionalAction, default=True, help="the faster kernels")
+    flags = parser.parse_args(arguments)
+    try:
+        run(flags)
+    except (InputError, OSError) as error:
+        sys.exit(f"generate.py: {error}")
+
+
+def run(flags) -> None:
+    """Check the flags, generate, write."""
+    seeds = numbers("--seeds", flags.seeds)
+    labels = None if flags.labels is None else numbers("--labels", flags.labels)
+    if flags.threads < 1:
+        raise InputError(f"--threads must be at least 1. Received: {flags.threads}")
+    if flags.out.suffix not in (".png", ""):
+        raise InputError(f"--out must end in .png, or be a folder. Received: {flags.out}")
+    if flags.out.is_dir() == (flags.out.suffix == ".png") and flags.out.exists():
+        raise InputError(f"--out must be a .png file, or a folder. Received: {flags.out}, which is there and is not")
+    generator = Generator(flags.model, flags.threads, flags.xnnpack)
+    steps = generator.num_steps(len(seeds))
+    began, done = time.perf_counter(), 0
+
+    def advance():
+        nonlocal done
+        done += 1
+        spent = time.perf_counter() - began
+        if sys.stderr.isatty() or done == steps:
+            text = f"\r{done}/{steps} steps, {1e3 * spent / done:.2f} ms a step, {spent:.1f} s"
+            print(text, end="\n" if done == steps else "", file=sys.stderr, flush=True)
+
+    pictures = generator.generate(seeds, labels, advance)
+    if flags.out.suffix == ".png":
+        save(flags.out, grid(pictures))
+    else:
+        for seed, picture in zip(seeds, pictures, strict=True):
+            save(flags.out / f"{seed}.png", picture)
+    print(f"{len(seeds)} pictures in {flags.out}")
+
+
+def numbers(flag: str, text: str) -> list[int]:
+    """Numbers from "0-15", "7" or "1,5,10-20"; a range includes both ends.
+
+    Raises:
+        InputError: anything else, or numbers that do not fit int32.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < 1_000_000:
+            raise InputError(f"{flag} must look like 0-15 or 1,5,10-20. Received: {text!r}")
+        if first not in _INT32 or last not in _INT32:
+            raise InputError(f"{flag} must fit int32, {_INT32[0]} to {_INT32[-1]}. Received: {part.strip()}")
+        found += range(first, last + 1)
+    return found
+
+
+def grid(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C) side by side, as square as possible, small ones enlarged, with a grey gutter."""
+    n, height, width, channels = pictures.shape
+    enlarge = max(1, round(_READABLE_SIDE / max(height, width)))
+    pictures = pictures.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
+    columns = math.ceil(math.sqrt(n))
+    down, across = height * enlarge + _GUTTER, width * enlarge + _GUTTER
+    size = (-(-n // columns) * down + _GUTTER, columns * across + _GUTTER, channels)
+    canvas = np.full(size, _GUTTER_GREY, np.uint8)
+    for k, picture in enumerate(pictures):
+        y, x = k // columns * down + _GUTTER, k % columns * across + _GUTTER
+        canvas[y : y + height * enlarge, x : x + width * enlarge] = picture
+    return canvas
+
+
+def save(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Write a PNG beside, then rename: the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"part.{path.name}")
+    try:
+        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(beside, "PNG")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _side_file(path: pathlib.Path) -> dict:
+    side = path.with_suffix(".json")
+    for file in (path, side):
+        if not file.is_file():
+            raise InputError(f"{file} is missing: an export is NAME.tflite with NAME.json beside it")
+    try:
+        about = json.loads(side.read_text())
+        wanted = {"sha256": str, "bytes": int, "num_steps": int, "batch_size": int}
+        if all(isinstance(about[key], kind) for key, kind in wanted.items()) and "num_classes" in about:
+            return about
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{side} must be the description that the export wrote beside the file. Received: something else")
+
+
+def _labels(labels, seeds, classes):
+    if not classes:
+        if labels is not None:
+            raise InputError("--labels were given, but the model has no classes")
+        return None
+    if labels is None:
+        return [seed % classes for seed in seeds]
+    if len(labels) == 1:
+        labels = labels * len(seeds)
+    if len(labels) != len(seeds):
+        raise InputError(f"--labels must be one a seed, or one. Received: {len(labels)} for {len(seeds)} seeds")
+    if not all(0 <= label < classes for label in labels):
+        raise InputError(f"--labels must lie in 0 .. {classes - 1}. Received: {min(labels)} to {max(labels)}")
+    return labels
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""A folder with the page, LiteRT.js and one exported model: a web site for any static host.
+
+check(out, batch_size)  says what stands in the way, before the work
+build(model, out)       puts it together; LiteRT.js comes from npm, as export/web/package-lock.json pins it
+serve(folder, port)     shows it at http://localhost:port, with the headers that let the model use threads
+"""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from kddpm.errors import InputError
+from kddpm.files import replacing
+
+WEB = pathlib.Path(__file__).with_name("web")
+MARK = "kddpm-site.txt"
+PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
+# One of the three is loaded: threads where the page may share memory, else relaxed SIMD where the browser has it, else
+# the compatible one (Safari). The fourth of the package, jspi, is for GPUs.
+RUNTIMES = ("litert_wasm_threaded_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
+
+
+def check(out: pathlib.Path, batch_size: int) -> None:
+    """Whether a site can be built as `out`, before the model that it is for; fetches LiteRT.js if it is not there.
+
+    Raises:
+        InputError: `out` is something else than a site, the page cannot use such a model, or npm is not there or fails.
+    """
+    if batch_size != 1:
+        raise InputError(f"--batch_size must be 1 with --format=web: the page draws one by one. Received: {batch_size}")
+    out = pathlib.Path(os.path.abspath(out))
+    beside = [out.with_name(f"{word}.{out.name}") for word in ("part", "old")]  # which `replacing` uses
+    for folder in (out, *beside):
+        if not folder.exists() and not folder.is_symlink():
+            continue
+        if folder.is_symlink() or not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file()):
+            raise InputError(f"--out must be a new or empty folder, or a site built before. Received: {folder}")
+    install()
+
+
+def build(model: pathlib.Path, out: pathlib.Path) -> None:
+    """Build the site of the exported `model` as the folder `out`, in place of a site that was built there before.
+
+    Args:
+        model: A .tflite file with its side file, the same name with .json, beside it.
+        out: A folder that is not there, empty, or a site that was built before.
+
+    Raises:
+        InputError: the model, its side file, npm or a folder to build in is not there, or they do not fit.
+    """
+    model = pathlib.Path(model)
+    side_file = _check_model(model)
+    check(out, batch_size=1)
+    with replacing(os.path.abspath(out)) as part:
+        _fill(part, model, side_file)
+
+
+def install() -> None:
+    """Run `npm ci` in export/web, unless what is there is what the lock file asks for.
+
+    Raises:
+        InputError: npm is not there or fails.
+    """
+    if _packages(WEB / "node_modules" / ".package-lock.json") == _packages(WEB / "package-lock.json"):
+        return
+    if shutil.which("npm") is None:
+        raise InputError("--format=web needs npm (it comes with Node.js) to fetch LiteRT.js. Received: no npm on PATH")
+    print(f"Fetching LiteRT.js with npm into {WEB / 'node_modules'} ...", flush=True)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run(command, cwd=WEB, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        said = (done.stdout.strip().splitlines() or ["nothing"])[0]
+        raise InputError(f"--format=web needs `npm ci` to end well in {WEB}. Received: {said}")
+
+
+def serve(folder: pathlib.Path, port: int) -> None:
+    """Serve a site to this machine until Ctrl-C; port 0 takes a free one.
+
+    Raises:
+        InputError: `folder` is not a site, or the port is taken.
+    """
+    if not (pathlib.Path(folder) / MARK).is_file():
+        raise InputError(f"--out must be a site that was built. Received: {folder}, which holds no {MARK}")
+    try:
+        server = Server(("127.0.0.1", port), functools.partial(Handler, directory=folder))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--port must be a free port of this machine. Received: {port} ({reason})") from None
+    with server:
+        print(f"http://localhost:{server.server_port}/  (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """One that takes it as it comes when a browser hangs up."""
+
+    def handle_error(self, request, client_address):
+        """Print what went wrong, unless it was the other side's doing."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Files with the types that browsers insist on, and the two headers without which they share no memory."""
+
+    protocol_version = "HTTP/1.1"
+    extensions_map = {  # noqa: RUF012 (the base class's own attribute); not the machine's table, which may differ
+        ".html": "text/html; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".mjs": "text/javascript; charset=utf-8",
+        ".json": "application/json",
+        ".wasm": "application/wasm",
+        ".txt": "text/plain; charset=utf-8",
+        "": "application/octet-stream",
+    }
+
+    def end_headers(self):
+        """Add the headers to every answer."""
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format, *arguments):
+        """Say nothing: the address on the terminal should stay in sight."""
+
+
+def _check_model(model: pathlib.Path) -> pathlib.Path:
+    """The side file of `model`, which describes it."""
+    side_file = model.with_suffix(".json")
+    for path in (model, side_file):
+        if not path.is_file():
+            raise InputError(f"--model must be a .tflite file with its .json beside it. Received: {model}; no {path}")
+    try:
+        expected = json.loads(side_file.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--model needs a .json with the model's sha256 beside it. Received: {side_file}") from None
+    found = hashlib.sha256(model.read_bytes()).hexdigest()
+    if found != expected:
+        raise InputError(f"--model must be the file that {side_file} describes, sha256 {expected}. Received: {found}")
+    return side_file
+
+
+def _packages(lock_file: pathlib.Path) -> dict[str, str] | None:
+    """What a lock file of npm installs: the integrity of each folder; None if there is no such file."""
+    try:
+        packages = json.loads(lock_file.read_text(encoding="utf-8"))["packages"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return {folder: package["integrity"] for folder, package in packages.items() if folder}
+
+
+def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> None:
+    core = WEB / "node_modules" / "@litertjs" / "core"
+    part.mkdir()
+    version = json.loads((core / "package.json").read_text(encoding="utf-8"))["version"]
+    # First of all: it marks a folder that was left half-made as ours.
+    (part / MARK).write_text(
+        "A site that kddpm built; the next build replaces this folder.\n"
+        f"litert/ holds LiteRT.js {version} (https://github.com/google-ai-edge/LiteRT), Apache License 2.0.\n",
+        encoding="utf-8",
+    )
+    (part / "litert" / "wasm").mkdir(parents=True)
+    for name in PAGE:
+        shutil.copyfile(WEB / name, part / name)
+    for runtime in RUNTIMES:
+        for suffix in (".js", ".wasm"):
+            shutil.copyfile(core / "wasm" / (runtime + suffix), part / "litert" / "wasm" / (runtime + suffix))
+    shutil.copyfile(core.parent / "wasm-utils" / "dist" / "index.js", part / "litert" / "wasm-utils.js")
+    (part / "litert" / "index.js").write_text(_without_bare_import(core / "dist" / "index.js"), encoding="utf-8")
+    shutil.copyfile(WEB.parents[1] / "LICENSE", part / "litert" / "LICENSE")
+    shutil.copyfile(model, part / "model.tflite")
+    shutil.copyfile(side_file, part / "model.json")
+
+
+def _without_bare_import(script: pathlib.Path) -> str:
+    """A script that imports its helper by address: an import map would do it for the page, but not for its worker."""
+    text = script.read_text(encoding="utf-8")
+    bare = 'from "@litertjs/wasm-utils"'
+    if text.count(bare) != 1:
+        raise RuntimeError(f"{script} must import @litertjs/wasm-utils once. Found: {text.count(bare)} times")
+    lines = text.replace(bare, 'from "./wasm-utils.js"').splitlines()
+    return "\n".join(line for line in lines if not line.startswith("//# sourceMappingURL=")) + "\n"

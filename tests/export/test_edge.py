@@ -1,0 +1,173 @@
+"""export/edge/generate.py as it runs on a board."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kddpm
+
+EDGE = pathlib.Path(__file__).parents[2] / "export" / "edge"
+SCRIPT = EDGE / "generate.py"
+
+spec = importlib.util.spec_from_file_location("edge_generate", SCRIPT)
+edge = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(edge)
+
+
+@pytest.fixture
+def model(exported, tmp_path):
+    """A copy of an export that a test may spoil."""
+    for file in (exported(), exported().with_suffix(".json")):
+        shutil.copy(file, tmp_path)
+    return tmp_path / exported().name
+
+
+def run(*flags):
+    return edge.main([str(flag) for flag in flags])
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """A Python with nothing but the client's requirements."""
+    folder = tmp_path_factory.mktemp("board")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "-r", EDGE / "requirements.txt"], check=True)
+    return python
+
+
+def test_a_board_without_tensorflow_paints_the_same_pictures(board, exported, trained_like, tmp_path):
+    script = shutil.copy(SCRIPT, tmp_path)  # alone, far from the project
+    command = [board, "-I", script, exported(), "--seeds=-2,0-3,2147483647", f"--out={tmp_path / 'grid.png'}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "36/36 steps" in result.stderr and f"6 pictures in {tmp_path / 'grid.png'}" in result.stdout
+    missing = subprocess.run([board, "-c", "import tensorflow"], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in missing.stderr
+    with Image.open(tmp_path / "grid.png") as image:
+        shown = np.asarray(image).astype(int)
+    pictures = trained_like.generate([-2, 0, 1, 2, 3, 2**31 - 1], "ancestral", 6)
+    expected = kddpm.images.grid(pictures)[..., 0]
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).max() <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 7, 3), (60, 30, 3)])
+def test_the_grid_is_that_of_the_project(n, shape):
+    pictures = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+    np.testing.assert_array_equal(edge.grid(pictures), kddpm.images.grid(pictures))
+
+
+def test_a_folder_gets_a_file_a_seed(model, trained_like, tmp_path):
+    run(model, "--seeds=5,7", f"--out={tmp_path / 'pictures'}", "--no-xnnpack")
+    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["5.png", "7.png"]
+    with Image.open(tmp_path / "pictures" / "7.png") as image:
+        picture = trained_like.generate([7], "ancestral", 6)[0, ..., 0]
+        assert np.abs(np.asarray(image).astype(int) - picture).max() <= 1
+
+
+def test_labels_choose_the_class(exported, trained_like_with_classes):
+    generator = edge.Generator(exported(classes=True))
+    model = trained_like_with_classes
+    for labels in (None, [2, 2, 2], [0, 1, 2]):
+        expected = model.generate([4, 5, 6], "ancestral", 6, labels=labels)
+        assert np.abs(generator.generate([4, 5, 6], labels).astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(generator.generate([4, 5], [1]), generator.generate([4, 5], [1, 1]))
+
+
+def test_a_last_batch_is_filled_up(trained_like, tmp_path):
+    trained_like.export(tmp_path / "m.tflite", sampler="ddim", num_steps=2, batch_size=4, parity_seeds=1, verbose=False)
+    generator = edge.Generator(tmp_path / "m.tflite")
+    pictures = generator.generate(list(range(6)))
+    assert np.abs(pictures.astype(int) - trained_like.generate(range(6), "ddim", 2)).max() <= 1
+    assert generator.num_steps(6) == 4
+
+
+def spoil(model, how):
+    side = model.with_suffix(".json")
+    if how == "truncated":
+        model.write_bytes(model.read_bytes()[:-100])
+    elif how == "altered":
+        content = bytearray(model.read_bytes())
+        content[len(content) // 2] ^= 1
+        model.write_bytes(content)
+    elif how == "no side file":
+        side.unlink()
+    elif how == "no model":
+        model.unlink()
+    elif how == "side file of something else":
+        side.write_text(json.dumps({"sha256": "x"}))
+    elif how == "side file cut off":
+        side.write_text(side.read_text()[:100])
+    elif how == "not a model":
+        about = json.loads(side.read_text())
+        model.write_bytes(b"hello")
+        about["sha256"] = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+        side.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        (
+            "truncated",
+            r"must be the file that tiny_float32\.json describes: \d+ bytes of another sha256. Received: \d+",
+        ),
+        ("altered", "truncated, altered or of another export"),
+        ("no side file", r"tiny_float32\.json is missing"),
+        ("no model", r"tiny_float32\.tflite is missing"),
+        ("side file of something else", "must be the description that the export wrote"),
+        ("side file cut off", "must be the description that the export wrote"),
+        ("not a model", "cannot be run by LiteRT"),
+    ],
+)
+def test_files_that_are_not_an_export_end_in_one_line(model, how, error, tmp_path):
+    spoil(model, how)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match=rf"^generate\.py: [^\n]*{error}[^\n]*$"):
+        run(model, f"--out={tmp_path / 'grid.png'}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--seeds=two"], r"--seeds must look like 0-15 or 1,5,10-20\. Received: 'two'"),
+        (["--seeds=9-3"], "--seeds must look like"),
+        (["--seeds=2147483648"], "--seeds must fit int32, -2147483648 to 2147483647. Received: 2147483648"),
+        (["--seeds=2147483600-2147483700"], "--seeds must fit int32"),
+        (["--labels=1"], "--labels were given, but the model has no classes"),
+        (["--threads=0"], "--threads must be at least 1. Received: 0"),
+        (["--out=grid.jpg"], r"--out must end in \.png, or be a folder\. Received: grid\.jpg"),
+        (["--out=."], r"--out must be|--out must end"),
+    ],
+)
+def test_flags_that_cannot_be_end_in_one_line(model, flags, error, tmp_path):
+    if flags == ["--out=."]:
+        (tmp_path / "grid.png").mkdir()
+        flags = [f"--out={tmp_path / 'grid.png'}"]
+    with pytest.raises(SystemExit, match=rf"^generate\.py: {error}[^\n]*$"):
+        run(model, *flags)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        ("3", "must lie in 0 .. 2. Received: 3 to 3"),
+        ("-1", "must lie in 0 .. 2"),
+        ("0,1", "must be one a seed, or one"),
+    ],
+)
+def test_labels_that_cannot_be_end_in_one_line(exported, labels, error, tmp_path):
+    with pytest.raises(SystemExit, match=rf"^generate\.py: --labels {error}[^\n]*$"):
+        run(exported(classes=True), "--seeds=1-3", f"--labels={labels}", f"--out={tmp_path / 'grid.png'}")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,239 @@
+"""Exports of small models with weights like trained ones, in every format and precision, beside Keras."""
+
+import dataclasses
+import hashlib
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+import kddpm
+from kddpm import exporting, litert, noise, parity, samplers
+from kddpm.files import check_output, replacing
+
+SAMPLERS = {"ancestral": samplers.Ancestral("large"), "ddim": samplers.DDIM(eta=0.5)}
+QUICK = {"num_steps": 4, "parity_seeds": 2, "verbose": False}
+
+
+def as_batch(numbers):
+    return np.array(numbers, np.int32)
+
+
+@pytest.mark.parametrize("precision", litert.PRECISIONS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_file_paints_what_keras_paints(trained_like, tmp_path, precision, name):
+    path = tmp_path / "phone.tflite"
+    about = trained_like.export(path, sampler=SAMPLERS[name], precision=precision, **QUICK)
+    content = path.read_bytes()
+    assert about == json.loads(path.with_suffix(".json").read_text())
+    assert about["sha256"] == hashlib.sha256(content).hexdigest() and about["bytes"] == len(content)
+    assert about["num_steps"] == 4 and about["sampler"] == {"name": name, **dataclasses.asdict(SAMPLERS[name])}
+    assert about["parity"]["noise_identical"] and about["parity"]["seeds"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["phone.json", "phone.tflite"]
+
+    seeds = [3, -1, 2**31 - 1]
+    pictures = trained_like.generate(seeds, SAMPLERS[name], 4)
+    assert len(np.unique(pictures)) > 20  # pictures that could differ
+    for xnnpack in (True, False):
+        run = litert.load(content, xnnpack=xnnpack)
+        for seed, picture in zip(seeds, pictures, strict=True):
+            seed = as_batch([seed])
+            x = run["start"](seed=seed)["x"]
+            assert x.tobytes() == noise.normal(seed, noise.INITIAL_STREAM, 0, (8, 8, 1)).numpy().tobytes()
+            whole = run["generate"](seed=seed)["image"]
+            for index in range(4):
+                x = run["step"](x=x, index=as_batch([index]), seed=seed)["x"]
+            by_steps = run["finish"](x=x)["image"]
+            assert whole.dtype == by_steps.dtype == np.int32
+            allowed = 1 if precision == "float32" else 255
+            np.testing.assert_allclose(by_steps, whole, atol=1 if precision != "int8" else 40)
+            assert np.abs(whole[0] - picture).max() <= allowed
+            assert np.abs(whole[0] - picture).mean() <= parity.LIMITS[precision].mean_grey_levels
+
+
+def test_denoise_is_the_network(trained_like, tmp_path):
+    trained_like.export(tmp_path / "m.tflite", **QUICK)
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    t = as_batch([7])
+    eps = litert.load((tmp_path / "m.tflite").read_bytes())["denoise"](x=x, t=t)["eps"]
+    np.testing.assert_allclose(eps, trained_like.ema_network([x, t]), atol=1e-5)
+
+
+def test_the_averaged_weights_are_exported(trained_like, tmp_path):
+    for weight in trained_like.network.weights:
+        weight.assign(weight * 0)
+    trained_like.export(tmp_path / "m.tflite", **QUICK)  # the comparison is with `generate`, which uses the average
+    picture = litert.load((tmp_path / "m.tflite").read_bytes())["generate"](seed=as_batch([1]))["image"]
+    assert len(np.unique(picture)) > 5
+
+
+def test_labels_go_into_the_file(trained_like_with_classes, tmp_path):
+    model = trained_like_with_classes
+    about = model.export(tmp_path / "m.tflite", class_names=["zero", "one", "two"], **QUICK)
+    assert about["num_classes"] == 3 and about["class_names"] == ["zero", "one", "two"]
+    assert {name for name, s in about["signatures"].items() if "label" in s["inputs"]} == {
+        "generate",
+        "step",
+        "denoise",
+    }
+    run = litert.load((tmp_path / "m.tflite").read_bytes())
+    painted = []
+    for label in range(3):
+        picture = run["generate"](seed=as_batch([4]), label=as_batch([label]))["image"]
+        expected = model.generate([4], samplers.DDIM(), 4, labels=[label])
+        assert np.abs(picture - expected).max() <= 1
+        painted.append(picture)
+    assert not np.array_equal(painted[0], painted[1]) and not np.array_equal(painted[1], painted[2])
+    with pytest.raises(kddpm.InputError, match=r"`class_names` must be one a class, 3\. Received: 2"):
+        model.export(tmp_path / "n.tflite", class_names=["zero", "one"], **QUICK)
+
+
+def test_a_batch_is_made_of_the_same_pictures(trained_like, tmp_path):
+    about = trained_like.export(tmp_path / "m.tflite", batch_size=3, sampler="ancestral", **QUICK)
+    assert about["signatures"]["step"]["inputs"] == {
+        "x": {"shape": [3, 8, 8, 1], "dtype": "float32"},
+        "index": {"shape": [1], "dtype": "int32"},
+        "seed": {"shape": [3], "dtype": "int32"},
+    }
+    pictures = litert.load((tmp_path / "m.tflite").read_bytes())["generate"](seed=as_batch([5, 6, 7]))["image"]
+    np.testing.assert_allclose(pictures, trained_like.generate([5, 6, 7], "ancestral", 4), atol=1)
+
+
+def test_a_saved_model_generates_without_kddpm(trained_like, tmp_path):
+    folder = tmp_path / "saved"
+    for _ in range(2):  # the second time over the first
+        about = trained_like.export(folder, format="tf_saved_model", sampler="ancestral", **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["saved", "saved.json"]
+    assert about["files"].keys() >= {"saved_model.pb", "variables/variables.index"}
+    for name, sha256 in about["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
+    run = tf.saved_model.load(str(folder)).signatures
+    picture = run["generate"](seed=tf.constant([9]))["image"]
+    np.testing.assert_array_equal(picture, trained_like.generate([9], "ancestral", 4))
+
+
+def test_without_steps_it_takes_fifty_or_all(trained_like, tmp_path):
+    about = trained_like.export(tmp_path / "m.tflite", parity_seeds=1, verbose=False)
+    assert about["num_steps"] == 20 and about["sampler"]["name"] == "ddim"
+
+
+def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weights):
+    unet = make_unet(dtype="mixed_bfloat16")
+    model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5))
+    give_weights(model)
+    model.export(tmp_path / "m.tflite", **QUICK)
+    twin = kddpm.DiffusionModel(make_unet(), model.schedule)
+    twin.ema_network.set_weights(model.ema_network.get_weights())
+    picture = litert.load((tmp_path / "m.tflite").read_bytes())["generate"](seed=as_batch([2]))["image"]
+    np.testing.assert_allclose(picture, twin.generate([2], "ddim", 4), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"format": "onnx"}, r"`format` must be one of litert, tf_saved_model\. Received: 'onnx'"),
+        ({"precision": "int4"}, r"`precision` must be one of float32, float16, int8\. Received: 'int4'"),
+        ({"format": "tf_saved_model", "precision": "int8"}, "`precision` of a SavedModel is float32"),
+        ({"sampler": "heun"}, "`sampler` must be one of ancestral, ddim"),
+        ({"num_steps": 21}, "num_steps|num_timesteps|steps"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"parity_seeds": 0}, "`parity_seeds` must be at least 1"),
+        ({"class_names": ["a"]}, r"`class_names` must be one a class, 0\. Received: 1"),
+        ({"path": "model.onnx"}, r"`path` must end in \.tflite\. Received: .*model\.onnx"),
+        ({"path": "file.txt/m.tflite"}, "`path` must be in a folder that can be written to"),
+        ({"path": "folder.tflite"}, "`path` must be a file"),
+        ({"path": "photos", "format": "tf_saved_model"}, "`path` must be new, empty or a SavedModel"),
+        ({"path": "file.txt", "format": "tf_saved_model"}, "`path` must be a folder"),
+    ],
+)
+def test_bad_arguments_end_before_anything_is_written(trained_like, tmp_path, changes, error):
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("mine")
+    (tmp_path / "folder.tflite").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    path = tmp_path / changes.get("path", "new.tflite" if changes.get("format") != "tf_saved_model" else "new")
+    arguments = {**QUICK, **{name: value for name, value in changes.items() if name != "path"}}
+    with pytest.raises(kddpm.InputError, match=error):
+        trained_like.export(path, **arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("format", "broken", "error"),
+    [
+        ("litert", "generate", "pictures must agree with Keras's"),
+        ("tf_saved_model", "start", "noise must have the bits"),
+    ],
+)
+def test_a_file_that_paints_something_else_is_not_written(trained_like, tmp_path, monkeypatch, format, broken, error):
+    """What is saved ends brighter, or starts from other noise; what it is compared with does not."""
+    path = tmp_path / ("m.tflite" if format == "litert" else "m")
+    old = path if format == "litert" else path / "saved_model.pb"
+    old.parent.mkdir(exist_ok=True)
+    for file in (old, path.with_suffix(".json")):
+        file.write_text("the one before")
+
+    def save_spoiled(model, functions, folder, save=exporting._save):
+        right = functions[broken]
+        spoil = {
+            "generate": lambda seed: {"image": right(seed)["image"] + 2},
+            "start": lambda seed: {"x": right(seed)["x"] * (1 + 2**-22)},
+        }[broken]
+        spoiled = tf.function(spoil, right.input_signature, autograph=False)
+        save(model, {**functions, broken: spoiled}, folder)
+
+    monkeypatch.setattr(exporting, "_save", save_spoiled)
+    with pytest.raises(kddpm.InputError, match=error):
+        trained_like.export(path, format, **QUICK)
+    left = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {old: "the one before", path.with_suffix(".json"): "the one before"}
+
+
+def test_an_operator_that_is_not_builtin_is_named(tmp_path):
+    class Foreign(keras.Model):
+        image_shape, num_classes = (8, 8, 1), None
+
+        def call(self, inputs, training=False, seed=None):
+            return ops.erf(inputs[0]) + ops.erfinv(inputs[0] / 9)
+
+    network = Foreign()
+    network.built = True
+    model = kddpm.DiffusionModel(network, kddpm.schedules.linear(20, 1e-3, 0.5))
+    with pytest.raises(kddpm.InputError, match=r"must consist of builtin TFLite operators\. Received: .*Erf"):
+        model.export(tmp_path / "m.tflite", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_says_what_the_file_is(trained_like, tmp_path):
+    text = exporting.report(trained_like.export(tmp_path / "m.tflite", precision="int8", **QUICK))
+    for part in ("m.tflite", "int8", "8x8x1, 4 steps of ddim, eta=0.0", "step(x, index, seed)", "CONV_2D", "XNNPACK"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_replacing_a_folder_keeps_the_old_one_until_the_new_one_is_whole(tmp_path):
+    folder = tmp_path / "site"
+    for text in ("first", "second"):
+        with replacing(folder) as beside:
+            beside.mkdir()
+            (beside / "page").write_text(text)
+    with pytest.raises(RuntimeError), replacing(folder) as beside:
+        beside.mkdir()
+        raise RuntimeError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["site"]
+    assert (folder / "page").read_text() == "second"
+
+
+def test_outputs_are_checked_by_the_name_of_their_flag(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    check_output("--out", tmp_path / "new" / "grid.png", is_folder=False)
+    with pytest.raises(kddpm.InputError, match="--out must be a folder"):
+        check_output("--out", tmp_path / "file", is_folder=True)
+    with pytest.raises(kddpm.InputError, match="--out must be a file"):
+        check_output("--out", tmp_path, is_folder=False)
+    with pytest.raises(kddpm.InputError, match="--out must be in a folder that can be written to"):
+        check_output("--out", tmp_path / "file" / "grid.png", is_folder=False)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+import kddpm
+from kddpm import parity
+
+TIMESTEPS = [9, 4, 0]
+
+
+def signatures(offset=0.0, grey=0, noise=0.0):
+    """A toy with the five signatures, off by so much in its steps, its pictures and its noise."""
+
+    def start(seed):
+        return {"x": (np.ones((1, 2, 2, 1)) * seed[0] + noise).astype(np.float32)}
+
+    def step(x, index, seed):
+        return {"x": (x / 2 + index[0] + offset * index[0]).astype(np.float32)}
+
+    def generate(seed):
+        picture = np.full((1, 2, 2, 1), 100 + seed[0], np.int32)
+        picture[0, 0, 0, 0] += grey
+        return {"image": picture}
+
+    return {
+        "start": start,
+        "step": step,
+        "generate": generate,
+        "denoise": lambda x, t: {"eps": x * t[0] + offset},
+    }
+
+
+def measure(**changes):
+    batches = [{"seed": np.array([seed], np.int32)} for seed in range(4)]
+    pictures = np.concatenate([signatures()["generate"](**batch)["image"] for batch in batches]).astype(np.uint8)
+    calls = []
+    result = parity.measure(
+        signatures(**changes), signatures(), pictures, batches, TIMESTEPS, lambda: calls.append(None)
+    )
+    assert len(calls) == len(batches) + len(TIMESTEPS)
+    return result
+
+
+def test_equal_signatures_agree_in_everything():
+    assert measure() == parity.Parity(4, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+def test_differences_are_measured_where_they_are():
+    result = measure(offset=0.25, grey=-3)
+    assert (result.max_grey_levels, result.mean_grey_levels, result.identical_pixels) == (3, 0.75, 0.75)
+    assert (result.step_max_error, result.step_mean_error, result.denoise_max_error) == (0.5, 0.25, 0.25)
+    assert result.noise_identical
+    assert not measure(noise=1e-7).noise_identical
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "error"),
+    [
+        ("float32", {"grey": 1}, None),
+        ("float32", {"grey": 2}, r"max_grey_levels <= 1\. Received: 2"),
+        ("float16", {"grey": 2}, None),
+        ("float16", {"grey": 3}, r"mean_grey_levels <= 0\.5\. Received: 0\.75"),
+        ("int8", {"grey": 24}, None),
+        ("int8", {"grey": 25}, r"mean_grey_levels <= 6\. Received: 6\.25"),
+        ("int8", {"noise": 1e-7}, "noise must have the bits"),
+    ],
+)
+def test_limits(precision, changes, error):
+    result = measure(**changes)
+    if error is None:
+        result.check(parity.LIMITS[precision])
+    else:
+        with pytest.raises(kddpm.InputError, match=error):
+            result.check(parity.LIMITS[precision])
+
+
+def test_pictures_that_are_no_numbers_are_beyond_every_limit():
+    result = parity.Parity(1, True, 0, float("nan"), 0.0, 0.0, 0.0, 0.0)
+    with pytest.raises(kddpm.InputError, match="mean_grey_levels"):
+        result.check(parity.LIMITS["int8"])
