@@ -28,7 +28,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 import kddpm
-from kddpm import images, litert, parity, samplers
+from kddpm import images, layers, litert, parity, samplers
 from kddpm.errors import InputError
 from kddpm.files import check_output, replacing
 
@@ -152,7 +152,11 @@ def signatures(model, table: samplers.StepTable, batch_size: int) -> dict:
     network, shape = model.ema_network, model.image_shape
 
     def denoiser(label):
-        return lambda x, t: network([x, t] if label is None else [x, t, label])
+        def predict(x, t):
+            with layers.for_devices():
+                return network([x, t] if label is None else [x, t, label])
+
+        return predict
 
     def generate(seed, label=None):
         return finish(samplers.walk(denoiser(label), table, samplers.initial_noise(seed, shape), seed))

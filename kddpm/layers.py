@@ -6,11 +6,26 @@ form: the normalisation touches the feature map four times, upsampling and the c
 and dropout spends 16 random bits an element instead of 32.
 """
 
+import contextlib
+import contextvars
+
 import keras
 import numpy as np
 from keras import ops
 
 from kddpm.errors import InputError
+
+_for_devices = contextvars.ContextVar("for_devices", default=False)
+
+
+@contextlib.contextmanager
+def for_devices():
+    """Within it layers take the form that LiteRT's XNNPACK runs fastest. What they compute is the same."""
+    token = _for_devices.set(True)
+    try:
+        yield
+    finally:
+        _for_devices.reset(token)
 
 
 def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
@@ -103,9 +118,14 @@ class GroupNormalization(keras.layers.Layer):
     def call(self, x):
         """Normalise x."""
         h = ops.cast(x, "float32")
-        centred = h - self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
+        mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
+        centred = h - mean
         variance = self._average_groups(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True))
-        y = centred * (ops.rsqrt(variance + self.epsilon) * self.scale) + self.offset
+        scale = ops.rsqrt(variance + self.epsilon) * self.scale
+        if _for_devices.get():  # XNNPACK squares a difference in one pass; to have the difference as well takes another
+            y = h * scale + (self.offset - mean * scale)
+        else:
+            y = centred * scale + self.offset
         return ops.cast(y, self.compute_dtype)
 
     def _average_groups(self, channel_means):
@@ -203,10 +223,11 @@ class Downsample(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kddpm")
 class Upsample(keras.layers.Layer):
-    """(B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one transposed convolution.
+    """(B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one operation.
 
-    Nearest neighbour spreads each pixel over a 2x2 box, so both steps together are a transposed convolution of stride 2
-    whose 4x4 kernel is the 3x3 kernel convolved with that box: 4 products an output pixel instead of 9.
+    Nearest neighbour spreads each pixel over a 2x2 box, so an output pixel sees 2x2 input pixels, through sums of the
+    kernel's elements: 4 products instead of 9. That is a transposed convolution of stride 2 whose 4x4 kernel is the 3x3
+    kernel convolved with the box; or four 2x2 convolutions, one for each place in the box (see `for_devices`).
     """
 
     def build(self, input_shape):
@@ -217,10 +238,32 @@ class Upsample(keras.layers.Layer):
 
     def call(self, x):
         """Double the size."""
+        return self._four_convolutions(x) if _for_devices.get() else self._transposed_convolution(x)
+
+    def _transposed_convolution(self, x):
         kernel = ops.transpose(ops.flip(self.kernel, (0, 1)), (0, 1, 3, 2))
         rows = ops.pad(kernel, [[1, 0], [0, 0], [0, 0], [0, 0]]) + ops.pad(kernel, [[0, 1], [0, 0], [0, 0], [0, 0]])
         boxed = ops.pad(rows, [[0, 0], [1, 0], [0, 0], [0, 0]]) + ops.pad(rows, [[0, 0], [0, 1], [0, 0], [0, 0]])
         return ops.conv_transpose(x, boxed, strides=2, padding="same") + self.bias
+
+    def _four_convolutions(self, x):
+        _, height, width, channels = x.shape
+        padded = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+        def halves(kernel, axis):
+            """The kernel as the first and as the second pixel of a box sees it: three elements become two."""
+            first, middle, last = ops.split(kernel, 3, axis)
+            return ops.concatenate([first, middle + last], axis), ops.concatenate([first + middle, last], axis)
+
+        rows = []
+        for i, of_row in enumerate(halves(self.kernel, 0)):
+            row = [
+                ops.conv(padded[:, i : i + height + 1, j : j + width + 1], kernel, padding="valid") + self.bias
+                for j, kernel in enumerate(halves(of_row, 1))
+            ]
+            # Side by side in the channels, so that a reshape is all it takes to put them side by side in the picture.
+            rows.append(ops.reshape(ops.concatenate(row, axis=3), (-1, height, 1, 2 * width * channels)))
+        return ops.reshape(ops.concatenate(rows, axis=2), (-1, 2 * height, 2 * width, channels))
 
     def compute_output_shape(self, input_shape):
         """(B, 2H, 2W, C)."""

@@ -1,3 +1,4 @@
+import contextlib
 import inspect
 
 import keras
@@ -122,6 +123,14 @@ def group_norm(x, groups, epsilon=1e-6):
     return ((grouped - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
 
 
+@pytest.fixture(params=["for training", "for devices"])
+def form(request):
+    """Both forms in which a layer may compute what it computes."""
+    with layers.for_devices() if request.param == "for devices" else contextlib.nullcontext():
+        yield
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 8)])
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
 def test_group_normalization_is_the_definition(groups, size):
@@ -133,6 +142,7 @@ def test_group_normalization_is_the_definition(groups, size):
     np.testing.assert_allclose(layer(x), group_norm(x, groups) * scale + offset, atol=2e-5)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("groups", [1, 4])
 def test_group_normalization_with_a_mean_far_above_the_deviation(groups):
     mean = 1e4
@@ -163,9 +173,23 @@ def test_groups_that_do_not_divide_the_channels():
         layers.GroupNormalization(3)(MAP)
 
 
+def test_the_form_for_devices_ends_with_its_block():
+    x = tf.constant(normal(1, 2, 2, 3))
+    layer = built(layers.Upsample(), x)
+
+    def operators():
+        graph = tf.function(lambda x: layer(x), autograph=False).get_concrete_function(x).graph
+        return {op.type for op in graph.get_operations()}
+
+    with layers.for_devices():
+        assert "Conv2DBackpropInput" not in operators()
+    assert "Conv2DBackpropInput" in operators()
+
+
 # Resampling.
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 2)])
 def test_upsample_is_nearest_neighbour_then_a_convolution(size):
     x, upstream = tf.constant(normal(2, *size, 3)), normal(2, 2 * size[0], 2 * size[1], 3, seed=1)

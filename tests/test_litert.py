@@ -79,16 +79,17 @@ def test_quantizing_leaves_noise_schedule_and_statistics_alone(converted):
     of_type = lambda kind: {shape for number, shape in kinds if number == kind}  # noqa: E731
     assert of_type(schema.TensorType.INT16) == {(2**15,)}
     assert (8, 3, 3, 1) in of_type(schema.TensorType.FLOAT32) and (1, 3, 3, 8) in of_type(schema.TensorType.FLOAT32)
-    assert {(8, 3, 3, 8), (16, 3, 3, 8), (16, 4, 4, 16), (32, 32)} <= of_type(schema.TensorType.INT8)
+    assert {(8, 3, 3, 8), (16, 3, 3, 8), (16, 2, 2, 16), (32, 32)} <= of_type(schema.TensorType.INT8)
     assert {(4, 8), (8, 4), (4, 16), (16, 4)} <= of_type(schema.TensorType.FLOAT32)  # channels to groups and back
     assert litert.quantize(converted, "float32") is converted
 
 
 def test_operators_are_counted_and_builtin(converted):
     counted = litert.operators(converted)
-    assert {"CONV_2D", "TRANSPOSE_CONV", "WHILE", "BITWISE_XOR", "GATHER", "SOFTMAX"} <= set(counted)
-    assert counted["WHILE"] == 1 and counted["TRANSPOSE_CONV"] == 3  # step, denoise and the body of the loop
-    assert not {"TILE", "RESIZE_NEAREST_NEIGHBOR", "BROADCAST_TO"} & set(counted)  # XNNPACK takes none of them
+    assert {"CONV_2D", "FULLY_CONNECTED", "WHILE", "BITWISE_XOR", "GATHER", "SOFTMAX"} <= set(counted)
+    assert counted["WHILE"] == 1 and counted["SOFTMAX"] % 3 == 0  # step, denoise and the body of the loop
+    # Of these XNNPACK takes none, or is slower with it.
+    assert not {"TILE", "RESIZE_NEAREST_NEIGHBOR", "BROADCAST_TO", "TRANSPOSE_CONV", "PACK"} & set(counted)
     assert list(counted.values()) == sorted(counted.values(), reverse=True)
 
 

@@ -1,5 +1,7 @@
 import json
+import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -34,3 +36,16 @@ def exported(trained_like, trained_like_with_classes, tmp_path_factory):
 def described():
     """Reads the side file of an export."""
     return lambda path: json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="session")
+def needs():
+    """Skips where a program is missing; with KDDPM_REQUIRE_BROWSER=1 that is a failure."""
+
+    def check(*programs):
+        missing = [program for program in programs if shutil.which(program) is None]
+        if missing:
+            message = f"needs {' and '.join(missing)} on PATH"
+            (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
+
+    return check

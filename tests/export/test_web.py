@@ -72,15 +72,8 @@ def keras_with_classes(trained_like_with_classes, facts):
     return Keras(trained_like_with_classes, facts)
 
 
-def needs(*programs):
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing:
-        message = f"needs {' and '.join(missing)} on PATH"
-        (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
-
-
 @pytest.fixture(scope="module")
-def sites(exported, tmp_path_factory):
+def sites(exported, needs, tmp_path_factory):
     """A folder of sites, `whole` and some with something missing; copies are links, LiteRT.js is 29 MB."""
     needs("node", "npm")
     folder = tmp_path_factory.mktemp("sites")
@@ -133,7 +126,7 @@ def plain_host(sites):
 
 
 @pytest.fixture(scope="module")
-def chromium(sites):
+def chromium(sites, needs):
     """A visitor in a real browser: chromium(visit, url, ...) returns what that visit of visitor.mjs returns."""
     needs("chromium")
     command = ["node", HERE / "visitor.mjs", shutil.which("chromium")]

@@ -1,0 +1,132 @@
+"""`python -m export` as a user runs it."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kddpm import checkpoints, presets, runs
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUIET = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's shell is
+
+
+def export(*flags):
+    command = [sys.executable, "-m", "export", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=QUIET)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run directory as train.py leaves it, with weights like trained ones."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = presets.make_config(
+        "digits", width=8, num_timesteps=20, schedule="cosine", num_classes=3, sampling_steps=2, dropout=0.0
+    )
+    data = {"source": "digits", "digest": "0", "images": 9, "image_shape": [8, 8, 1], "class_names": ["a", "b", "c"]}
+    run = runs.RunDirectory(path)
+    run.start(config, data, needed_bytes=0)
+    model = checkpoints.build_model(config, (8, 8, 1))
+    rng = np.random.default_rng(0)
+    for weight in model.ema_network.weights:
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.1)
+    model.ema_network.save_weights(run.weights_path)
+    return path
+
+
+def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
+    out = tmp_path / "phone.tflite"
+    made = export(f"--run_dir={finished_run}", f"--out={out}", "--precision=int8", "--num_steps=3", "--parity_seeds=2")
+    assert made.returncode == 0, made.stderr
+    for row in ("file ", "signatures ", "operators ", "delegated ", "latency ", "noise ", "parity "):
+        assert re.search(rf"^{row}", made.stdout, re.MULTILINE), made.stdout
+    assert "python sample.py --run_dir=" in made.stdout and "--sampler=ddim --num_steps=3" in made.stdout
+    about = json.loads(out.with_suffix(".json").read_text())
+    assert about["class_names"] == ["a", "b", "c"] and about["precision"] == "int8"
+
+    script = ROOT / "export" / "edge" / "generate.py"
+    grid = tmp_path / "grid.png"
+    command = [sys.executable, script, out, "--seeds=0-8", "--labels=1", f"--out={grid}"]
+    painted = subprocess.run(command, capture_output=True, text=True)
+    assert painted.returncode == 0, painted.stderr
+    with Image.open(grid) as image:
+        assert image.size == (3 * 50 + 2, 3 * 50 + 2)
+
+
+def test_a_run_becomes_a_saved_model(finished_run, tmp_path):
+    out = tmp_path / "saved"
+    made = export(
+        f"--run_dir={finished_run}", "--format=saved_model", f"--out={out}", "--num_steps=2", "--parity_seeds=1",
+        "--sampler=ancestral", "--variance=large", "--batch_size=2",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    about = json.loads((tmp_path / "saved.json").read_text())
+    assert about["sampler"] == {"name": "ancestral", "variance": "large", "clip": True} and about["batch_size"] == 2
+    assert (out / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ([], "--run_dir is needed"),
+        (["--run_dir={nowhere}"], "--run_dir must be a run of train.py: no config.json"),
+        (["--run_dir={empty}"], "has no weights yet"),
+        (["--run_dir={run}", "--out=phone.bin"], r"--out must end in \.tflite. Received: phone\.bin"),
+        (["--run_dir={run}", "--out={file}/m.tflite"], "--out must be in a folder that can be written to"),
+        (["--run_dir={run}", "--eta=1", "--sampler=ancestral"], "--eta belongs to --sampler=ddim"),
+        (["--run_dir={run}", "--serve"], "--serve belongs to --format=web. Received: --format=tflite"),
+        (["--run_dir={run}", "--format=web", "--batch_size=2"], "--batch_size must be 1 with --format=web"),
+        (["--format=web", "--serve", "--out={nowhere}"], "--out must be a site that was built"),
+        (["--run_dir={run}", "phone.tflite"], "flags must begin with --. Received: phone.tflite"),
+    ],
+)
+def test_bad_flags_end_in_one_line(finished_run, tmp_path, flags, error):
+    (tmp_path / "file").write_text("mine")
+    config = (finished_run / "config.json").read_text()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text(config)
+    names = {"run": finished_run, "nowhere": tmp_path / "no", "empty": tmp_path / "empty", "file": tmp_path / "file"}
+    defaults = [] if any("--out" in flag for flag in flags) else [f"--out={tmp_path / 'm.tflite'}"]
+    before = sorted(tmp_path.rglob("*"))
+    result = export(*(flag.format(**names) for flag in flags), *defaults)
+    assert result.returncode == 2
+    assert re.fullmatch(rf"export: [^\n]*{error}[^\n]*\n", result.stderr), result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_steps_beyond_t_and_unknown_precisions_are_named(finished_run, tmp_path):
+    result = export(f"--run_dir={finished_run}", "--num_steps=21", f"--out={tmp_path / 'm.tflite'}")
+    assert result.returncode == 2
+    assert re.fullmatch(r"export: [^\n]*20[^\n]*21[^\n]*\n", result.stderr), result.stderr
+    result = export(f"--run_dir={finished_run}", "--precision=int4", f"--out={tmp_path / 'm.tflite'}")
+    assert result.returncode != 0 and "float32|float16|int8" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_becomes_a_site_that_is_served(finished_run, tmp_path, needs):
+    needs("npm")
+    out = tmp_path / "site"
+    command = [
+        sys.executable, "-m", "export", f"--run_dir={finished_run}", "--format=web", f"--out={out}", "--serve",
+        "--port=0", "--num_steps=2", "--parity_seeds=1",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=QUIET
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("http://localhost:"):
+                break
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        assert process.returncode == 0, "".join(lines) + process.stderr.read()
+    assert json.loads((out / "model.json").read_text())["num_steps"] == 2
+    assert (out / "index.html").exists() and (out / "model.tflite").exists()
