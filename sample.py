@@ -22,7 +22,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a tim
 FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
 COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
 
-commands.define_sampler_flags("the run's")
+commands.define_sampler_flags(sampler="the run's", num_steps="the run's")
 FLAGS = flags.FLAGS
 
 SUFFIXES = (".png", ".gif", ".npz", "")

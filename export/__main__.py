@@ -27,7 +27,7 @@ PARITY_SEEDS = flags.DEFINE_integer("parity_seeds", 8, "pictures compared with K
 THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies")
 SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
 PORT = flags.DEFINE_integer("port", 8000, "of --serve")
-commands.define_sampler_flags("ddim and 50 steps, or T where that is less,")
+commands.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
 FLAGS = flags.FLAGS
 
 DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "site"}
@@ -54,8 +54,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     if FORMAT.value == "tflite" and out.suffix != ".tflite":
         raise InputError(f"--out must end in .tflite. Received: {out}")
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
-    _, data = runs.RunDirectory(RUN_DIR.value).read()
-    name = FLAGS.sampler or "ddim"
+    config, data = runs.RunDirectory(RUN_DIR.value).read()
+    name = FLAGS.sampler or config.sampler
     options = commands.sampler_options(name)
     commands.start_tensorflow()
 
@@ -79,7 +79,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             site.build(path, out)
     print(exporting.report(description))
     same = f"--run_dir={RUN_DIR.value} --sampler={name} --num_steps={description['num_steps']}"
-    print(f"{out}. The same pictures on this machine: python sample.py {same}")
+    print(f"{out} is written. In Keras its pictures are those of: python sample.py {same}")
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ def _program(path: str) -> str:
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
-def define_sampler_flags(default: str) -> None:
-    """The flags --sampler, --num_steps and what each sampler takes beside; `default`: what holds if not given."""
-    flags.DEFINE_string("sampler", None, f"ancestral or ddim; {default} if not given")
-    flags.DEFINE_integer("num_steps", None, f"steps, at most T; {default} if not given")
+def define_sampler_flags(sampler: str, num_steps: str) -> None:
+    """The flags --sampler, --num_steps and what each sampler takes beside; the arguments say what is the default."""
+    flags.DEFINE_string("sampler", None, f"ancestral or ddim; {sampler} if not given")
+    flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
     flags.DEFINE_enum("variance", None, ["small", "large"], "of the ancestral sampler; small if not given")
     flags.DEFINE_float("eta", None, "of DDIM: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
     flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")

@@ -43,7 +43,7 @@ def export(
     model,
     path: str | os.PathLike,
     format: str = "litert",
-    sampler: str | samplers.Sampler = "ddim",
+    sampler: str | samplers.Sampler = "ancestral",
     num_steps: int | Sequence[int] | None = None,
     precision: str = "float32",
     *,
@@ -168,7 +168,7 @@ def signatures(model, table: samplers.StepTable, batch_size: int) -> dict:
         return {"x": samplers.take_step(denoiser(label), table, x, seed, tf.reshape(index, []))}
 
     def finish(x):
-        return {"image": tf.cast(images.to_uint8(x), tf.int32)}
+        return {"image": images.to_uint8(x, dtype="int32")}
 
     def denoise(x, t, label=None):
         return {"eps": denoiser(label)(x, t)}

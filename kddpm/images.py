@@ -24,11 +24,14 @@ def to_float(images):
     return ops.cast(images, "float32") / 127.5 - 1
 
 
-def to_uint8(x):
-    """Float in [-1, 1] to uint8 by rounding; values outside are clipped. The inverse of `to_float`."""
+def to_uint8(x, dtype="uint8"):
+    """Float in [-1, 1] to uint8 by rounding; values outside are clipped. The inverse of `to_float`.
+
+    `dtype` may be another type for the same numbers: devices read int32 and no uint8.
+    """
     from keras import ops
 
-    return ops.cast(ops.clip(ops.round((ops.cast(x, "float32") + 1) * 127.5), 0, 255), "uint8")
+    return ops.cast(ops.clip(ops.round((ops.cast(x, "float32") + 1) * 127.5), 0, 255), dtype)
 
 
 def grid(images: np.ndarray, columns: int | None = None, gutter: int = 2, enlarge: int | None = None) -> np.ndarray:

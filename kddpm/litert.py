@@ -8,6 +8,7 @@ tensors' descriptions and the options of its operators.
 import collections
 import contextlib
 import io
+import itertools
 import logging
 import pathlib
 import re
@@ -23,6 +24,7 @@ from kddpm.errors import InputError
 PRECISIONS = ("float32", "float16", "int8")
 
 _ALIGNMENT = 16  # of weights, in bytes, as the schema demands
+_FAMILY = 64  # tensors, to be worth the gaps that their common numbers may leave
 _FILE_IDENTIFIER = b"TFL3"
 # Not to be quantised: the means and variances of `GroupNormalization`, and the first and last convolution, which are
 # small and see the picture itself (measured: benchmarks/README.md).
@@ -84,17 +86,19 @@ def pack(content: bytes, first: str) -> bytes:
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     _reorder(model, {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first])
+    model.metadata = None  # versions of the converter
     _share_buffers(model, content)
     packed = {}
     for graph in model.subgraphs:
         named = {*graph.inputs, *graph.outputs}
         for index, tensor in enumerate(graph.tensors):
             tensor.name = tensor.name if index in named else ""
-            tensor.quantization = tensor.quantization and _Once(tensor.quantization, packed)
+            has_scale = tensor.quantization is not None and tensor.quantization.scale is not None
+            tensor.quantization = _Once(tensor.quantization, packed) if has_scale else None
             graph.tensors[index] = _Once(tensor, packed)
         for operator in graph.operators:
             operator.builtinOptions = operator.builtinOptions and _Once(operator.builtinOptions, packed)
-    _align_tensors(model)
+    _align_tensors(model, packed)
     for graph in model.subgraphs:
         graph.operators = [_Once(operator, packed) for operator in graph.operators]
     builder = _Builder(len(content) + 2**16)
@@ -210,34 +214,43 @@ def _share_buffers(model, content: bytes) -> None:
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             tensor.buffer = renumbered(tensor.buffer)
-    for entry in model.metadata or ():
-        entry.buffer = renumbered(entry.buffer)
     model.buffers = [_Buffer(data) for data in numbers]
 
 
-def _align_tensors(model) -> None:
+def _align_tensors(model, packed: dict) -> None:
     """Number the tensors of all graphs alike, so that an operator which stands in several is the same table in each.
 
-    A tensor is known by what makes it: the operator, its options, its constants. Those that occur in the same graphs
-    are numbered together, the largest such set first.
+    A tensor is known by what makes it: the operator, its options, its constants. Large families that occur in the same
+    graphs, the noise and the network, get the same numbers in each of these graphs; where that leaves a gap, the other
+    tensors fill it, and then tensors that nothing uses.
     """
     identities = [_identities(graph) for graph in model.subgraphs]
     homes = collections.defaultdict(tuple)
-    for number, graph in enumerate(identities):
-        for identity in graph:
+    for number, known in enumerate(identities):
+        for identity in known:
             homes[identity] += (number,)
     sizes = collections.Counter(homes.values())
-    rank = {identity: rank for rank, identity in enumerate(sorted(homes, key=lambda i: (-sizes[homes[i]], homes[i])))}
+    families = collections.defaultdict(list)
+    for identity, home in homes.items():
+        for key in [home] if sizes[home] >= _FAMILY else [(number,) for number in home]:
+            families[key].append(identity)
+    places, ends = [{} for _ in identities], [0] * len(identities)
+    for home in sorted(families, key=lambda home: (-len(home), -len(families[home]))):
+        first = max(ends[number] for number in home)
+        for number in home:
+            taken = set(places[number].values())
+            free = itertools.count(first) if len(home) > 1 else (n for n in itertools.count() if n not in taken)
+            places[number].update(zip(families[home], free, strict=False))
+            ends[number] = max(places[number].values()) + 1
+    unused = _Once(schema.TensorT(), packed)
     moved = []
-    for graph, known in zip(model.subgraphs, identities, strict=True):
-        order = sorted(range(len(known)), key=lambda index: rank[known[index]])
-        places = np.zeros(len(order) + 1, np.int32)
-        places[order] = np.arange(len(order))
-        places[-1] = -1  # an optional input that is not there
-        moved.append(places)
-        graph.tensors = [graph.tensors[index] for index in order]
+    for graph, known, place, end in zip(model.subgraphs, identities, places, ends, strict=True):
+        to = np.array([*(place[identity] for identity in known), -1], np.int32)  # -1: an optional input, not there
+        moved.append(to)
+        tensors = dict(zip(to.tolist(), graph.tensors, strict=False))
+        graph.tensors = [tensors.get(number, unused) for number in range(end)]
         for holder in (graph, *graph.operators):
-            holder.inputs, holder.outputs = places[holder.inputs], places[holder.outputs]
+            holder.inputs, holder.outputs = to[holder.inputs], to[holder.outputs]
     for signature in model.signatureDefs:
         for entry in (*signature.inputs, *signature.outputs):
             entry.tensorIndex = int(moved[signature.subgraphIndex][entry.tensorIndex])

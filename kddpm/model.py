@@ -306,7 +306,7 @@ class DiffusionModel(keras.Model):
         inputs.check_labels(labels, classes)
         return labels
 
-    def export(self, path, format="litert", sampler="ddim", num_steps=None, precision="float32", **kwargs) -> dict:
+    def export(self, path, format="litert", sampler="ancestral", num_steps=None, precision="float32", **kwargs) -> dict:
         """Write a file that generates by itself, seed in, picture out; arguments and errors as in `exporting.export`.
 
         Example:

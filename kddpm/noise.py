@@ -77,9 +77,9 @@ def normal(seeds, stream: int, step, shape: tuple[int, ...]):
     words = tf.concat(threefry2x32((seeds[:, tf.newaxis], stream), (element, step)), axis=1)
     halves = tf.bitwise.right_shift(tf.concat([words, words * 2**16], axis=1), 16)
     sign = tf.bitwise.right_shift(halves, 31)  # 0 or -1
-    magnitude = tf.cast(tf.gather(normal_table(), tf.bitwise.bitwise_xor(halves, sign)), tf.float32)
-    signed = magnitude * (tf.cast(1 + 2 * sign, tf.float32) / _UNITS)
-    return tf.reshape(signed[:, :size], (-1, *shape))
+    magnitude = tf.cast(tf.gather(normal_table(), tf.bitwise.bitwise_xor(halves, sign)), tf.int32)
+    signed = tf.bitwise.bitwise_xor(magnitude, sign) - sign
+    return tf.reshape(tf.cast(signed, tf.float32)[:, :size], (-1, *shape)) * (1 / _UNITS)
 
 
 def _rotate_left(x, bits: int):

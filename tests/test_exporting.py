@@ -117,7 +117,7 @@ def test_a_saved_model_generates_without_kddpm(trained_like, tmp_path):
 
 def test_without_steps_it_takes_fifty_or_all(trained_like, tmp_path):
     about = trained_like.export(tmp_path / "m.tflite", parity_seeds=1, verbose=False)
-    assert about["num_steps"] == 20 and about["sampler"]["name"] == "ddim"
+    assert about["num_steps"] == 20 and about["sampler"]["name"] == "ancestral"
 
 
 def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weights):

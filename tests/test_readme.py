@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from kddpm import data, presets
+from kddpm import data, exporting, litert, presets, samplers
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,16 +24,33 @@ def test_the_python_of_the_readme_works_as_printed(tmp_path):
     assert (tmp_path / "digits.keras").exists()
 
 
-@pytest.mark.parametrize("command", re.findall(r"^python (\w+\.py) (.*?)(?: +#.*)?$", README, re.MULTILINE))
+COMMANDS = re.findall(r"^python (\w+\.py|-m export|export/edge/generate\.py) (.*?)(?: +#.*)?$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_the_readme_exist(command):
     script, flags = command
-    known = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True).stdout
+    known = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, cwd=ROOT).stdout
     names = re.findall(r"--(\w+)", flags)
-    assert names and all(re.search(rf"--(\[no\])?{name}:", known) for name in names)
+    assert names and all(re.search(rf"--(\[no\])?{name}\b", known) for name in names)
+
+
+def test_every_script_has_its_command():
+    assert {script for script, _ in COMMANDS} == {"train.py", "sample.py", "-m export", "export/edge/generate.py"}
 
 
 def test_the_tables_of_the_readme_are_complete():
-    for kind in (*data.KINDS, *presets.PRESETS):
+    for kind in (*data.KINDS, *presets.PRESETS, *litert.PRECISIONS):
         assert f"| `{kind}` |" in README
     for path in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_kotlin_example_calls_what_there_is(trained_like):
+    example = (ROOT / "export" / "android" / "README.md").read_text()
+    table = samplers.step_table(samplers.DDIM(), trained_like.schedule, 2)
+    functions = exporting.signatures(trained_like, table, 1)
+    called = re.findall(r'runSignature\(.*"(\w+)"\)', example)
+    assert set(called) == {"start", "step", "finish", "generate"} <= set(functions)
+    inputs = {spec.name for function in functions.values() for spec in function.input_signature}
+    assert set(re.findall(r'"(\w+)" to ', example)) <= inputs | {"image", "label"}
