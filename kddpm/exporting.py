@@ -37,6 +37,7 @@ FORMATS = ("litert", "tf_saved_model")
 _DEFAULT_STEPS = 50
 _PRIMARY = "step"  # its graph stands first in the file: what a tool such as benchmark_model then times is one step
 _LATENCY_SECONDS = 1.0
+_MOST_THREADS = 256  # LiteRT starts whatever it is asked for
 
 
 def export(
@@ -79,7 +80,7 @@ def export(
     sampler = samplers.by_name(sampler)
     num_steps = min(_DEFAULT_STEPS, model.schedule.num_timesteps) if num_steps is None else num_steps
     table = samplers.step_table(sampler, model.schedule, num_steps)
-    _check(model, path, format, precision, batch_size, class_names, parity_seeds)
+    _check(model, path, format, precision, batch_size, class_names, parity_seeds, threads)
     tell = print if verbose else lambda *_: None
 
     model = _in_float32(model)
@@ -96,8 +97,12 @@ def export(
             content = _litert(model, functions, precision, tell)
             beside.write_bytes(content)
             candidate = litert.load(content, threads)
-            made = {"sha256": _sha256(content), "operators": litert.operators(content)}
-            made["delegated"] = {_PRIMARY: litert.delegated_share(content)}
+            share, outside = litert.delegation(content)
+            made = {
+                "sha256": _sha256(content),
+                "operators": litert.operators(content),
+                "delegation": {"signature": _PRIMARY, "share": share, "outside": outside},
+            }
             size = len(content)
 
         batches = _batches(model, parity_seeds, batch_size)
@@ -199,7 +204,10 @@ def report(description: dict) -> str:
     }
     if "operators" in description:
         rows["operators"] = ", ".join(f"{name} {uses}" for name, uses in description["operators"].items())
-        rows["delegated"] = f"{description['delegated'][_PRIMARY]:.1%} of a step's operators run in XNNPACK"
+        delegation = description["delegation"]
+        rows["delegated"] = f"{delegation['share']:.1%} of a step's operators run in XNNPACK; the others: " + ", ".join(
+            f"{name} {uses}" for name, uses in delegation["outside"].items()
+        )
     rows["latency"] = (
         f"{latency['step']:.2f} ms a step, {latency['picture']:.1f} ms a picture, {latency['threads']} threads"
     )
@@ -220,13 +228,15 @@ def report(description: dict) -> str:
     return "\n".join(lines)
 
 
-def _check(model, path, format, precision, batch_size, class_names, parity_seeds):
+def _check(model, path, format, precision, batch_size, class_names, parity_seeds, threads):
     for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
         if value not in choices:
             raise InputError(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
     for name, value in (("batch_size", batch_size), ("parity_seeds", parity_seeds)):
         if value < 1:
             raise InputError(f"`{name}` must be at least 1. Received: {value}")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"`threads` must lie in 1 .. {_MOST_THREADS}. Received: {threads}")
     classes = model.network.num_classes
     if class_names is not None and len(class_names) != (classes or 0):
         raise InputError(f"`class_names` must be one a class, {classes or 0}. Received: {len(class_names)}")

@@ -288,22 +288,22 @@ def operators(content: bytes) -> dict[str, int]:
     return dict(uses.most_common())
 
 
-def delegated_share(content: bytes) -> float:
-    """Share of the first subgraph's operators that run inside XNNPACK."""
+def delegation(content: bytes) -> tuple[float, dict[str, int]]:
+    """Share of the first graph's operators that run inside XNNPACK, and how many of which run outside."""
     runtime = interpreter.Interpreter(model_content=content)
     runtime.allocate_tensors()
     details = runtime._get_ops_details()
+    delegates = [op for op in details if op["op_name"] == "DELEGATE"]
+    outside = {op["index"]: op["op_name"] for op in details if op["op_name"] != "DELEGATE"}
+    count = len(outside)
     producers = {output: op for op in details if op["op_name"] != "DELEGATE" for output in op["outputs"]}
-    inside = set()
-    for delegate in (op for op in details if op["op_name"] == "DELEGATE"):
-        given = set(delegate["inputs"])
+    for delegate in delegates:  # what lies between its inputs and its outputs
         waiting = list(delegate["outputs"])
         while waiting:
             op = producers.get(waiting.pop())
-            if op is not None and op["index"] not in inside:
-                inside.add(op["index"])
-                waiting += set(op["inputs"]) - given
-    return len(inside) / sum(op["op_name"] != "DELEGATE" for op in details)
+            if op is not None and outside.pop(op["index"], None):
+                waiting += set(op["inputs"]) - set(delegate["inputs"])
+    return 1 - len(outside) / count, dict(collections.Counter(outside.values()).most_common())
 
 
 def load(content: bytes, threads: int = 2, xnnpack: bool = True) -> dict:

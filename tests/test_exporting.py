@@ -140,6 +140,7 @@ def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weigh
         ({"sampler": "heun"}, "`sampler` must be one of ancestral, ddim"),
         ({"num_steps": 21}, "num_steps|num_timesteps|steps"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"threads": 1000}, r"`threads` must lie in 1 \.\. 256\. Received: 1000"),
         ({"parity_seeds": 0}, "`parity_seeds` must be at least 1"),
         ({"class_names": ["a"]}, r"`class_names` must be one a class, 0\. Received: 1"),
         ({"path": "model.onnx"}, r"`path` must end in \.tflite\. Received: .*model\.onnx"),

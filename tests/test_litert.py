@@ -112,9 +112,16 @@ def test_delegation_is_counted_operator_by_operator():
 
     content = tf.lite.TFLiteConverter.from_concrete_functions([mixed.get_concrete_function()]).convert()
     uses = sum(litert.operators(content).values())
-    assert litert.delegated_share(content) == pytest.approx((uses - 1) / uses)
+    share, outside = litert.delegation(content)
+    assert share == pytest.approx((uses - 1) / uses) and outside == {"ADD": 1}
 
 
-def test_nearly_everything_of_a_step_is_delegated(converted):
-    for precision in litert.PRECISIONS:
-        assert litert.delegated_share(litert.pack(litert.quantize(converted, precision), "denoise")) > 0.97
+@pytest.mark.parametrize("precision", litert.PRECISIONS)
+def test_the_whole_network_is_delegated(converted, precision):
+    """Outside XNNPACK are the integers of the noise and what looks up the step."""
+    packed = litert.pack(litert.quantize(converted, precision), "denoise")
+    assert litert.delegation(packed)[0] > 0.98
+    outside = litert.delegation(litert.pack(packed, "step"))[1]
+    integers = {"ADD", "SUB", "MUL", "RIGHT_SHIFT", "BITWISE_XOR", "GATHER", "CAST", "FILL"}
+    shapes = {"RESHAPE", "STRIDED_SLICE", "CONCATENATION"}
+    assert {"RIGHT_SHIFT", "BITWISE_XOR", "GATHER"} <= set(outside) <= integers | shapes

@@ -17,6 +17,7 @@ import time
 import numpy as np
 from PIL import Image
 
+_MOST_THREADS = 256  # LiteRT starts whatever it is asked for
 _INT32 = range(-(2**31), 2**31)
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
 _GUTTER, _GUTTER_GREY = 2, 128
@@ -103,8 +104,8 @@ def run(flags) -> None:
     """Check the flags, generate, write."""
     seeds = numbers("--seeds", flags.seeds)
     labels = None if flags.labels is None else numbers("--labels", flags.labels)
-    if flags.threads < 1:
-        raise InputError(f"--threads must be at least 1. Received: {flags.threads}")
+    if not 1 <= flags.threads <= _MOST_THREADS:
+        raise InputError(f"--threads must lie in 1 .. {_MOST_THREADS}. Received: {flags.threads}")
     if flags.out.suffix not in (".png", ""):
         raise InputError(f"--out must end in .png, or be a folder. Received: {flags.out}")
     if flags.out.is_dir() == (flags.out.suffix == ".png") and flags.out.exists():
