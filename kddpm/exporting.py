@@ -91,39 +91,23 @@ def export(
             _save(model, functions, beside)
             loaded = tf.saved_model.load(str(beside))
             candidate = loaded.signatures
-            made = {"files": {str(f.relative_to(beside)): _sha256(f.read_bytes()) for f in _files(beside)}}
-            size = sum(f.stat().st_size for f in _files(beside))
+            facts = _facts_of_folder(beside)
         else:
             content = _litert(model, functions, precision, tell)
             beside.write_bytes(content)
             candidate = litert.load(content, threads)
-            share, outside = litert.delegation(content)
-            made = {
-                "sha256": _sha256(content),
-                "operators": litert.operators(content),
-                "delegation": {"signature": _PRIMARY, "share": share, "outside": outside},
-            }
-            size = len(content)
-
+            facts = _facts_of_file(content)
         batches = _batches(model, parity_seeds, batch_size)
-        with tqdm(
-            total=2 * len(batches) + table.num_steps, desc="Comparing with Keras", unit="pass", disable=not verbose
-        ) as bar:
-            agreement = parity.measure(
-                candidate,
-                functions,
-                _pictures(model, batches, sampler, num_steps, bar),
-                batches,
-                table.timesteps,
-                bar.update,
-            )
+        passes = 2 * len(batches) + table.num_steps
+        with tqdm(total=passes, desc="Comparing with Keras", unit="pass", disable=not verbose) as bar:
+            pictures = _pictures(model, batches, sampler, num_steps, bar)
+            agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
         agreement.check(parity.LIMITS[precision])
         description = {
             "kddpm": kddpm.__version__,
             "format": format,
             "file": path.name,
-            "bytes": size,
-            **made,
+            **facts,
             "precision": precision,
             "image_shape": list(model.image_shape),
             "batch_size": batch_size,
@@ -321,8 +305,22 @@ def _latencies(candidate, batch) -> dict:
     return {"step": statistics.median(steps), "picture": milliseconds("generate", batch)}
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def _facts_of_file(content: bytes) -> dict:
+    share, outside = litert.delegation(content)
+    return {
+        "bytes": len(content),
+        "sha256": _sha256(content),
+        "operators": litert.operators(content),
+        "delegation": {"signature": _PRIMARY, "share": share, "outside": outside},
+    }
+
+
+def _facts_of_folder(folder: pathlib.Path) -> dict:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        "bytes": sum(file.stat().st_size for file in files),
+        "files": {file.relative_to(folder).as_posix(): _sha256(file.read_bytes()) for file in files},
+    }
 
 
 def _sha256(content: bytes) -> str:

@@ -37,6 +37,7 @@ class Parity:
         step_max_error, step_mean_error: difference after one step from the same x_t, where images are [-1, 1]; the
             largest and the mean over the steps of the first picture.
         denoise_max_error: the same for the predicted noise.
+        finish_max_grey_levels: difference where both make a picture of the same last state.
     """
 
     seeds: int
@@ -47,6 +48,7 @@ class Parity:
     step_max_error: float
     step_mean_error: float
     denoise_max_error: float
+    finish_max_grey_levels: int
 
     def check(self, limit: Limit) -> None:
         """Whether the file may be written.
@@ -56,7 +58,7 @@ class Parity:
         """
         if not self.noise_identical:
             raise InputError("The exported noise must have the bits of Keras's. Received: other bits; nothing written")
-        for name, expected in dataclasses.asdict(limit).items():
+        for name, expected in {**dataclasses.asdict(limit), "finish_max_grey_levels": 1}.items():
             if expected is not None and not getattr(self, name) <= expected:  # not finite is beyond too
                 raise InputError(
                     f"The exported pictures must agree with Keras's: {name} <= {expected}. "
@@ -96,6 +98,7 @@ def measure(candidate: dict, reference: dict, pictures, batches, timesteps, adva
         x = _array(reference["step"](**of_step))
         step_errors.append(np.abs(_array(candidate["step"](**of_step)) - x))
         advance()
+    finished = _array(candidate["finish"](x=x)).astype(int) - _array(reference["finish"](x=x))
     return Parity(
         seeds=len(pictures),
         noise_identical=noise_identical,
@@ -105,6 +108,7 @@ def measure(candidate: dict, reference: dict, pictures, batches, timesteps, adva
         step_max_error=float(np.max(step_errors)),
         step_mean_error=float(np.mean(step_errors)),
         denoise_max_error=float(np.max(denoise_errors)),
+        finish_max_grey_levels=int(np.abs(finished).max()),
     )
 
 

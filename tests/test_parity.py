@@ -7,7 +7,7 @@ from kddpm import parity
 TIMESTEPS = [9, 4, 0]
 
 
-def signatures(offset=0.0, grey=0, noise=0.0):
+def signatures(offset=0.0, grey=0, noise=0.0, finish=0):
     """A toy with the five signatures, off by so much in its steps, its pictures and its noise."""
 
     def start(seed):
@@ -26,6 +26,7 @@ def signatures(offset=0.0, grey=0, noise=0.0):
         "step": step,
         "generate": generate,
         "denoise": lambda x, t: {"eps": x * t[0] + offset},
+        "finish": lambda x: {"image": x.astype(np.int32) + finish},
     }
 
 
@@ -41,7 +42,7 @@ def measure(**changes):
 
 
 def test_equal_signatures_agree_in_everything():
-    assert measure() == parity.Parity(4, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    assert measure() == parity.Parity(4, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, 0)
 
 
 def test_differences_are_measured_where_they_are():
@@ -62,6 +63,8 @@ def test_differences_are_measured_where_they_are():
         ("int8", {"grey": 24}, None),
         ("int8", {"grey": 25}, r"mean_grey_levels <= 6\. Received: 6\.25"),
         ("int8", {"noise": 1e-7}, "noise must have the bits"),
+        ("int8", {"finish": -1}, None),
+        ("int8", {"finish": -2}, r"finish_max_grey_levels <= 1\. Received: 2"),
     ],
 )
 def test_limits(precision, changes, error):
@@ -74,6 +77,6 @@ def test_limits(precision, changes, error):
 
 
 def test_pictures_that_are_no_numbers_are_beyond_every_limit():
-    result = parity.Parity(1, True, 0, float("nan"), 0.0, 0.0, 0.0, 0.0)
+    result = parity.Parity(1, True, 0, float("nan"), 0.0, 0.0, 0.0, 0.0, 0)
     with pytest.raises(kddpm.InputError, match="mean_grey_levels"):
         result.check(parity.LIMITS["int8"])
