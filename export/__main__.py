@@ -9,6 +9,7 @@ serves a folder that is there already where --run_dir is not given. NAME.json, b
 """
 
 import pathlib
+import shlex
 import tempfile
 
 from absl import flags
@@ -24,7 +25,7 @@ OUT = flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, 
 PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "of the weights")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
 PARITY_SEEDS = flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
-THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies")
+THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")
 SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
 PORT = flags.DEFINE_integer("port", 8000, "of --serve")
 commands.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
@@ -40,8 +41,6 @@ def main():
     if SERVE.value and not is_page:
         raise InputError(f"--serve belongs to --format=web. Received: --format={FORMAT.value}")
     if RUN_DIR.value:
-        if is_page:
-            site.check(out, BATCH_SIZE.value)
         export(out, is_page)
     elif not SERVE.value:
         raise InputError("--run_dir is needed: the directory of a run of train.py")
@@ -53,10 +52,17 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     """Load the run, write the file or folder and print what it is."""
     if FORMAT.value == "tflite" and out.suffix != ".tflite":
         raise InputError(f"--out must end in .tflite. Received: {out}")
+    if FORMAT.value == "saved_model" and PRECISION.value != "float32":
+        raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
+    for flag in (BATCH_SIZE, PARITY_SEEDS, THREADS):
+        if flag.value < 1:
+            raise InputError(f"--{flag.name} must be at least 1. Received: {flag.value}")
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
     config, data = runs.RunDirectory(RUN_DIR.value).read()
     name = FLAGS.sampler or config.sampler
     options = commands.sampler_options(name)
+    if is_page:
+        site.check(out, BATCH_SIZE.value)
     commands.start_tensorflow()
 
     from kddpm import checkpoints, exporting, samplers
@@ -78,8 +84,10 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         if is_page:
             site.build(path, out)
     print(exporting.report(description))
-    same = f"--run_dir={RUN_DIR.value} --sampler={name} --num_steps={description['num_steps']}"
-    print(f"{out} is written. In Keras its pictures are those of: python sample.py {same}")
+    sampler, *chosen = description["sampler"].items()
+    chosen = [("sampler", sampler[1]), *chosen, ("num_steps", description["num_steps"])]
+    same = ["python", "sample.py", f"--run_dir={RUN_DIR.value}", *(f"--{flag}={value}" for flag, value in chosen)]
+    print(f"{out} is written. In Keras its pictures are those of: {shlex.join(same)}")
 
 
 if __name__ == "__main__":

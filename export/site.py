@@ -36,12 +36,8 @@ def check(out: pathlib.Path, batch_size: int) -> None:
     if batch_size != 1:
         raise InputError(f"--batch_size must be 1 with --format=web: the page draws one by one. Received: {batch_size}")
     out = pathlib.Path(os.path.abspath(out))
-    beside = [out.with_name(f"{word}.{out.name}") for word in ("part", "old")]  # which `replacing` uses
-    for folder in (out, *beside):
-        if not folder.exists() and not folder.is_symlink():
-            continue
-        if folder.is_symlink() or not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file()):
-            raise InputError(f"--out must be a new or empty folder, or a site built before. Received: {folder}")
+    if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and _is_foreign(out)):
+        raise InputError(f"--out must be a new or empty folder, or a site built before. Received: {out}")
     install()
 
 
@@ -134,19 +130,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: the address on the terminal should stay in sight."""
 
 
+def _is_foreign(folder: pathlib.Path) -> bool:
+    return any(folder.iterdir()) and not (folder / MARK).is_file()
+
+
 def _check_model(model: pathlib.Path) -> pathlib.Path:
     """The side file of `model`, which describes it."""
     side_file = model.with_suffix(".json")
     for path in (model, side_file):
         if not path.is_file():
-            raise InputError(f"--model must be a .tflite file with its .json beside it. Received: {model}; no {path}")
+            raise InputError(f"A site needs a .tflite file with its .json beside it. Received: {model}; no {path}")
     try:
         expected = json.loads(side_file.read_text(encoding="utf-8"))["sha256"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"--model needs a .json with the model's sha256 beside it. Received: {side_file}") from None
+        raise InputError(f"A site needs a model's .json with its sha256. Received: {side_file}") from None
     found = hashlib.sha256(model.read_bytes()).hexdigest()
     if found != expected:
-        raise InputError(f"--model must be the file that {side_file} describes, sha256 {expected}. Received: {found}")
+        raise InputError(f"A site needs the model that {side_file} describes, sha256 {expected}. Received: {found}")
     return side_file
 
 

@@ -28,6 +28,9 @@ def run(main) -> None:
     app.run(guarded)
 
 
+SAMPLERS = ("ancestral", "ddim")
+
+
 def _program(path: str) -> str:
     """The script's name; of a package started with -m, the package's."""
     path = pathlib.Path(path)
@@ -47,8 +50,10 @@ def sampler_options(name: str) -> dict:
     """The arguments of the sampler of that name, from its flags.
 
     Raises:
-        InputError: a flag of another sampler.
+        InputError: no such sampler, or a flag of another one.
     """
+    if name not in SAMPLERS:
+        raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}. Received: {name}")
     options = {"clip": flags.FLAGS.clip}
     for flag, owner in (("variance", "ancestral"), ("eta", "ddim")):
         if (value := flags.FLAGS[flag].value) is not None:
@@ -100,7 +105,7 @@ def parse_numbers(flag: str, text: str) -> list[int]:
     """
     numbers = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(-?\d{1,12})(?:-(-?\d{1,12}))?\s*", part)
         first = int(match[1]) if match else 0
         last = int(match[2] or match[1]) if match else -1
         if last < first or last - first >= 10_000_000:

@@ -14,6 +14,7 @@ says what the file is and how far it agrees with Keras. An export that fails thi
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -66,7 +67,7 @@ def export(
         batch_size: pictures at a time, B; phones and browsers want 1.
         class_names: of the labels, for clients to show.
         parity_seeds: pictures that are compared with Keras's before anything is written.
-        threads: of LiteRT, for the comparison and the latencies.
+        threads: of LiteRT, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
         verbose: whether to tell what is going on.
 
     Returns:
@@ -96,7 +97,7 @@ def export(
             content = _litert(model, functions, precision, tell)
             beside.write_bytes(content)
             candidate = litert.load(content, threads)
-            facts = _facts_of_file(content)
+            facts = {**_facts_of_file(content), "threads": threads}
         batches = _batches(model, parity_seeds, batch_size)
         passes = 2 * len(batches) + table.num_steps
         with tqdm(total=passes, desc="Comparing with Keras", unit="pass", disable=not verbose) as bar:
@@ -118,16 +119,18 @@ def export(
             "class_names": None if class_names is None else list(class_names),
             "signatures": {name: _described(function) for name, function in functions.items()},
             "parity": dataclasses.asdict(agreement),
-            "latency_ms": {"threads": threads, **_latencies(candidate, batches[0])},
+            "latency_ms": _latencies(candidate, batches[0]),
         }
-        with replacing(side_file(path)) as side:
-            side.write_text(json.dumps(description, indent=2) + "\n")
-    return description
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+    with replacing(side_file(path)) as side:
+        side.write_text(text)
+    return json.loads(text)
 
 
 def side_file(path: str | os.PathLike) -> pathlib.Path:
-    """Where the description of an exported file lies: NAME.json for NAME.tflite, and for the folder NAME."""
-    return pathlib.Path(path).with_suffix(".json")
+    """Where the description of an export lies: NAME.json for NAME.tflite, FOLDER.json for FOLDER, whatever its name."""
+    path = pathlib.Path(path)
+    return path.with_suffix(".json") if path.suffix == ".tflite" else path.with_name(f"{path.name}.json")
 
 
 def signatures(model, table: samplers.StepTable, batch_size: int) -> dict:
@@ -172,7 +175,7 @@ def signatures(model, table: samplers.StepTable, batch_size: int) -> dict:
         specs["label"] = tf.TensorSpec([batch_size], tf.int32, "label")
     functions = {}
     for function in (generate, start, step, finish, denoise):
-        names = [name for name in function.__code__.co_varnames[: function.__code__.co_argcount] if name in specs]
+        names = [name for name in inspect.signature(function).parameters if name in specs]
         functions[function.__name__] = tf.function(function, [specs[name] for name in names], autograph=False)
     return functions
 
@@ -192,9 +195,8 @@ def report(description: dict) -> str:
         rows["delegated"] = f"{delegation['share']:.1%} of a step's operators run in XNNPACK; the others: " + ", ".join(
             f"{name} {uses}" for name, uses in delegation["outside"].items()
         )
-    rows["latency"] = (
-        f"{latency['step']:.2f} ms a step, {latency['picture']:.1f} ms a picture, {latency['threads']} threads"
-    )
+    threads = f", {description['threads']} threads" if "threads" in description else ""
+    rows["latency"] = f"{latency['step']:.2f} ms a step, {latency['picture']:.1f} ms a picture{threads}"
     rows["noise"] = "the bits of Keras"
     rows["parity"] = (
         f"{agreement['seeds']} pictures beside Keras's: off by {agreement['mean_grey_levels']:.3f} grey levels on the "
@@ -231,8 +233,24 @@ def _check(model, path, format, precision, batch_size, class_names, parity_seeds
         raise InputError(f"`path` must end in .tflite. Received: {path}")
     check_output("`path`", path, is_folder)
     check_output("`path`", side_file(path), is_folder=False)
-    if is_folder and path.exists() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
-        raise InputError(f"`path` must be new, empty or a SavedModel. Received: {path}, with other files")
+    before = _described_before(path)
+    if side_file(path).exists() and before is None:
+        raise InputError(
+            f"`path` needs {side_file(path)} for its description. Received: a file of something else there"
+        )
+    if is_folder and path.exists():
+        foreign = {_name_in(path, file) for file in _files(path)} - set((before or {}).get("files", ()))
+        if foreign:
+            raise InputError(f"`path` must be new, empty or an export. Received: {path}, with {min(foreign)}")
+
+
+def _described_before(path) -> dict | None:
+    """The description of an earlier export in the same place."""
+    try:
+        described = json.loads(side_file(path).read_text())
+        return described if described["file"] == path.name and "kddpm" in described else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _in_float32(model):
@@ -316,11 +334,18 @@ def _facts_of_file(content: bytes) -> dict:
 
 
 def _facts_of_folder(folder: pathlib.Path) -> dict:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        "bytes": sum(file.stat().st_size for file in files),
-        "files": {file.relative_to(folder).as_posix(): _sha256(file.read_bytes()) for file in files},
+        "bytes": sum(file.stat().st_size for file in _files(folder)),
+        "files": {_name_in(folder, file): _sha256(file.read_bytes()) for file in _files(folder)},
     }
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _name_in(folder: pathlib.Path, file: pathlib.Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _sha256(content: bytes) -> str:

@@ -3,14 +3,14 @@
 import contextlib
 import os
 import pathlib
-import shutil
+import tempfile
 
 from kddpm.errors import InputError
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike):
-    """A path beside `path` to write to, with the same suffix; renamed to `path` if the block ends well, else removed.
+    """A path of the same name, in a folder of its own beside `path`, to write to; moved there if the block ends well.
 
     Whatever the block makes there, a file or a folder, takes the place of what was there before.
 
@@ -20,24 +20,19 @@ def replacing(path: str | os.PathLike):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"part.{path.name}")
-    _remove(beside)
-    try:
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        beside = pathlib.Path(folder) / path.name
         yield beside
         if beside.is_dir() and path.exists():  # a folder is not renamed over another
-            old = path.with_name(f"old.{path.name}")
-            _remove(old)
+            old = beside.with_name(f"{path.name}.old")
             os.replace(path, old)
             try:
                 os.replace(beside, path)
             except OSError:
                 os.replace(old, path)
                 raise
-            _remove(old)
         else:
             os.replace(beside, path)
-    finally:
-        _remove(beside)
 
 
 def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
@@ -52,17 +47,11 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
         InputError: a file where a folder is meant, a folder where a file is, or a place that cannot be written to.
     """
     path = pathlib.Path(path)
+    if not path.name:
+        raise InputError(f"{name} must have a name of its own. Received: {path}")
     if path.exists() and path.is_dir() != is_folder:
         expected = "a folder" if is_folder else "a file"
         raise InputError(f"{name} must be {expected}. Received: {path}, which is there and is not")
-    parent = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    parent = parent.parent if parent == path.absolute() and not is_folder else parent
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{name} must be in a folder that can be written to. Received: {path}")
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -27,8 +27,9 @@ _ALIGNMENT = 16  # of weights, in bytes, as the schema demands
 _FAMILY = 64  # tensors, to be worth the gaps that their common numbers may leave
 _FILE_IDENTIFIER = b"TFL3"
 # Not to be quantised: the means and variances of `GroupNormalization`, and the first and last convolution, which are
-# small and see the picture itself (measured: benchmarks/README.md).
-_QUANTIZED = r"^(?!.*(/einsum|/conv_in|/conv_out)).*$"
+# small and see the picture itself (measured: benchmarks/README.md). An operator is known by the name of what it gives;
+# that of the last convolution, where it gives the output of a signature, is StatefulPartitionedCall.
+_QUANTIZED = r"^(?!.*(/einsum|/conv_in|/conv_out|StatefulPartitionedCall)).*$"
 
 
 def convert(saved_model: pathlib.Path, signature_keys: list[str]) -> bytes:
@@ -44,7 +45,9 @@ def convert(saved_model: pathlib.Path, signature_keys: list[str]) -> bytes:
             return converter.convert()
     except Exception as error:  # the converter's own class is private
         names = re.findall(r"(?:TF Select|Custom) ops: (.+)|'tf\.(\w+)' op is neither", str(error))
-        reason = ", ".join(sorted({name for pair in names for name in pair if name})) or str(error).splitlines()[0]
+        reason = ", ".join(sorted({name for pair in names for name in pair if name}))
+        if not reason:
+            raise
         raise InputError(f"The network must consist of builtin TFLite operators. Received: {reason}") from None
 
 

@@ -29,7 +29,7 @@ _UNITS = 2**12  # of the table, in one standard deviation
 
 @functools.cache
 def normal_table() -> np.ndarray:
-    """The 2^15 positive quantiles Phi^-1((i + 0.5) / 2^16 + 0.5) in units of 2^-12, int16 (32768,), increasing."""
+    """The 2^15 quantiles Phi^-1((i + 0.5) / 2^16 + 0.5) in units of 2^-12, int16 (32768,), from 0, not decreasing."""
     inverse = statistics.NormalDist().inv_cdf
     return np.array([round(inverse((i + 0.5) / 2**16 + 0.5) * _UNITS) for i in range(2**15)], np.int16)
 

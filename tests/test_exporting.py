@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 import kddpm
-from kddpm import exporting, litert, noise, parity, samplers
+from kddpm import checkpoints, exporting, litert, noise, parity, presets, samplers
 from kddpm.files import check_output, replacing
 
 SAMPLERS = {"ancestral": samplers.Ancestral("large"), "ddim": samplers.DDIM(eta=0.5)}
@@ -48,10 +48,10 @@ def test_a_file_paints_what_keras_paints(trained_like, tmp_path, precision, name
                 x = run["step"](x=x, index=as_batch([index]), seed=seed)["x"]
             by_steps = run["finish"](x=x)["image"]
             assert whole.dtype == by_steps.dtype == np.int32
-            allowed = 1 if precision == "float32" else 255
-            np.testing.assert_allclose(by_steps, whole, atol=1 if precision != "int8" else 40)
-            assert np.abs(whole[0] - picture).max() <= allowed
-            assert np.abs(whole[0] - picture).mean() <= parity.LIMITS[precision].mean_grey_levels
+            for found in (whole[0], by_steps[0]):
+                difference = np.abs(found - picture)
+                assert difference.mean() <= parity.LIMITS[precision].mean_grey_levels
+                assert difference.max() <= {"float32": 1, "float16": 10, "int8": 100}[precision]
 
 
 def test_denoise_is_the_network(trained_like, tmp_path):
@@ -83,7 +83,7 @@ def test_labels_go_into_the_file(trained_like_with_classes, tmp_path):
     painted = []
     for label in range(3):
         picture = run["generate"](seed=as_batch([4]), label=as_batch([label]))["image"]
-        expected = model.generate([4], samplers.DDIM(), 4, labels=[label])
+        expected = model.generate([4], "ancestral", 4, labels=[label])
         assert np.abs(picture - expected).max() <= 1
         painted.append(picture)
     assert not np.array_equal(painted[0], painted[1]) and not np.array_equal(painted[1], painted[2])
@@ -107,6 +107,10 @@ def test_a_saved_model_generates_without_kddpm(trained_like, tmp_path):
     for _ in range(2):  # the second time over the first
         about = trained_like.export(folder, format="tf_saved_model", sampler="ancestral", **QUICK)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["saved", "saved.json"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(kddpm.InputError, match=r"must be new, empty or an export\. Received: .*notes\.txt"):
+        trained_like.export(folder, format="tf_saved_model", **QUICK)
+    assert (folder / "notes.txt").read_text() == "mine"
     assert about["files"].keys() >= {"saved_model.pb", "variables/variables.index"}
     for name, sha256 in about["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
@@ -128,7 +132,7 @@ def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weigh
     twin = kddpm.DiffusionModel(make_unet(), model.schedule)
     twin.ema_network.set_weights(model.ema_network.get_weights())
     picture = litert.load((tmp_path / "m.tflite").read_bytes())["generate"](seed=as_batch([2]))["image"]
-    np.testing.assert_allclose(picture, twin.generate([2], "ddim", 4), atol=1)
+    np.testing.assert_allclose(picture, twin.generate([2], "ancestral", 4), atol=1)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weigh
         ({"precision": "int4"}, r"`precision` must be one of float32, float16, int8\. Received: 'int4'"),
         ({"format": "tf_saved_model", "precision": "int8"}, "`precision` of a SavedModel is float32"),
         ({"sampler": "heun"}, "`sampler` must be one of ancestral, ddim"),
-        ({"num_steps": 21}, "num_steps|num_timesteps|steps"),
+        ({"num_steps": 21}, r"`num_steps` must be an integer in 1 \.\. 20 \(T\)\. Received: 21"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"threads": 1000}, r"`threads` must lie in 1 \.\. 256\. Received: 1000"),
         ({"parity_seeds": 0}, "`parity_seeds` must be at least 1"),
@@ -146,12 +150,16 @@ def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weigh
         ({"path": "model.onnx"}, r"`path` must end in \.tflite\. Received: .*model\.onnx"),
         ({"path": "file.txt/m.tflite"}, "`path` must be in a folder that can be written to"),
         ({"path": "folder.tflite"}, "`path` must be a file"),
-        ({"path": "photos", "format": "tf_saved_model"}, "`path` must be new, empty or a SavedModel"),
+        ({"path": "photos", "format": "tf_saved_model"}, "`path` must be new, empty or an export. Received: .*me.jpg"),
+        ({"path": "config.tflite"}, "config.json for its description. Received: a file of something else"),
+        ({"path": "."}, "`path` must end in .tflite"),
+        ({"path": "/", "format": "tf_saved_model"}, "`path` must have a name of its own"),
         ({"path": "file.txt", "format": "tf_saved_model"}, "`path` must be a folder"),
     ],
 )
 def test_bad_arguments_end_before_anything_is_written(trained_like, tmp_path, changes, error):
     (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("mine")
     (tmp_path / "folder.tflite").mkdir()
@@ -163,35 +171,56 @@ def test_bad_arguments_end_before_anything_is_written(trained_like, tmp_path, ch
     assert sorted(tmp_path.rglob("*")) == before
 
 
+SPOILED = {
+    "generate": lambda right: lambda seed: {"image": right(seed)["image"] + 2},
+    "start": lambda right: lambda seed: {"x": right(seed)["x"] * (1 + 2**-22)},
+    "step": lambda right: lambda x, index, seed: {"x": right(x, index, seed)["x"] * 1.1},
+    "finish": lambda right: lambda x: {"image": right(x)["image"] * 0 + 7},
+    "denoise": lambda right: lambda x, t: {"eps": right(x, t)["eps"] * np.nan},
+}
+
+
 @pytest.mark.parametrize(
-    ("format", "broken", "error"),
+    ("broken", "format", "error"),
     [
-        ("litert", "generate", "pictures must agree with Keras's"),
-        ("tf_saved_model", "start", "noise must have the bits"),
+        ("generate", "litert", "mean_grey_levels <= 1"),
+        ("start", "tf_saved_model", "noise must have the bits"),
+        ("step", "tf_saved_model", "grey_levels <= 1"),
+        ("finish", "tf_saved_model", "grey_levels <= 1"),
+        ("denoise", "tf_saved_model", "denoise_mean_error <= 0.001. Received: nan"),
     ],
 )
-def test_a_file_that_paints_something_else_is_not_written(trained_like, tmp_path, monkeypatch, format, broken, error):
-    """What is saved ends brighter, or starts from other noise; what it is compared with does not."""
+def test_a_file_that_does_something_else_is_not_written(trained_like, tmp_path, monkeypatch, broken, format, error):
+    """What is saved differs in one signature; what it is compared with does not."""
     path = tmp_path / ("m.tflite" if format == "litert" else "m")
     old = path if format == "litert" else path / "saved_model.pb"
     old.parent.mkdir(exist_ok=True)
-    for file in (old, path.with_suffix(".json")):
-        file.write_text("the one before")
+    old.write_text("the one before")
+    described = json.dumps({"kddpm": "0", "file": path.name, "files": {"saved_model.pb": ""}})
+    exporting.side_file(path).write_text(described)
 
     def save_spoiled(model, functions, folder, save=exporting._save):
         right = functions[broken]
-        spoil = {
-            "generate": lambda seed: {"image": right(seed)["image"] + 2},
-            "start": lambda seed: {"x": right(seed)["x"] * (1 + 2**-22)},
-        }[broken]
-        spoiled = tf.function(spoil, right.input_signature, autograph=False)
+        spoiled = tf.function(SPOILED[broken](right), right.input_signature, autograph=False)
         save(model, {**functions, broken: spoiled}, folder)
 
     monkeypatch.setattr(exporting, "_save", save_spoiled)
     with pytest.raises(kddpm.InputError, match=error):
         trained_like.export(path, format, **QUICK)
     left = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
-    assert left == {old: "the one before", path.with_suffix(".json"): "the one before"}
+    assert left == {old: "the one before", exporting.side_file(path): described}
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("float16", 0.55), ("int8", 0.30)])
+def test_files_of_the_digits_are_small(tmp_path, give_weights, precision, largest):
+    model = checkpoints.build_model(presets.make_config("digits"), (8, 8, 1))
+    give_weights(model)
+    table = samplers.step_table(samplers.Ancestral(), model.schedule, 50)
+    functions = exporting.signatures(model, table, 1)
+    exporting._save(model, functions, tmp_path)
+    converted = litert.convert(tmp_path, list(functions))
+    sizes = [len(litert.pack(litert.quantize(converted, name), "step")) for name in (precision, "float32")]
+    assert sizes[0] <= largest * sizes[1]
 
 
 def test_an_operator_that_is_not_builtin_is_named(tmp_path):
@@ -211,7 +240,14 @@ def test_an_operator_that_is_not_builtin_is_named(tmp_path):
 
 def test_the_report_says_what_the_file_is(trained_like, tmp_path):
     text = exporting.report(trained_like.export(tmp_path / "m.tflite", precision="int8", **QUICK))
-    for part in ("m.tflite", "int8", "8x8x1, 4 steps of ddim, eta=0.0", "step(x, index, seed)", "CONV_2D", "XNNPACK"):
+    for part in (
+        "m.tflite",
+        "int8",
+        "8x8x1, 4 steps of ancestral, variance=small",
+        "step(x, index, seed)",
+        "CONV_2D",
+        "XNNPACK",
+    ):
         assert part in text
     assert max(map(len, text.splitlines())) <= 120
 
@@ -229,6 +265,17 @@ def test_replacing_a_folder_keeps_the_old_one_until_the_new_one_is_whole(tmp_pat
     assert (folder / "page").read_text() == "second"
 
 
+def test_two_at_once_do_not_see_each_other(tmp_path):
+    for neighbour in ("part.grid.png", "old.grid.png"):
+        (tmp_path / neighbour).mkdir()
+    with replacing(tmp_path / "grid.png") as first, replacing(tmp_path / "grid.png") as second:
+        first.write_text("first")
+        second.write_text("half")
+        assert not (tmp_path / "grid.png").exists()
+    assert (tmp_path / "grid.png").read_text() == "first"  # the outer block ends last
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid.png", "old.grid.png", "part.grid.png"]
+
+
 def test_outputs_are_checked_by_the_name_of_their_flag(tmp_path):
     (tmp_path / "file").write_text("mine")
     check_output("--out", tmp_path / "new" / "grid.png", is_folder=False)
@@ -238,3 +285,5 @@ def test_outputs_are_checked_by_the_name_of_their_flag(tmp_path):
         check_output("--out", tmp_path, is_folder=False)
     with pytest.raises(kddpm.InputError, match="--out must be in a folder that can be written to"):
         check_output("--out", tmp_path / "file" / "grid.png", is_folder=False)
+    with pytest.raises(kddpm.InputError, match="--out must have a name of its own"):
+        check_output("--out", ".", is_folder=True)

@@ -79,6 +79,7 @@ def test_quantizing_leaves_noise_schedule_and_statistics_alone(converted):
     of_type = lambda kind: {shape for number, shape in kinds if number == kind}  # noqa: E731
     assert of_type(schema.TensorType.INT16) == {(2**15,)}
     assert (8, 3, 3, 1) in of_type(schema.TensorType.FLOAT32) and (1, 3, 3, 8) in of_type(schema.TensorType.FLOAT32)
+    assert not {(8, 3, 3, 1), (1, 3, 3, 8)} & of_type(schema.TensorType.INT8)
     assert {(8, 3, 3, 8), (16, 3, 3, 8), (16, 2, 2, 16), (32, 32)} <= of_type(schema.TensorType.INT8)
     assert {(4, 8), (8, 4), (4, 16), (16, 4)} <= of_type(schema.TensorType.FLOAT32)  # channels to groups and back
     assert litert.quantize(converted, "float32") is converted

@@ -8,7 +8,7 @@ TIMESTEPS = [9, 4, 0]
 
 
 def signatures(offset=0.0, grey=0, noise=0.0, finish=0):
-    """A toy with the five signatures, off by so much in its steps, its pictures and its noise."""
+    """A toy with the five signatures, off by so much in its steps, one pixel of its pictures, its noise, its finish."""
 
     def start(seed):
         return {"x": (np.ones((1, 2, 2, 1)) * seed[0] + noise).astype(np.float32)}
@@ -16,17 +16,23 @@ def signatures(offset=0.0, grey=0, noise=0.0, finish=0):
     def step(x, index, seed):
         return {"x": (x / 2 + index[0] + offset * index[0]).astype(np.float32)}
 
+    def to_image(x, finish=finish):
+        return {"image": 100 + x.astype(np.int32) + finish}
+
     def generate(seed):
-        picture = np.full((1, 2, 2, 1), 100 + seed[0], np.int32)
-        picture[0, 0, 0, 0] += grey
-        return {"image": picture}
+        x = np.ones((1, 2, 2, 1)) * seed[0]
+        for index in range(len(TIMESTEPS)):
+            x = x / 2 + index
+        image = to_image(x, 0)["image"]
+        image[0, 0, 0, 0] += grey
+        return {"image": image}
 
     return {
         "start": start,
         "step": step,
         "generate": generate,
         "denoise": lambda x, t: {"eps": x * t[0] + offset},
-        "finish": lambda x: {"image": x.astype(np.int32) + finish},
+        "finish": to_image,
     }
 
 
@@ -42,15 +48,19 @@ def measure(**changes):
 
 
 def test_equal_signatures_agree_in_everything():
-    assert measure() == parity.Parity(4, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, 0)
+    assert measure() == parity.Parity(4, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0)
 
 
 def test_differences_are_measured_where_they_are():
-    result = measure(offset=0.25, grey=-3)
+    result = measure(offset=0.125, grey=-3)
     assert (result.max_grey_levels, result.mean_grey_levels, result.identical_pixels) == (3, 0.75, 0.75)
-    assert (result.step_max_error, result.step_mean_error, result.denoise_max_error) == (0.5, 0.25, 0.25)
+    assert (result.step_max_error, result.step_mean_error) == (0.25, 0.125)
+    assert (result.denoise_max_error, result.denoise_mean_error) == (0.125, 0.125)
+    assert result.finish_max_grey_levels == 0
     assert result.noise_identical
     assert not measure(noise=1e-7).noise_identical
+    by_steps = measure(offset=1.0)  # `generate` is right, the way by steps is not
+    assert by_steps.max_grey_levels == by_steps.mean_grey_levels == 3 and by_steps.identical_pixels == 1
 
 
 @pytest.mark.parametrize(
@@ -64,6 +74,8 @@ def test_differences_are_measured_where_they_are():
         ("int8", {"grey": 25}, r"mean_grey_levels <= 6\. Received: 6\.25"),
         ("int8", {"noise": 1e-7}, "noise must have the bits"),
         ("int8", {"finish": -1}, None),
+        ("float32", {"offset": 0.125}, r"step_mean_error <= 0\.0001\. Received: 0\.125"),
+        ("int8", {"offset": 0.0625}, None),
         ("int8", {"finish": -2}, r"finish_max_grey_levels <= 1\. Received: 2"),
     ],
 )
@@ -76,7 +88,7 @@ def test_limits(precision, changes, error):
             result.check(parity.LIMITS[precision])
 
 
-def test_pictures_that_are_no_numbers_are_beyond_every_limit():
-    result = parity.Parity(1, True, 0, float("nan"), 0.0, 0.0, 0.0, 0.0, 0)
-    with pytest.raises(kddpm.InputError, match="mean_grey_levels"):
+def test_what_is_no_number_is_beyond_every_limit():
+    result = parity.Parity(1, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, float("nan"), 0)
+    with pytest.raises(kddpm.InputError, match="denoise_mean_error"):
         result.check(parity.LIMITS["int8"])

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
 import sys
@@ -59,8 +60,15 @@ class Generator:
             self._start, self._step, self._finish = (
                 runtime.get_signature_runner(name) for name in ("start", "step", "finish")
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
+        taken = self._step.get_input_details()
+        if taken["seed"]["shape"].tolist() != [self.about["batch_size"]] or ("label" in taken) != bool(
+            self.about["num_classes"]
+        ):
+            raise InputError(
+                f"{path.with_suffix('.json')} must describe {path.name}. Received: other batches or classes"
+            )
 
     def generate(self, seeds: list[int], labels: list[int] | None = None, advance=lambda: None) -> np.ndarray:
         """uint8 (N, H, W, C) from seeds; `advance` is called after every step."""
@@ -108,8 +116,12 @@ def run(flags) -> None:
         raise InputError(f"--threads must lie in 1 .. {_MOST_THREADS}. Received: {flags.threads}")
     if flags.out.suffix not in (".png", ""):
         raise InputError(f"--out must end in .png, or be a folder. Received: {flags.out}")
-    if flags.out.is_dir() == (flags.out.suffix == ".png") and flags.out.exists():
+    is_file = flags.out.suffix == ".png"
+    if flags.out.exists() and flags.out.is_dir() == is_file:
         raise InputError(f"--out must be a .png file, or a folder. Received: {flags.out}, which is there and is not")
+    parent = next(folder for folder in (flags.out / "x").absolute().parents if folder.is_dir() or folder.is_file())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out must be in a folder that can be written to. Received: {flags.out}")
     generator = Generator(flags.model, flags.threads, flags.xnnpack)
     steps = generator.num_steps(len(seeds))
     began, done = time.perf_counter(), 0
@@ -139,7 +151,7 @@ def numbers(flag: str, text: str) -> list[int]:
     """
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d+)(?:-(-?\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(-?\d{1,12})(?:-(-?\d{1,12}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not 0 <= last - first < 1_000_000:
             raise InputError(f"{flag} must look like 0-15 or 1,5,10-20. Received: {text!r}")
@@ -176,14 +188,15 @@ def save(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 def _side_file(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: an export is NAME.tflite with NAME.json beside it")
     side = path.with_suffix(".json")
-    for file in (path, side):
-        if not file.is_file():
-            raise InputError(f"{file} is missing: an export is NAME.tflite with NAME.json beside it")
+    if not side.is_file():
+        raise InputError(f"{side} is missing: an export is NAME.tflite with NAME.json beside it")
     try:
         about = json.loads(side.read_text())
-        wanted = {"sha256": str, "bytes": int, "num_steps": int, "batch_size": int}
-        if all(isinstance(about[key], kind) for key, kind in wanted.items()) and "num_classes" in about:
+        counts = [about["num_steps"], about["batch_size"], about["bytes"], about["num_classes"] or 1]
+        if all(type(count) is int and count >= 1 for count in counts) and isinstance(about["sha256"], str):
             return about
     except (ValueError, KeyError, TypeError):
         pass

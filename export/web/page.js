@@ -70,7 +70,7 @@ function offerClasses() {
 
 function describe(threads) {
   const [height, width, channels] = facts.image_shape;
-  const sampler = { ddim: "DDIM", ancestral: "ancestral sampling" }[facts.sampler.name] ?? facts.sampler.name;
+  const sampler = { ddim: "DDIM", ancestral: "ancestral sampling" }[facts.sampler?.name] ?? facts.sampler?.name;
   const parts = [
     `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
     `${facts.num_steps} steps of ${sampler}`,
@@ -111,6 +111,7 @@ function follow() {
 
 function complain(message) {
   stop();
+  $("status").textContent = "";
   $("seed-error").textContent = message;
   $("seed").setAttribute("aria-invalid", "true");
   $("seed").focus();
@@ -167,16 +168,14 @@ function show({ wish, image, step, ms, stepMs }) {
   const steps = facts.num_steps;
   if (wish.large) {
     paint(canvas, image, facts.image_shape);
+    canvas.setAttribute("aria-label", step === steps ? named(wish) : `${named(wish)}, unfinished`);
     $("counter").textContent = `Step ${step} of ${steps}`;
     const whole = step === steps ? "the picture" : "so far";
     $("time").textContent = step ? `${stepMs.toFixed(1)} ms a step, ${ms.toFixed(0)} ms ${whole}` : "";
   }
   if (step === steps) {
     done += 1;
-    if (wish.large) {
-      canvas.setAttribute("aria-label", named(wish));
-      $("save").disabled = false;
-    }
+    if (wish.large) $("save").disabled = false;
     if (wish.cell !== null) fill(wish, image);
     if (all > 1) $("counter").textContent = `Picture ${done} of ${all}`;
   }

@@ -62,7 +62,7 @@ async function startLiteRt(litert) {
   const noDevice = { limits: {}, features: new Set(), requestDevice: async () => null };
   Object.defineProperty(self.navigator, "gpu", { value: { requestAdapter: async () => noDevice }, configurable: true });
   await litert.loadLiteRt(WASM, { threads: threaded });
-  return threaded ? Math.min(self.navigator.hardwareConcurrency, MOST_THREADS) : 1;
+  return threaded ? Math.min(self.navigator.hardwareConcurrency ?? 1, MOST_THREADS) : 1;
 }
 
 async function draw({ draw: id, wishes, every, delay }) {

@@ -47,7 +47,7 @@ def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
     assert made.returncode == 0, made.stderr
     for row in ("file ", "signatures ", "operators ", "delegated ", "latency ", "noise ", "parity "):
         assert re.search(rf"^{row}", made.stdout, re.MULTILINE), made.stdout
-    assert "python sample.py --run_dir=" in made.stdout and "--sampler=ancestral --num_steps=3" in made.stdout
+    assert made.stdout.endswith("--sampler=ancestral --variance=small --clip=True --num_steps=3\n")
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["class_names"] == ["a", "b", "c"] and about["precision"] == "int8"
 

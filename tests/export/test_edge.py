@@ -108,6 +108,8 @@ def spoil(model, how):
         side.write_text(json.dumps({"sha256": "x"}))
     elif how == "side file cut off":
         side.write_text(side.read_text()[:100])
+    elif isinstance(how, dict):
+        side.write_text(json.dumps({**json.loads(side.read_text()), **how}))
     elif how == "not a model":
         about = json.loads(side.read_text())
         model.write_bytes(b"hello")
@@ -128,6 +130,15 @@ def spoil(model, how):
         ("side file of something else", "must be the description that the export wrote"),
         ("side file cut off", "must be the description that the export wrote"),
         ("not a model", "cannot be run by LiteRT"),
+        ({"num_steps": 0}, "must be the description that the export wrote"),
+        ({"num_steps": True}, "must be the description that the export wrote"),
+        ({"batch_size": 0}, "must be the description that the export wrote"),
+        ({"num_classes": "x"}, "must be the description that the export wrote"),
+        (
+            {"batch_size": 2},
+            r"tiny_float32\.json must describe tiny_float32\.tflite\. Received: other batches or classes",
+        ),
+        ({"num_classes": 10}, "Received: other batches or classes"),
     ],
 )
 def test_files_that_are_not_an_export_end_in_one_line(model, how, error, tmp_path):
@@ -149,15 +160,26 @@ def test_files_that_are_not_an_export_end_in_one_line(model, how, error, tmp_pat
         (["--threads=0"], r"--threads must lie in 1 \.\. 256\. Received: 0"),
         (["--threads=32000"], "--threads must lie in"),
         (["--out=grid.jpg"], r"--out must end in \.png, or be a folder\. Received: grid\.jpg"),
-        (["--out=."], r"--out must be|--out must end"),
+        (["--seeds=" + "9" * 5000], "--seeds must look like"),
+        (
+            ["--out={tmp}/folder.png"],
+            r"--out must be a \.png file, or a folder\. Received: .*folder\.png, which is there",
+        ),
+        (["--out={tmp}/file/grid.png"], "--out must be in a folder that can be written to"),
     ],
 )
 def test_flags_that_cannot_be_end_in_one_line(model, flags, error, tmp_path):
-    if flags == ["--out=."]:
-        (tmp_path / "grid.png").mkdir()
-        flags = [f"--out={tmp_path / 'grid.png'}"]
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    flags = [flag.format(tmp=tmp_path) for flag in flags]
     with pytest.raises(SystemExit, match=rf"^generate\.py: {error}[^\n]*$"):
         run(model, *flags)
+
+
+@pytest.mark.parametrize("name", [".", "/", ""])
+def test_a_model_without_a_name_ends_in_one_line(name):
+    with pytest.raises(SystemExit, match=r"^generate\.py: [^\n]* is missing: an export is NAME\.tflite[^\n]*$"):
+        run(name)
 
 
 @pytest.mark.parametrize(
