@@ -23,6 +23,7 @@ FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for
 COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
 
 commands.define_sampler_flags(sampler="the run's", num_steps="the run's")
+flags.adopt_module_key_flags(commands)  # so that --help shows them
 FLAGS = flags.FLAGS
 
 SUFFIXES = (".png", ".gif", ".npz", "")

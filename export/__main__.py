@@ -29,6 +29,7 @@ THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and 
 SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
 PORT = flags.DEFINE_integer("port", 8000, "of --serve")
 commands.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
+flags.adopt_module_key_flags(commands)  # so that --help shows them
 FLAGS = flags.FLAGS
 
 DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "site"}
