@@ -69,6 +69,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     from kddpm import checkpoints, exporting, samplers
 
     model = checkpoints.load_run(RUN_DIR.value)
+    names = data["class_names"] or []  # a model may have been given more classes than the data have, or none
+    names = names if len(names) == model.network.num_classes else None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite" if is_page else out
         description = model.export(
@@ -78,7 +80,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             FLAGS.num_steps,
             PRECISION.value,
             batch_size=BATCH_SIZE.value,
-            class_names=data["class_names"] if model.network.num_classes else None,
+            class_names=names,
             parity_seeds=PARITY_SEEDS.value,
             threads=THREADS.value,
         )

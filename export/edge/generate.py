@@ -196,11 +196,14 @@ def _side_file(path: pathlib.Path) -> dict:
     try:
         about = json.loads(side.read_text())
         counts = [about["num_steps"], about["batch_size"], about["bytes"], about["num_classes"] or 1]
-        if all(type(count) is int and count >= 1 for count in counts) and isinstance(about["sha256"], str):
-            return about
+        usable = all(type(count) is int and count >= 1 for count in counts) and isinstance(about["sha256"], str)
     except (ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{side} must be the description that the export wrote beside the file. Received: something else")
+        usable = False
+    if not usable:
+        raise InputError(
+            f"{side} must be the description that the export wrote beside the file. Received: something else"
+        )
+    return about
 
 
 def _labels(labels, seeds, classes):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,18 @@ def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
     assert painted.returncode == 0, painted.stderr
     with Image.open(grid) as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
+
+
+def test_a_run_with_more_classes_than_names_goes_without_names(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["class_names"] = ["a", "b"]
+    (run / "config.json").write_text(json.dumps(config))
+    made = export(f"--run_dir={run}", f"--out={tmp_path / 'm.tflite'}", "--num_steps=2", "--parity_seeds=1")
+    assert made.returncode == 0, made.stderr
+    about = json.loads((tmp_path / "m.json").read_text())
+    assert about["class_names"] is None and about["num_classes"] == 3
 
 
 def test_a_run_becomes_a_saved_model(finished_run, tmp_path):
