@@ -61,6 +61,7 @@ def main():
         samplers.by_name(name, **options),
         config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         labels=labels,
+        guidance_scale=config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
         batch_size=BATCH_SIZE.value,
         return_trajectory=FRAMES.value or (60 if suffix == ".gif" else 2),  # two, the least, cost nothing
     )

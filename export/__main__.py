@@ -79,6 +79,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             samplers.by_name(name, **options),
             FLAGS.num_steps,
             PRECISION.value,
+            guidance_scale=config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
             batch_size=BATCH_SIZE.value,
             class_names=names,
             parity_seeds=PARITY_SEEDS.value,
@@ -88,7 +89,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             site.build(path, out)
     print(exporting.report(description))
     sampler, *chosen = description["sampler"].items()
-    chosen = [("sampler", sampler[1]), *chosen, ("num_steps", description["num_steps"])]
+    chosen = [("sampler", sampler[1]), *chosen, ("guidance_scale", description["guidance_scale"])]
+    chosen = [(flag, value) for flag, value in chosen if value is not None]
     same = ["python", "sample.py", f"--run_dir={RUN_DIR.value}", *(f"--{flag}={value}" for flag, value in chosen)]
     print(f"{out} is written. In Keras its pictures are those of: {shlex.join(same)}")
 

@@ -6,18 +6,35 @@ import sys
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DDIM": "samplers",
     "Ancestral": "samplers",
+    "BitsPerDim": "likelihood",
+    "DDIM": "samplers",
+    "DPMSolver": "samplers",
     "DiffusionModel": "model",
     "GaussianDiffusion": "process",
+    "Heun": "samplers",
     "InputError": "errors",
     "NoiseSchedule": "schedules",
+    "PredictorCorrector": "samplers",
     "TrainConfig": "presets",
     "UNet": "unet",
     "load_run": "checkpoints",
     "train": "training",
 }
-_ROOMS = ("data", "images", "layers", "noise", "objectives", "presets", "process", "samplers", "schedules", "training")
+_ROOMS = (
+    "data",
+    "images",
+    "layers",
+    "noise",
+    "objectives",
+    "parametrization",
+    "presets",
+    "process",
+    "samplers",
+    "schedules",
+    "training",
+    "walks",
+)
 
 
 def __getattr__(name):

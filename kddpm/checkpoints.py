@@ -72,10 +72,24 @@ def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) 
         attention_resolutions=config.attention_resolutions,
         dropout=config.dropout,
         num_classes=config.num_classes,
+        out_channels=image_shape[-1] * (2 if config.variance == "learned" else 1),
         dtype=config.precision,
     )
     schedule = schedules.by_name(config.schedule, config.num_timesteps)
-    return DiffusionModel(network, schedule, config.seed, config.ema_momentum, config.clip_norm)
+    if config.zero_terminal_snr:
+        schedule = schedules.zero_terminal_snr(schedule)
+    return DiffusionModel(
+        network,
+        schedule,
+        prediction=config.prediction,
+        weighting=config.weighting,
+        variance=config.variance,
+        timestep_sampling=config.timestep_sampling,
+        label_dropout=config.label_dropout,
+        seed=config.seed,
+        ema_momentum=config.ema_momentum,
+        clip_norm=config.clip_norm,
+    )
 
 
 def load_run(run_dir: str | os.PathLike) -> DiffusionModel:

@@ -10,6 +10,9 @@ import tempfile
 from absl import app, flags, logging
 
 from kddpm.errors import InputError
+from kddpm.parametrization import VARIANCES
+from kddpm.presets import SAMPLERS
+from kddpm.schedules import SPACINGS
 
 
 def run(main) -> None:
@@ -28,22 +31,31 @@ def run(main) -> None:
     app.run(guarded)
 
 
-SAMPLERS = ("ancestral", "ddim")
-
-
 def _program(path: str) -> str:
     """The script's name; of a package started with -m, the package's."""
     path = pathlib.Path(path)
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
+# Which samplers take a flag beside those that all take.
+_OWNERS = {"variance": "ancestral", "eta": "ddim", "corrections": "predictor_corrector", "snr": "predictor_corrector"}
+_CLIPS = {"true": True, "false": False, "dynamic": "dynamic"}
+
+
 def define_sampler_flags(sampler: str, num_steps: str) -> None:
-    """The flags --sampler, --num_steps and what each sampler takes beside; the arguments say what is the default."""
-    flags.DEFINE_string("sampler", None, f"ancestral or ddim; {sampler} if not given")
+    """The flags --sampler, --num_steps and what the samplers take beside; the arguments say what is the default."""
+    flags.DEFINE_string("sampler", None, f"{', '.join(SAMPLERS)}; {sampler} if not given")
     flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
-    flags.DEFINE_enum("variance", None, ["small", "large"], "of the ancestral sampler; small if not given")
-    flags.DEFINE_float("eta", None, "of DDIM: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
-    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1] at every step")
+    flags.DEFINE_enum("spacing", None, SPACINGS, "which steps, where fewer than T; trailing if not given")
+    flags.DEFINE_enum(
+        "clip", "true", list(_CLIPS), "clip the predicted image to [-1, 1] at every step; dynamic = to its own quantile",
+        case_sensitive=False,
+    )  # fmt: skip
+    flags.DEFINE_float("guidance_scale", None, "of classes: 1 = none, more = clearer; the run's if not given")
+    flags.DEFINE_enum("variance", None, VARIANCES, "of the ancestral sampler; the run's if not given")
+    flags.DEFINE_float("eta", None, "of ddim: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
+    flags.DEFINE_integer("corrections", None, "of predictor_corrector: Langevin steps a step; 1 if not given")
+    flags.DEFINE_float("snr", None, "of predictor_corrector: size of a Langevin step; 0.16 if not given")
 
 
 def sampler_options(name: str) -> dict:
@@ -54,8 +66,10 @@ def sampler_options(name: str) -> dict:
     """
     if name not in SAMPLERS:
         raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}. Received: {name}")
-    options = {"clip": flags.FLAGS.clip}
-    for flag, owner in (("variance", "ancestral"), ("eta", "ddim")):
+    options = {"clip": _CLIPS[flags.FLAGS.clip]}
+    if flags.FLAGS.spacing is not None:
+        options["spacing"] = flags.FLAGS.spacing
+    for flag, owner in _OWNERS.items():
         if (value := flags.FLAGS[flag].value) is not None:
             if name != owner:
                 raise InputError(f"--{flag} belongs to --sampler={owner}. Received: --sampler={name}")

@@ -2,13 +2,14 @@
 
     signature   inputs                                          outputs
     generate    seed int32 (B,)                                 image int32 (B, H, W, C), 0 .. 255
-    start       seed int32 (B,)                                 x float32 (B, H, W, C): the sampler's state
+    start       seed int32 (B,)                                 x float32 (B, H, W, C k): the sampler's state
     step        x, index int32 (1,), seed int32 (B,)            x: one step, noise and coefficients included
     finish      x                                               image int32 (B, H, W, C)
     denoise     x, t int32 (B,)                                 eps float32 (B, H, W, C)
 
-With classes, generate, step and denoise also take label int32 (B,). Shapes are static. Sampler, number of steps and
-batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies NAME.json, which
+With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers that remember something, else 1.
+eps is what the network's prediction, guidance included, means as noise. Shapes are static. Sampler, number of steps,
+guidance and batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies NAME.json, which
 says what the file is and how far it agrees with Keras. An export that fails this comparison is not written.
 """
 
@@ -24,12 +25,13 @@ import textwrap
 import time
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
 import kddpm
-from kddpm import images, layers, litert, parity, samplers
+from kddpm import generation, images, layers, litert, parametrization, parity, samplers, walks
 from kddpm.errors import InputError
 from kddpm.files import check_output, replacing
 
@@ -49,6 +51,7 @@ def export(
     num_steps: int | Sequence[int] | None = None,
     precision: str = "float32",
     *,
+    guidance_scale: float = 1.0,
     batch_size: int = 1,
     class_names: Sequence[str] | None = None,
     parity_seeds: int = 8,
@@ -64,6 +67,7 @@ def export(
         sampler: as in `DiffusionModel.generate`.
         num_steps: as in `DiffusionModel.generate`; None = 50, or T where that is less.
         precision: "float32", "float16" or "int8", see `litert.quantize`; a SavedModel is float32.
+        guidance_scale: as in `DiffusionModel.generate`.
         batch_size: pictures at a time, B; phones and browsers want 1.
         class_names: of the labels, for clients to show.
         parity_seeds: pictures that are compared with Keras's before anything is written.
@@ -80,12 +84,13 @@ def export(
     path = pathlib.Path(path)
     sampler = samplers.by_name(sampler)
     num_steps = min(_DEFAULT_STEPS, model.schedule.num_timesteps) if num_steps is None else num_steps
-    table = samplers.step_table(sampler, model.schedule, num_steps)
+    table = generation.step_table(model, sampler, num_steps)
+    generation.check_guidance(model, guidance_scale)
     _check(model, path, format, precision, batch_size, class_names, parity_seeds, threads)
     tell = print if verbose else lambda *_: None
 
     model = _in_float32(model)
-    functions = signatures(model, table, batch_size)
+    functions = signatures(model, table, batch_size, guidance_scale)
     with replacing(path) as beside:
         tell("Tracing the signatures ...")
         if format == "tf_saved_model":
@@ -101,7 +106,7 @@ def export(
         batches = _batches(model, parity_seeds, batch_size)
         passes = 2 * len(batches) + table.num_steps
         with tqdm(total=passes, desc="Comparing with Keras", unit="pass", disable=not verbose) as bar:
-            pictures = _pictures(model, batches, sampler, num_steps, bar)
+            pictures = _pictures(model, batches, sampler, num_steps, guidance_scale, bar)
             agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
         agreement.check(parity.LIMITS[precision])
         description = {
@@ -112,9 +117,15 @@ def export(
             "precision": precision,
             "image_shape": list(model.image_shape),
             "batch_size": batch_size,
-            "sampler": {"name": samplers.name_of(sampler), **dataclasses.asdict(sampler)},
+            "sampler": {
+                "name": samplers.name_of(sampler),
+                "num_steps": len(np.unique(table.timesteps)),
+                **dataclasses.asdict(sampler),
+            },
             "num_steps": table.num_steps,
             "num_timesteps": model.schedule.num_timesteps,
+            "prediction": model.prediction,
+            "guidance_scale": guidance_scale,
             "num_classes": model.network.num_classes,
             "class_names": None if class_names is None else list(class_names),
             "signatures": {name: _described(function) for name, function in functions.items()},
@@ -133,37 +144,46 @@ def side_file(path: str | os.PathLike) -> pathlib.Path:
     return path.with_suffix(".json") if path.suffix == ".tflite" else path.with_name(f"{path.name}.json")
 
 
-def signatures(model, table: samplers.StepTable, batch_size: int) -> dict:
+def signatures(model, table: walks.StepTable, batch_size: int, guidance_scale: float = 1.0) -> dict:
     """The five signatures as `tf.function`s of static shapes.
 
     Args:
         model: a `DiffusionModel`.
         table: the steps from noise to a picture.
         batch_size: pictures at a time, B.
+        guidance_scale: as in `DiffusionModel.generate`.
     """
-    network, shape = model.ema_network, model.image_shape
+    shape = model.image_shape
+    coefficients = parametrization.eps_coefficients(model.schedule, model.prediction)
+    # By the name of t, which is what comes in.
+    by_name = np.zeros((2, model.schedule.timesteps[-1] + 1), np.float32)
+    by_name[:, model.schedule.timesteps] = coefficients
 
-    def denoiser(label):
-        def predict(x, t):
+    def predict(label):
+        def with_device_layers(x, t):
             with layers.for_devices():
-                return network([x, t] if label is None else [x, t, label])
+                return generation.denoiser(model, label, guidance_scale, table.learned_variance)(x, t)
 
-        return predict
+        return with_device_layers
 
     def generate(seed, label=None):
-        return finish(samplers.walk(denoiser(label), table, samplers.initial_noise(seed, shape), seed))
+        return finish(walks.walk(predict(label), table, start(seed)["x"], seed))
 
     def start(seed):
-        return {"x": samplers.initial_noise(seed, shape)}
+        return {"x": walks.initial_state(walks.initial_noise(seed, shape), table)}
 
     def step(x, index, seed, label=None):
-        return {"x": samplers.take_step(denoiser(label), table, x, seed, tf.reshape(index, []))}
+        return {"x": walks.take_step(predict(label), table, x, seed, tf.reshape(index, []))}
 
     def finish(x):
-        return {"image": images.to_uint8(x, dtype="int32")}
+        return {"image": images.to_uint8(walks.picture_of(x, table), dtype="int32")}
 
     def denoise(x, t, label=None):
-        return {"eps": denoiser(label)(x, t)}
+        output = predict(label)(x, t)[..., : shape[-1]]
+        if model.prediction != "eps":
+            of_x, of_output = (tf.reshape(tf.gather(column, t), [-1, 1, 1, 1]) for column in by_name)
+            output = of_x * x + of_output * output
+        return {"eps": output}
 
     specs = {
         "seed": tf.TensorSpec([batch_size], tf.int32, "seed"),
@@ -258,7 +278,8 @@ def _in_float32(model):
     if model.ema_network.compute_dtype == "float32":
         return model
     config = {**model.network.get_config(), "dtype": "float32"}
-    twin = type(model)(type(model.network).from_config(config), model.schedule)
+    network = type(model.network).from_config(config)
+    twin = type(model).from_config({**model.get_config(), "network": keras.saving.serialize_keras_object(network)})
     twin.ema_network.set_weights(model.ema_network.get_weights())
     return twin
 
@@ -291,10 +312,19 @@ def _batches(model, count, batch_size) -> list[dict]:
     return [{"seed": seed, **({"label": seed % classes} if classes else {})} for seed in seeds]
 
 
-def _pictures(model, batches, sampler, num_steps, bar) -> np.ndarray:
+def _pictures(model, batches, sampler, num_steps, guidance_scale, bar) -> np.ndarray:
     pictures = []
     for batch in batches:
-        pictures.append(model.generate(batch["seed"], sampler, num_steps, labels=batch.get("label"), verbose=False))
+        pictures.append(
+            model.generate(
+                batch["seed"],
+                sampler,
+                num_steps,
+                labels=batch.get("label"),
+                guidance_scale=guidance_scale,
+                verbose=False,
+            )
+        )
         bar.update()
     return np.concatenate(pictures)
 

@@ -10,34 +10,50 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
-from kddpm import exporting, inputs, samplers, schedules
+from kddpm import (
+    editing,
+    exporting,
+    generation,
+    inputs,
+    likelihood,
+    objectives,
+    parametrization,
+    samplers,
+    schedules,
+)
 from kddpm import images as kd_images
 from kddpm.errors import InputError
-from kddpm.objectives import simple_loss
 from kddpm.process import GaussianDiffusion
 
 _TRAIN, _TEST = 0, 1  # purposes of random draws
 _LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
-_STEPS_A_CALL = 50  # sampling returns to Python this often, to move the progress bar
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class DiffusionModel(keras.Model):
-    """A denoising diffusion probabilistic model around a noise-predicting network.
+    """A denoising diffusion probabilistic model around a network that predicts eps, x_0, mu or v.
 
     Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays or a `tf.data.Dataset` of
     images or of (images, labels); labels of a network without classes are left aside. `evaluate` and `generate` use an
-    exponential moving average of the weights. The loss is L_simple; `compile` takes the optimizer and no loss.
+    exponential moving average of the weights. The loss is chosen here; `compile` takes the optimizer and no loss.
 
     Args:
-        network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape` and
-            `num_classes`.
+        network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
+            `num_classes` and, for a learned variance, `out_channels`.
         schedule: a `NoiseSchedule`, None = linear with T = 1000.
+        prediction: what the network says: "eps", "x0", "mu" or "v".
+        weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
+        variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.
+        timestep_sampling: "uniform", or "importance" = t as often as the root of its squared loss (Nichol & Dhariwal
+            2021, section 3.3).
+        label_dropout: share of the labels that training replaces by "no class", for classifier-free guidance.
         seed: of every random draw in training and evaluation.
         ema_momentum: share of the average that is kept at each step, m; early on min(m, (1 + step) / (10 + step)).
         clip_norm: largest global norm of the gradients, None = unlimited.
+
+    Raises:
+        InputError: values out of range, or choices that do not go together, with the reason.
 
     Example:
         >>> model = kddpm.DiffusionModel(kddpm.UNet(image_shape=(32, 32, 3)))
@@ -50,6 +66,12 @@ class DiffusionModel(keras.Model):
         self,
         network: keras.Model,
         schedule: schedules.NoiseSchedule | None = None,
+        *,
+        prediction: str = "eps",
+        weighting: str = "simple",
+        variance: str = "small",
+        timestep_sampling: str = "uniform",
+        label_dropout: float = 0.1,
         seed: int = 0,
         ema_momentum: float = 0.9999,
         clip_norm: float | None = 1.0,
@@ -58,21 +80,30 @@ class DiffusionModel(keras.Model):
         super().__init__(name=name, dtype="float32")
         if not 0 <= ema_momentum < 1:
             raise InputError(f"`ema_momentum` must lie in [0, 1). Received: {ema_momentum}")
+        if not 0 <= label_dropout < 1:
+            raise InputError(f"`label_dropout` must lie in [0, 1). Received: {label_dropout}")
         inputs.int32("seed", [seed])
         if clip_norm is not None and not clip_norm > 0:
             raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
         self.network = network
+        self.image_shape = tuple(network.image_shape)
         self.schedule = schedule or schedules.linear()
+        parametrization.check(prediction, weighting, variance, timestep_sampling, self.schedule.zero_terminal_snr)
+        _check_channels(network, variance)
         if self.schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
             warnings.warn(
                 f"The schedule ends at alpha_bar={self.schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
                 "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
                 stacklevel=2,
             )
+        self.prediction = prediction
+        self.weighting = weighting
+        self.variance = variance
+        self.timestep_sampling = timestep_sampling
+        self.label_dropout = label_dropout if network.num_classes else 0.0
         self.seed = seed
         self.ema_momentum = ema_momentum
         self.clip_norm = clip_norm
-        self.image_shape = tuple(network.image_shape)
         self.diffusion = GaussianDiffusion(self.schedule)
 
         self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
@@ -81,10 +112,21 @@ class DiffusionModel(keras.Model):
         self.step = self.add_weight(
             shape=(), initializer="zeros", dtype="int64", trainable=False, aggregation="only_first_replica", name="step"
         )
+        if timestep_sampling == "importance":
+            self.loss_squares, self.loss_counts = (
+                self.add_weight(
+                    shape=(self.schedule.num_timesteps,),
+                    initializer="zeros",
+                    trainable=False,
+                    aggregation="only_first_replica",
+                    name=name,
+                )
+                for name in ("loss_squares", "loss_counts")
+            )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
         self._traced_shapes = {}
-        self._walks = {}
+        self.walks = {}  # compiled by `generation`
         self.built = True
 
     def call(self, inputs, training=False):
@@ -92,9 +134,11 @@ class DiffusionModel(keras.Model):
         return self.network(inputs, training=training)
 
     def compile(self, optimizer="adam", **kwargs):
-        """Keras's `compile`; the loss is fixed, and float16 is refused because its range is too small for gradients."""
+        """Keras's `compile`; the loss is the model's own, and float16 is refused because its range is too small for gradients."""
         if kwargs.get("loss") is not None:
-            raise InputError(f"`loss` is L_simple and cannot be chosen. Received: loss={kwargs['loss']!r}")
+            raise InputError(
+                f"`loss` follows from the model's `prediction` and `weighting`. Received: loss={kwargs['loss']!r}"
+            )
         if self.network.compute_dtype == "float16":
             raise InputError("`network` must compute in float32 or bfloat16. Received: the dtype policy mixed_float16")
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
@@ -117,12 +161,12 @@ class DiffusionModel(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
-        t, noise, dropout_seed = self._draw(_TRAIN, self.step, tf.shape(x_0))
+        t, weight, noise, label, dropout_seed = self._draw(_TRAIN, self.step, x_0, label)
         with tf.GradientTape() as tape:
-            x_t = self.diffusion.q_sample(x_0, t, noise)
-            predicted = self.network(_network_inputs(x_t, self._named(t), label), training=True, seed=dropout_seed)
-            loss = tf.reduce_mean(simple_loss(noise, predicted))
+            losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=dropout_seed)
+            loss = tf.reduce_mean(weight * losses)
         gradient_norm = self._descend(tape.gradient(loss, self.network.trainable_variables))
+        self._remember(t, losses)
         self._update_ema()
         self.step.assign_add(1)
         self.loss_tracker.update_state(loss)
@@ -130,13 +174,19 @@ class DiffusionModel(keras.Model):
         return self.get_metrics_result()
 
     def test_step(self, data):
-        """L_simple of one batch under the averaged weights; the same draws at every evaluation."""
+        """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
-        t, noise, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), tf.shape(x_0))
-        x_t = self.diffusion.q_sample(x_0, t, noise)
-        predicted = self.ema_network(_network_inputs(x_t, self._named(t), label))
-        self.loss_tracker.update_state(simple_loss(noise, predicted))
+        t, _, noise, _, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
+        self.loss_tracker.update_state(self._image_losses(self.ema_network, x_0, t, noise, label))
         return {"loss": self.loss_tracker.result()}
+
+    def _image_losses(self, network, x_0, t, noise, label, **kwargs):
+        """The loss of each image, (B,)."""
+        x_t = self.diffusion.q_sample(x_0, t, noise)
+        output = network(_network_inputs(x_t, self._named(t), label), **kwargs)
+        return objectives.training_loss(
+            self.diffusion, x_0, x_t, t, noise, output, self.prediction, self.weighting, self.variance
+        )
 
     def _unpack(self, data, purpose):
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -153,22 +203,46 @@ class DiffusionModel(keras.Model):
             label = None
         return kd_images.to_float(images) if images.dtype == tf.uint8 else tf.cast(images, tf.float32), label
 
-    def _draw(self, purpose, index, shape):
-        """t (B,), noise (B, H, W, C) and a dropout seed for one step: of the global batch, sliced by replica."""
+    def _draw(self, purpose, index, x_0, label):
+        """What one step draws, of the global batch and sliced by replica: t (B,) and its weight, noise (B, H, W, C),
+        labels of which some are dropped, and a dropout seed."""
         context = tf.distribute.get_replica_context()
         replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
         fold_in = tf.random.experimental.stateless_fold_in
         seed = fold_in(tf.constant([self.seed, purpose], tf.int32), index)
+        shape = tf.shape(x_0)
         batch = shape[0]
 
         def mine(draw):
             return draw[replica * batch : (replica + 1) * batch] if replicas > 1 else draw
 
-        t = tf.random.stateless_uniform(
-            [batch * replicas], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32
-        )
+        if purpose == _TRAIN and self.timestep_sampling == "importance":
+            shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
+            uniform = tf.random.stateless_uniform([batch * replicas], fold_in(seed, 0))
+            ends = tf.cumsum(shares)
+            t = tf.searchsorted(ends[:-1], uniform * ends[-1], side="right", out_type=tf.int32)
+            weight = 1 / (self.schedule.num_timesteps * tf.gather(shares, t))
+        else:
+            t = tf.random.stateless_uniform(
+                [batch * replicas], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32
+            )
+            weight = tf.ones([batch * replicas])
         noise = tf.random.stateless_normal(tf.concat([[batch * replicas], shape[1:]], 0), fold_in(seed, 1))
-        return mine(t), mine(noise), fold_in(fold_in(fold_in(seed, 2), replica), 0)
+        if self.label_dropout and purpose == _TRAIN:
+            dropped = mine(tf.random.stateless_uniform([batch * replicas], fold_in(seed, 3))) < self.label_dropout
+            label = tf.where(dropped, self.network.num_classes, label)
+        return mine(t), mine(weight), mine(noise), label, fold_in(fold_in(fold_in(seed, 2), replica), 0)
+
+    def _remember(self, t, losses):
+        """What importance sampling wants to know: how large the losses of each t were, in the global batch."""
+        if self.timestep_sampling != "importance":
+            return
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            t, losses = context.all_gather(t, axis=0), context.all_gather(losses, axis=0)
+        squares, counts = objectives.updated_loss_history(self.loss_squares.value, self.loss_counts.value, t, losses)
+        self.loss_squares.assign(squares)
+        self.loss_counts.assign(counts)
 
     def _named(self, t):
         """What the network is told for index t: a respaced schedule keeps the names of its steps."""
@@ -208,6 +282,7 @@ class DiffusionModel(keras.Model):
         num_steps: int | Sequence[int] | None = None,
         *,
         labels: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
         batch_size: int = 64,
         return_trajectory: int | bool = False,
         verbose: bool | str = "auto",
@@ -220,9 +295,11 @@ class DiffusionModel(keras.Model):
 
         Args:
             seeds: int32 numbers, one a picture.
-            sampler: "ancestral", "ddim", or one with its arguments, such as `kddpm.samplers.DDIM(eta=0.5)`.
+            sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as `kddpm.samplers.DDIM(eta=0.5)`.
             num_steps: how many steps, or which ones; None = all T.
             labels: classes, one a picture; None = seed modulo the number of classes.
+            guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
+                network says without a class, 0 = no class at all. Anything but 1 calls the network on twice the batch.
             batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
             return_trajectory: also return this many frames of every picture's way from noise; True = 50.
             verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
@@ -233,78 +310,31 @@ class DiffusionModel(keras.Model):
 
         Raises:
             InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
-                or for a network without classes.
+                or for a network without classes, guidance of a model trained without label dropout.
         """
-        seeds = inputs.int32("seeds", seeds)
-        labels = self._labels(labels, seeds)
-        table = samplers.step_table(samplers.by_name(sampler), self.schedule, num_steps)
-        if batch_size < 1:
-            raise InputError(f"`batch_size` must be positive. Received: {batch_size}")
-        # A power of two, so that a few shapes serve every number of seeds.
-        batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
-        frames = 50 if return_trajectory is True else int(return_trajectory)
-        stops = _stops(table.num_steps, frames)
-        begin, walk = self._walk(samplers.by_name(sampler), table, batch, jit_compile)
+        return generation.generate(
+            self, seeds, sampler, num_steps, labels, guidance_scale, batch_size, return_trajectory, verbose, jit_compile
+        )
 
-        chunks = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
-        images, trajectories = [], []
-        with tqdm(
-            total=len(chunks) * table.num_steps,
-            desc=f"Generating {len(seeds)} pictures",
-            unit="step",
-            delay=2 if verbose == "auto" else 0,
-            disable=not verbose,
-        ) as bar:
-            for chunk in chunks:
-                count = len(seeds[chunk])
-                chunk_seeds = tf.constant(np.resize(seeds[chunk], batch))
-                chunk_labels = None if labels is None else tf.constant(np.resize(labels[chunk], batch))
-                x, start, trajectory = begin(chunk_seeds), 0, []
-                for stop, is_frame in stops:
-                    if is_frame:
-                        trajectory.append(kd_images.to_uint8(x[:count]).numpy())
-                    x = walk(x, chunk_seeds, chunk_labels, tf.constant(start, tf.int32), tf.constant(stop, tf.int32))
-                    bar.update(stop - start)
-                    start = stop
-                images.append(kd_images.to_uint8(x[:count]).numpy())
-                trajectories.append([*trajectory, images[-1]])
-        images = np.concatenate(images)
-        if not frames:
-            return images
-        return images, np.concatenate([np.stack(trajectory) for trajectory in trajectories], axis=1)
+    def variations(self, images, strength: float, seeds: Sequence[int] | None = None, **kwargs):
+        """Pictures like those given: noise to level t, denoise; arguments and errors as in `editing.variations`."""
+        return editing.variations(self, images, strength, seeds, **kwargs)
 
-    def _walk(self, sampler, table, batch, jit_compile):
-        """(begin, walk): the compiled functions for a sampler and a batch size, traced once and kept."""
-        key = (sampler, table.timesteps.tobytes(), batch, jit_compile)
-        if key not in self._walks:
+    def inpaint(self, images, mask, seeds: Sequence[int] | None = None, **kwargs):
+        """Paint what the mask leaves open; arguments and errors as in `editing.inpaint`."""
+        return editing.inpaint(self, images, mask, seeds, **kwargs)
 
-            @tf.function(jit_compile=jit_compile, autograph=False)
-            def begin(seeds):
-                return samplers.initial_noise(seeds, self.image_shape)
+    def interpolate(self, a, b, count: int = 9, **kwargs):
+        """Pictures on the way from image a to image b; arguments and errors as in `editing.interpolate`."""
+        return editing.interpolate(self, a, b, count, **kwargs)
 
-            @tf.function(jit_compile=jit_compile, autograph=False)
-            def walk(x, seeds, label, start, stop):
-                def denoiser(x_t, t):
-                    return self.ema_network(_network_inputs(x_t, t, label))
+    def invert(self, images, num_steps: int | Sequence[int] | None = None, **kwargs):
+        """The noise that DDIM paints these images from; arguments and errors as in `editing.invert`."""
+        return editing.invert(self, images, num_steps, **kwargs)
 
-                return samplers.walk(denoiser, table, x, seeds, start, stop)
-
-            self._walks[key] = begin, walk
-        return self._walks[key]
-
-    def _labels(self, labels, seeds):
-        classes = self.network.num_classes
-        if not classes:
-            if labels is not None:
-                raise InputError("`labels` were given, but the network has no classes (num_classes=None)")
-            return None
-        if labels is None:
-            return (seeds % classes).astype(np.int32)
-        labels = inputs.int32("labels", labels)
-        if len(labels) != len(seeds):
-            raise InputError(f"`labels` must be one a seed. Received: {len(labels)} labels, {len(seeds)} seeds")
-        inputs.check_labels(labels, classes)
-        return labels
+    def bits_per_dim(self, images, labels=None, **kwargs):
+        """The variational bound on images; arguments, result and errors as in `likelihood.bits_per_dim`."""
+        return likelihood.bits_per_dim(self, images, labels, **kwargs)
 
     def export(self, path, format="litert", sampler="ancestral", num_steps=None, precision="float32", **kwargs) -> dict:
         """Write a file that generates by itself, seed in, picture out; arguments and errors as in `exporting.export`.
@@ -338,7 +368,7 @@ class DiffusionModel(keras.Model):
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """Keras's `evaluate`: L_simple of the averaged weights; the same images give the same number.
+        """Keras's `evaluate`: the loss of the averaged weights; the same images give the same number.
 
         Raises:
             InputError: as in `fit`.
@@ -363,6 +393,11 @@ class DiffusionModel(keras.Model):
         return {
             "network": keras.saving.serialize_keras_object(self.network),
             "schedule": self.schedule.get_config(),
+            "prediction": self.prediction,
+            "weighting": self.weighting,
+            "variance": self.variance,
+            "timestep_sampling": self.timestep_sampling,
+            "label_dropout": self.label_dropout,
             "seed": self.seed,
             "ema_momentum": self.ema_momentum,
             "clip_norm": self.clip_norm,
@@ -381,8 +416,11 @@ def _network_inputs(x_t, t, label):
     return [x_t, t] if label is None else [x_t, t, label]
 
 
-def _stops(num_steps: int, frames: int) -> list[tuple[int, bool]]:
-    """Where sampling returns to Python: (step to stop before, whether a frame is taken before walking there)."""
-    framed = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
-    starts = sorted({0, *framed, *range(0, num_steps, _STEPS_A_CALL)})
-    return [(stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_steps], strict=True)]
+def _check_channels(network, variance):
+    channels = network.image_shape[-1]
+    expected, received = channels * (2 if variance == "learned" else 1), getattr(network, "out_channels", channels)
+    if received != expected:
+        raise InputError(
+            f"`network` must have {expected} output channels for variance={variance!r} and images of {channels}: "
+            f"UNet(..., out_channels={expected}). Received: {received}"
+        )

@@ -1,17 +1,287 @@
-"""What training minimises."""
+"""What training minimises and what a model is worth: losses, the variational bound, its estimators, the decoder.
 
+The bound on -log p(x_0) of a chain p(x_{t-1} | x_t) (Ho et al. 2020, eq. 3 and 5), with 0-based t and "x_{-1}" = x_0:
+
+    (1)  L = L_T + sum_t L_t,   L_T = KL(q(x_T | x_0) || N(0, 1)),   L_0 = -log p(x_0 | x_t at t = 0)
+    (2)  L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t > 0
+    (3)  p(x_0 | x_t at t = 0) = the normal's mass in the bin of a pixel, 2/255 wide and open at both ends    (Ho, eq. 13)
+
+The same number can be had from other samples (Ho et al. 2020, appendix A; Luo 2022, section 3):
+
+    (4)  L = E[-log p(x_T) + sum_t log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t)]      over whole trajectories x_1 .. x_T
+    (5)  the same sum, of which one t is drawn: T (log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t))   over pairs x_{t-1}, x_t
+    (6)  L_T + T L_t, one t drawn and the KL in closed form                                                      over x_t
+
+Losses and bounds are means over the pixels of an image, (B,), the bounds in nats; divided by log 2 they are bits per
+dimension. Arithmetic has the dtype of what comes in, float32 or float64. All of it is plain `keras.ops`.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
 from keras import ops
 
+from kddpm import parametrization
+from kddpm.process import GaussianDiffusion, as_float, at_t, split_output
 
-def simple_loss(noise, predicted_noise):
-    """L_simple of one batch, |eps - eps_theta(x_t, t)|^2 as a mean over pixels (Ho et al. 2020, eq. 14).
+_HYBRID_BOUND_WEIGHT = 0.001  # Nichol & Dhariwal 2021, eq. 16
+_SMALLEST_MASS = {"float32": 1e-37, "float64": 1e-300}
+_HALF_BIN = 1 / 255  # uint8 in [-1, 1]
+_HISTORY_DECAY = 0.9  # a memory of about 10 losses of each t, as long as Nichol & Dhariwal 2021, section 3.3
+_HISTORY_NEEDED = 10
+_UNIFORM_SHARE = 0.001
+
+
+def training_loss(diffusion, x_0, x_t, t, noise, output, prediction="eps", weighting="simple", variance="small"):
+    """What one training step minimises (`kddpm.parametrization`, equation (2)).
 
     Args:
-        noise: eps, (B, H, W, C).
-        predicted_noise: the network's output, (B, H, W, C).
+        diffusion: a `GaussianDiffusion`.
+        x_0: images in [-1, 1], (B, ..., C).
+        x_t: `diffusion.q_sample(x_0, t, noise)`.
+        t: int (B,).
+        noise: eps, like x_0.
+        output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
+        prediction: "eps", "x0", "mu" or "v".
+        weighting: "simple", "vlb", "min_snr" or "hybrid".
+        variance: "small", "large" or "learned".
 
     Returns:
-        float32 (B,), one value an image.
+        (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants.
     """
-    difference = ops.cast(noise, "float32") - ops.cast(predicted_noise, "float32")
-    return ops.mean(ops.square(difference), axis=tuple(range(1, len(difference.shape))))
+    predicted, _ = split_output(output, variance)
+    if variance == "learned" and weighting == "vlb":
+        return bound_term_nats(diffusion, x_0, x_t, t, output, prediction, variance)
+    target = noise if prediction == "eps" else diffusion.from_x0(prediction, x_t, t, x_0)
+    error = mean_squared_error(target, predicted)
+    if weighting == "hybrid":
+        held = ops.concatenate([ops.stop_gradient(predicted), split_output(output, variance)[1]], axis=-1)
+        bound = bound_term_nats(diffusion, x_0, x_t, t, held, prediction, variance)
+        return error + _HYBRID_BOUND_WEIGHT * diffusion.schedule.num_timesteps * bound
+    if weighting == "simple":
+        return error
+    weights = parametrization.loss_weights(diffusion.schedule, prediction, weighting, variance)
+    return ops.take(ops.convert_to_tensor(weights.astype(ops.dtype(error))), t) * error
+
+
+def mean_squared_error(target, predicted):
+    """|target - predicted|^2 as a mean over everything but the batch, (B,); at least float32."""
+    target, predicted = as_float(target), as_float(predicted)
+    return _mean(ops.square(target - predicted))
+
+
+def last_step_loss_nats(diffusion, x_prev, x_t, t, predicted):
+    """The bound's term from the noise of the last step alone, up to a constant: the "denoising" view.
+
+    x_t = sqrt(alpha_t) x_{t-1} + beta_t e, with e in units in which the mean of p(x_{t-1} | x_t) is
+    (x_t - beta_t e_theta) / sqrt(alpha_t). Then
+
+        L = beta_t^2 / (2 sigma_t^2 alpha_t) |e - e_theta|^2,   sigma_t^2 the posterior variance.
+
+    Given x_t and x_0, e is eps / sqrt(1 - alpha_bar_t) on the mean, which is minus the score: the network that this trains is
+    the one that L_simple trains, from a noisier target (Vincent 2011; Ho et al. 2020, section 3.2).
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        x_prev: x_{t-1}, (B, ...).
+        x_t: one step later, (B, ...).
+        t: int (B,), at least 1.
+        predicted: e_theta(x_t, t), (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    schedule = diffusion.schedule
+    x_prev, x_t = as_float(x_prev), as_float(x_t)
+    noise = (x_t - at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev) / at_t(schedule.betas, t, x_t)
+    variances = np.exp(parametrization.log_variances(schedule, "small"))
+    weights = schedule.betas**2 / (2 * variances * schedule.alphas)
+    return ops.take(ops.convert_to_tensor(weights.astype(ops.dtype(x_t))), t) * mean_squared_error(noise, predicted)
+
+
+# The terms of the bound.
+
+
+def gaussian_kl_nats(mean_1, log_variance_1, mean_2, log_variance_2):
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
+    ratio = log_variance_1 - log_variance_2
+    return 0.5 * (ops.exp(ratio) - 1 - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
+
+
+def decoder_log_likelihood_nats(x_0, mean, log_variance):
+    """log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
+
+    Both sides of a bin are taken in the tail they lie in, so that no digits are lost; masses below 1e-37 (float32) or
+    1e-300 (float64) count as that.
+
+    Args:
+        x_0: pixels in [-1, 1], x / 127.5 - 1 of a uint8 x.
+        mean: of the normal; broadcasts.
+        log_variance: of the normal; broadcasts.
+
+    Returns:
+        Nats of each element, at most 0.
+    """
+    scale = ops.exp(-0.5 * log_variance)
+    centred = x_0 - mean
+    # Mirrored to the left of the mean, where the distribution function keeps its digits.
+    side = ops.where(centred > 0, -1.0, 1.0)
+    side = ops.cast(side, ops.dtype(centred))
+    edge_right = ops.where(side > 0, x_0 > 1 - _HALF_BIN, x_0 < -1 + _HALF_BIN)
+    edge_left = ops.where(side > 0, x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN)
+    below = ops.where(edge_left, 0.0, _normal_cdf((side * centred - _HALF_BIN) * scale))
+    up_to = ops.where(edge_right, 1.0, _normal_cdf((side * centred + _HALF_BIN) * scale))
+    return ops.log(ops.maximum(up_to - below, _SMALLEST_MASS[ops.dtype(up_to)]))
+
+
+def prior_nats(diffusion, x_0):
+    """L_T, equation (1): how far x_T still is from pure noise; (B,)."""
+    alpha_bar = float(diffusion.schedule.alpha_bars[-1])
+    mean = math.sqrt(alpha_bar) * as_float(x_0)
+    zero = ops.zeros_like(mean)
+    return _mean(gaussian_kl_nats(mean, zero + math.log1p(-alpha_bar), zero, zero))
+
+
+def bound_term_nats(diffusion, x_0, x_t, t, output, prediction="eps", variance="small", clip=False):
+    """L_t of equation (1), (B,): the KL of (2), or at t = 0 the decoder (3).
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        x_0: images in [-1, 1], (B, ..., C).
+        x_t: noisy images, like x_0.
+        t: int (B,).
+        output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
+        prediction: what its first C channels are.
+        variance: "small", "large" or "learned".
+        clip: whether the x_0 that it implies is clipped to [-1, 1], as samplers do.
+    """
+    mean, log_variance = diffusion.p_mean_log_variance(x_t, t, output, prediction, variance, clip)
+    return _term(diffusion, x_0, x_t, t, mean, log_variance)
+
+
+# Three estimators of the bound. `reverse` is (x_t, t) -> mean and log-variance of p(x_{t-1} | x_t).
+
+
+def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, noises):
+    """Equation (4): a whole trajectory, T calls of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        noises: standard normal, (T, B, ...), one for each step.
+
+    Returns:
+        (B,) in nats.
+    """
+    total, x_prev = 0.0, x_0
+    for index in range(diffusion.schedule.num_timesteps):
+        t = ops.full((ops.shape(x_0)[0],), index, "int32")
+        x_t = diffusion.q_step(x_prev, t, noises[index])
+        total = total + _log_ratio(diffusion, reverse, x_0, x_prev, x_t, t)
+        x_prev = x_t
+    return total + 0.5 * _mean(math.log(2 * math.pi) + ops.square(x_prev))
+
+
+def bound_from_pair_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise_prev, noise):
+    """Equation (5): x_{t-1} and x_t of one t drawn evenly from 0 .. T - 1; one call of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        t: int (B,).
+        noise_prev: standard normal, leads from x_0 to x_{t-1}; (B, ...).
+        noise: standard normal, leads from x_{t-1} to x_t; (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    schedule = diffusion.schedule
+    x_0 = as_float(x_0)
+    mean = at_t(np.sqrt(schedule.alpha_bars_prev), t, x_0) * x_0
+    x_prev = mean + at_t(np.sqrt(schedule.one_minus_alpha_bars_prev), t, x_0) * noise_prev
+    x_t = diffusion.q_step(x_prev, t, noise)
+    alpha_bar = float(schedule.alpha_bars[-1])
+    # E[-log p(x_T)], x_T being N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
+    last = 0.5 * _mean(math.log(2 * math.pi) + alpha_bar * ops.square(x_0) + 1 - alpha_bar)
+    return last + schedule.num_timesteps * _log_ratio(diffusion, reverse, x_0, x_prev, x_t, t)
+
+
+def bound_from_one_sample_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise):
+    """Equation (6): x_t of one t drawn evenly from 0 .. T - 1, the KL in closed form; one call of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        t: int (B,).
+        noise: standard normal, leads from x_0 to x_t; (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    x_t = diffusion.q_sample(x_0, t, noise)
+    return prior_nats(diffusion, x_0) + diffusion.schedule.num_timesteps * _term(
+        diffusion, x_0, x_t, t, *reverse(x_t, t)
+    )
+
+
+# Importance sampling of t.
+
+
+def importance_probabilities(squares, counts):
+    """How often to draw each t: as sqrt(E[L_t^2]) (Nichol & Dhariwal 2021, eq. 18), evenly until every t was seen.
+
+    Args:
+        squares: running means of squared losses, (T,).
+        counts: how many losses of each t have been seen, (T,).
+
+    Returns:
+        (T,), adding up to 1; a loss drawn so counts 1 / (T p_t).
+    """
+    size = squares.shape[0]
+    roots = ops.sqrt(ops.maximum(squares, 1e-30))
+    shares = (1 - _UNIFORM_SHARE) * roots / ops.sum(roots) + _UNIFORM_SHARE / size
+    return ops.where(ops.min(counts) >= _HISTORY_NEEDED, shares, ops.full_like(shares, 1 / size))
+
+
+def updated_loss_history(squares, counts, t, losses):
+    """The running means of `importance_probabilities` after the unweighted losses (B,) at t (B,) have been seen."""
+    seen = ops.cast(ops.expand_dims(t, 0) == ops.expand_dims(ops.arange(squares.shape[0]), 1), squares.dtype)  # (T, B)
+    times = ops.sum(seen, axis=1)
+    means = ops.matmul(seen, ops.expand_dims(ops.square(losses), 1))[:, 0] / ops.maximum(times, 1)
+    kept = ops.where(counts > 0, ops.power(_HISTORY_DECAY, times), ops.cast(times == 0, squares.dtype))
+    return kept * squares + (1 - kept) * means, counts + times
+
+
+def _term(diffusion, x_0, x_t, t, mean, log_variance):
+    """L_t of a p(x_{t-1} | x_t) of that mean and log-variance."""
+    x_0, x_t = as_float(x_0), as_float(x_t)
+    true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
+    kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
+    return ops.where(t == 0, -_mean(decoder_log_likelihood_nats(x_0, mean, log_variance)), _mean(kl))
+
+
+def _log_ratio(diffusion, reverse, x_0, x_prev, x_t, t):
+    """log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), (B,); at t = 0 p is the decoder's."""
+    schedule = diffusion.schedule
+    mean, log_variance = reverse(x_t, t)
+    forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
+    decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
+    return ops.where(
+        t == 0, _mean(forward) - _mean(decoded), _mean(forward) - _mean(_log_normal(x_prev, mean, log_variance))
+    )
+
+
+def _log_normal(x, mean, log_variance):
+    return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
+
+
+def _normal_cdf(z):
+    return 0.5 * ops.erfc(-z * math.sqrt(0.5))
+
+
+def _mean(x):
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))

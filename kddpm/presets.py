@@ -1,15 +1,18 @@
 """What a training run is made of, and named starting points. Needs neither TensorFlow nor the data."""
 
 import dataclasses
+import re
 import types
 import typing
 from typing import Annotated
 
-from kddpm import schedules
+from kddpm import parametrization, schedules
 from kddpm.errors import InputError
 
 # Fields that a run may change when it goes on; with any other it would be another run.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps")
+CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale")
+
+SAMPLERS = ("ancestral", "ddim", "dpm_solver", "heun", "predictor_corrector")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +29,15 @@ class TrainConfig:
     image_size: Annotated[tuple[int, int], "pixels: one number, or HEIGHTxWIDTH"] = (32, 32)
     channels: Annotated[int | None, "1 = grey, 3 = RGB; none = as the data are"] = None
     num_classes: Annotated[int | None, "train on labels 0 .. num_classes - 1; none = unconditional"] = None
+    label_dropout: Annotated[float, "share of labels left out in training, so that guidance is possible"] = 0.1
     horizontal_flip: Annotated[bool, "mirror half of the images"] = False
     schedule: Annotated[str, "linear, cosine, sigmoid, quadratic or constant"] = "linear"
     num_timesteps: Annotated[int, "T, noising steps"] = 1000
+    zero_terminal_snr: Annotated[bool, "stretch the schedule so that nothing of the image is left at T"] = False
+    prediction: Annotated[str, "what the network predicts: eps, x0, mu or v"] = "eps"
+    weighting: Annotated[str, "of the loss: simple, vlb, min_snr or hybrid"] = "simple"
+    variance: Annotated[str, "of a reverse step: small, large or learned"] = "small"
+    timestep_sampling: Annotated[str, "uniform, or importance = by the losses seen"] = "uniform"
     width: Annotated[int, "channels of the network's first level"] = 128
     multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (
         1,
@@ -51,8 +60,9 @@ class TrainConfig:
     log_every: Annotated[int, "steps between rows of metrics.csv"] = 100
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 5000
     sample_every: Annotated[int, "steps between sample grids"] = 20_000
-    sampler: Annotated[str, "of the sample grids: ancestral or ddim"] = "ancestral"
+    sampler: Annotated[str, f"of the sample grids: {', '.join(SAMPLERS)}"] = "ancestral"
     sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
+    guidance_scale: Annotated[float, "of the sample grids, for networks with classes; 1 = no guidance"] = 1.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -65,6 +75,17 @@ class TrainConfig:
         _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
         _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
         _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        _require(0 <= self.label_dropout < 1, "label_dropout", "in [0, 1)", self.label_dropout)
+        _require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
+        _require(
+            self.guidance_scale == 1 or self.num_classes is not None,
+            "guidance_scale", "1 without --num_classes", self.guidance_scale,
+        )  # fmt: skip
+        _require(
+            self.guidance_scale == 1 or self.label_dropout > 0,
+            "guidance_scale", "1 with --label_dropout=0: the network never sees pictures without their class",
+            self.guidance_scale,
+        )  # fmt: skip
         _require(0 <= self.ema_momentum < 1, "ema_momentum", "in [0, 1)", self.ema_momentum)
         _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
@@ -73,8 +94,14 @@ class TrainConfig:
             self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes
         )
         _choice(self.precision, "precision", ("float32", "mixed_bfloat16"))
-        _choice(self.sampler, "sampler", ("ancestral", "ddim"))
+        _choice(self.sampler, "sampler", SAMPLERS)
         _choice(self.schedule, "schedule", tuple(schedules.BY_NAME))
+        try:
+            parametrization.check(
+                self.prediction, self.weighting, self.variance, self.timestep_sampling, self.zero_terminal_snr
+            )
+        except InputError as error:
+            raise InputError(re.sub(r"`(\w+)`", r"--\1", str(error))) from None
         _require(
             self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
             "sampling_steps", f"in 1 .. {self.num_timesteps} (--num_timesteps), or none", self.sampling_steps,

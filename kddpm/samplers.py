@@ -1,150 +1,266 @@
-"""From noise to a picture: the steps of the reverse process and the one loop that takes them.
+"""From noise to a picture: what each sampler does, as rows of coefficients.
 
-A sampler is a table of coefficients, a row for each step in the order they are taken. With the noise that the denoiser
-predicts, every step is
+A row is one call of the network (`kddpm.walks` takes them in one loop inside the graph):
 
-    (1)  x_0    = a x_t + b eps,  a = 1 / sqrt(alpha_bar_t),  b = -sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t)
-         clipped to [-1, 1] if wanted
-    (2)  x_prev = c x_0 + d x_t + sigma z,  z ~ N(0, 1)
+    (1)  x_0  = a x + b output,  clipped if wanted
+    (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1),  and for a sampler with a memory  m' = f x_0 + g x + h m
 
-and the samplers differ in c, d and sigma:
+The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - alpha_bar) at t, and s', n' at t_prev:
 
     (3)  Ancestral (Ho et al. 2020, algorithm 2 and eq. 7): c, d of the posterior mean; sigma^2 = the posterior variance
-         ("small") or beta ("large"); sigma = 0 at the last step.
+         ("small"), beta ("large") or what the network says ("learned"); sigma = 0 at the last step.
     (4)  DDIM (Song et al. 2021, eq. 12 and 16): sigma = eta sqrt(posterior variance), and with
-         k = sqrt(1 - alpha_bar_prev - sigma^2) along the noise that belongs to the clipped x_0,
-         d = k / sqrt(1 - alpha_bar_t),  c = sqrt(alpha_bar_prev) - d sqrt(alpha_bar_t).
+         k = sqrt(n'^2 - sigma^2) along the noise that belongs to the clipped x_0,  d = k / n,  c = s' - d s.
+    (5)  DPMSolver, DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): with lambda = log(s / n) and h = lambda' - lambda,
+         x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = h / (2 h of the step before),  m' = x_0;
+         w = 0 at the first step, which has no memory, and at the last, whose h is infinite.
+    (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In y = x / s and
+         u = n / s the ODE is dy/du = (y - x_0) / u. Euler's row keeps m' = half of the way; the second row, at t_prev,
+         goes the other half with the slope found there. The last step, to u = 0, is Euler's alone.
+    (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
+         x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors' step
+         size with the norms of noise and score at their expected ratio, so that no image depends on its neighbours.
+    (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: x' = s'/s x + (n' - s'/s n) eps with eps at
+         t', found by fixed-point iteration because x' is what the network must be asked about.
 
-Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps. A denoiser is any
-callable (x_t, t) -> eps on tensors (B, H, W, C) and int32 (B,); nothing here knows a model or a file.
+Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps; a and b stay those of the
+schedule that the network was trained on.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
-import tensorflow as tf
 
-from kddpm import noise
+from kddpm import parametrization
 from kddpm.errors import InputError
-from kddpm.schedules import NoiseSchedule, trailing_timesteps
+from kddpm.schedules import SPACINGS, NoiseSchedule, timestep_grid
+from kddpm.walks import Rows, StepTable
 
 
 @dataclasses.dataclass(frozen=True)
-class StepTable:
-    """The coefficients of equations (1) and (2), float64 (steps,) each, in the order the steps are taken.
+class Sampler:
+    """What all samplers share.
 
-    Attributes:
-        timesteps: t of each step as the network knows it, int64 (steps,).
-        x0_from_xt, x0_from_eps: a and b.
-        prev_from_x0, prev_from_xt, noise_std: c, d and sigma.
-        clip: whether x_0 is clipped to [-1, 1].
+    Args:
+        clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile, and scaled back
+            where that is beyond 1 (Saharia et al. 2022, section 2.3), for strong guidance.
+        spacing: which steps, where fewer than T are taken; see `schedules.timestep_grid`.
     """
 
-    timesteps: np.ndarray
-    x0_from_xt: np.ndarray
-    x0_from_eps: np.ndarray
-    prev_from_x0: np.ndarray
-    prev_from_xt: np.ndarray
-    noise_std: np.ndarray
-    clip: bool
+    clip: bool | str = dataclasses.field(default=True, kw_only=True)
+    spacing: str = dataclasses.field(default="trailing", kw_only=True)
 
-    @property
-    def num_steps(self) -> int:
-        """Number of steps, each one network call."""
-        return len(self.timesteps)
-
-    def step(self, x_t, eps, index, z=None):
-        """x_prev from x_t, equations (1) and (2).
-
-        Args:
-            x_t: float32 (B, ...).
-            eps: the denoiser's prediction at x_t, like x_t.
-            index: int32 scalar, which step.
-            z: standard normal noise like x_t, None = none.
-        """
-
-        def at(table):
-            return tf.gather(table.astype(np.float32), index)
-
-        x_0 = at(self.x0_from_xt) * x_t + at(self.x0_from_eps) * eps
-        if self.clip:
-            x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
-        x_prev = at(self.prev_from_x0) * x_0 + at(self.prev_from_xt) * x_t
-        return x_prev if z is None else x_prev + at(self.noise_std) * z
+    def __post_init__(self):
+        if self.clip not in (True, False, "dynamic"):
+            raise InputError(f'`clip` must be True, False or "dynamic". Received: {self.clip!r}')
+        if self.spacing not in SPACINGS:
+            raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {self.spacing!r}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ancestral:
+class Ancestral(Sampler):
     """Algorithm 2 of Ho et al. 2020, equation (3).
 
     Args:
-        variance: "small" (posterior), "large" (beta), or one variance for each step in increasing t; the first, that of
-            the last step taken, is not used.
-        clip: whether the predicted x_0 is clipped to [-1, 1].
+        variance: "small" (posterior), "large" (beta), "learned", or one variance for each step in increasing t, of
+            which the first, that of the last step taken, is not used; None = the model's own.
+        clip, spacing: see `Sampler`.
     """
 
-    variance: str | tuple[float, ...] = "small"
-    clip: bool = True
+    variance: str | tuple[float, ...] | None = None
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.variance is None:
+            return
         if isinstance(self.variance, str):
-            if self.variance not in ("small", "large"):
-                raise InputError(f'`variance` must be "small", "large" or a sequence. Received: {self.variance!r}')
+            if self.variance not in parametrization.VARIANCES:
+                names = ", ".join(f'"{name}"' for name in parametrization.VARIANCES)
+                raise InputError(f"`variance` must be {names} or a sequence. Received: {self.variance!r}")
             return
         try:
             object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
         except (TypeError, ValueError):
-            text = f'`variance` must be "small", "large" or a sequence of numbers. Received: {self.variance!r}'
+            text = f"`variance` must be a name or a sequence of numbers. Received: {self.variance!r}"
             raise InputError(text) from None
         if not all(np.isfinite(v) and v >= 0 for v in self.variance):
             raise InputError(f"`variance` must hold finite numbers >= 0. Received: {self.variance}")
 
-    def table(self, schedule: NoiseSchedule) -> StepTable:
-        """The coefficients on a (respaced) schedule."""
-        if self.variance == "small":
-            variances = schedule.posterior_variances
-        elif self.variance == "large":
-            variances = schedule.betas
-        elif len(self.variance) == schedule.num_timesteps:
-            variances = np.array(self.variance)
-        else:
-            raise InputError(
-                f"`variance` must have one entry for each of {schedule.num_timesteps} steps. "
-                f"Received: {len(self.variance)} entries"
-            )
-        std = np.sqrt(variances)
-        std[0] = 0.0  # z = 0 at the last step
-        return _table(schedule, schedule.posterior_coefs_x0, schedule.posterior_coefs_xt, std, self.clip)
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (3) on a (respaced) schedule; `variance` is the model's."""
+        return _ancestral_rows(schedule, variance if self.variance is None else self.variance)
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """Denoising diffusion implicit models (Song et al. 2021), equation (4).
 
     Args:
         eta: 0 = deterministic, 1 = as much noise as the posterior.
-        clip: whether the predicted x_0 is clipped to [-1, 1].
+        clip, spacing: see `Sampler`.
     """
 
+    order: ClassVar[int] = 1
     eta: float = 0.0
-    clip: bool = True
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise InputError(f"`eta` must lie in [0, 1]. Received: {self.eta}")
 
-    def table(self, schedule: NoiseSchedule) -> StepTable:
-        """The coefficients on a (respaced) schedule."""
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (4) on a (respaced) schedule."""
         std = self.eta * np.sqrt(schedule.posterior_variances)
-        direction = np.sqrt(schedule.one_minus_alpha_bars_prev - std**2)
-        from_xt = direction / np.sqrt(schedule.one_minus_alpha_bars)
+        from_xt = np.sqrt(schedule.one_minus_alpha_bars_prev - std**2) / np.sqrt(schedule.one_minus_alpha_bars)
         from_x0 = np.sqrt(schedule.alpha_bars_prev) - from_xt * np.sqrt(schedule.alpha_bars)
-        return _table(schedule, from_x0, from_xt, std, self.clip)
+        down = np.arange(schedule.num_timesteps)[::-1]
+        return Rows(down, *(column[::-1] for column in (from_x0, from_xt, std)))
 
 
-BY_NAME = {"ancestral": Ancestral, "ddim": DDIM}
-Sampler = Ancestral | DDIM
+@dataclasses.dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022b), equation (5): a deterministic multistep solver, one network call a step.
+
+    Args:
+        clip, spacing: see `Sampler`.
+    """
+
+    order: ClassVar[int] = 2
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (5) on a (respaced) schedule."""
+        down = np.arange(schedule.num_timesteps)[::-1]
+        signal, noise_ = _levels(schedule)
+        with np.errstate(divide="ignore"):
+            log_snr = np.log(signal / noise_)
+            steps = np.diff(log_snr)[::-1] * -1  # h of each step, in walking order
+        ratio = noise_[:-1][::-1] / noise_[1:][::-1]
+        towards = signal[:-1][::-1] - signal[1:][::-1] * ratio  # s' (1 - exp(-h)) = s' - s n'/n
+        weight = np.zeros(len(down))
+        weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 where the step before was infinite
+        zero = np.zeros(len(down))
+        return Rows(
+            down, towards * (1 + weight), ratio, zero,
+            from_memory=-towards * weight, memory_from_x0=zero + 1, memory_from_xt=zero, memory_from_memory=zero,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(Sampler):
+    """Heun's method on the probability-flow ODE (Karras et al. 2022), equation (6): two network calls a step.
+
+    Args:
+        clip, spacing: see `Sampler`.
+    """
+
+    order: ClassVar[int] = 2
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
+        if schedule.zero_terminal_snr:
+            raise InputError("`sampler` heun cannot start where alpha_bar = 0 (zero terminal SNR): choose another")
+        signal, noise_ = _levels(schedule)
+        sigma = noise_ / signal
+        rows = []
+        for i in range(schedule.num_timesteps, 0, -1):  # from level i to level i - 1; level 0 is the data
+            s, s_next, u, u_next = signal[i], signal[i - 1], sigma[i], sigma[i - 1]
+            way = (u_next - u) / u  # y' = y + way (y - x_0), in x: divided by s, then times s'
+            euler = (-s_next * way, s_next / s * (1 + way), 0.0)
+            half = (-s_next * way / 2, s_next / s * (1 + way / 2), 0.0)
+            rows.append((i - 1, *euler, *half))
+            if i > 1:
+                rest = (u_next - u) / u_next / 2
+                rows.append((i - 2, -s_next * rest, rest, 1.0, 0.0, 0.0, 0.0))
+        at, c, d, e, f, g, h = (np.array(column) for column in zip(*rows, strict=True))
+        return Rows(at, c, d, np.zeros(len(rows)), e, f, g, h)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    """Ancestral steps, each followed by Langevin steps that follow the score (Song et al. 2021b), equation (7).
+
+    Args:
+        corrections: Langevin steps after each ancestral step, one network call each.
+        snr: of the Langevin step size.
+        clip, spacing: see `Sampler`.
+    """
+
+    corrections: int = 1
+    snr: float = 0.16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.corrections, int) or self.corrections < 1:
+            raise InputError(f"`corrections` must be an integer of at least 1. Received: {self.corrections!r}")
+        if not 0 < self.snr < 0.7:  # beyond 1 / sqrt(2) a step overshoots the mean
+            raise InputError(f"`snr` must lie between 0 and 0.7. Received: {self.snr}")
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (7) on a (respaced) schedule: N (1 + corrections) - corrections rows for N steps."""
+        predictor = _ancestral_rows(schedule, variance)
+        share = 2 * schedule.alphas * self.snr**2  # delta / n^2
+        count = 1 + self.corrections
+        levels = np.repeat(np.arange(schedule.num_timesteps)[::-1], count)[: -self.corrections]
+        correct = np.arange(len(levels)) % count > 0
+        at = np.where(correct, levels - 1, levels)
+        signal, variance_ = np.sqrt(schedule.alpha_bars), schedule.one_minus_alpha_bars
+        corrector = {
+            "from_x0": share * signal,
+            "from_xt": 1 - share,
+            "noise_std": np.sqrt(2 * share * variance_),
+        }
+        columns = {
+            name: np.where(correct, column[at], getattr(predictor, name)[::-1][levels])
+            for name, column in corrector.items()
+        }
+        if predictor.log_variance_range is None:
+            return Rows(at, **columns)
+        ends = tuple(np.where(correct, 0.0, end[::-1][levels]) for end in predictor.log_variance_range)
+        return Rows(at, **columns, log_variance_range=ends)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inversion:
+    """DDIM backwards, from an image to the x_T that `DDIM(clip=False)` would paint it from, equation (8).
+
+    Args:
+        iterations: of the fixed point, network calls a step; 1 asks about the x that the step starts from.
+        spacing: as of the `DDIM` that shall find the way back.
+    """
+
+    iterations: int = 3
+    spacing: str = "trailing"
+    clip: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not isinstance(self.iterations, int) or self.iterations < 1:
+            raise InputError(f"`iterations` must be an integer of at least 1. Received: {self.iterations!r}")
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (8) on a (respaced) schedule: `iterations` rows a step."""
+        if schedule.zero_terminal_snr:
+            raise InputError("`schedule` must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert")
+        signal, noise_ = _levels(schedule)
+        scale = signal[1:] / signal[:-1]
+        of_eps = noise_[1:] - scale * noise_[:-1]
+        # eps of the iterate x is (x - s' x_0) / n'; the step starts from the memory.
+        c, d = -of_eps * signal[1:] / noise_[1:], of_eps / noise_[1:]
+        at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
+        keep = np.arange(len(at)) % self.iterations < self.iterations - 1
+        held = np.where(keep, 0.0, 1.0)
+        c, d, e = c[at], d[at], scale[at]
+        return Rows(at, c, d, np.zeros(len(at)), e, held * c, held * d, np.where(keep, 1.0, e))
+
+
+BY_NAME = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "dpm_solver": DPMSolver,
+    "heun": Heun,
+    "predictor_corrector": PredictorCorrector,
+}
 
 
 def by_name(sampler: str | Sampler, **options) -> Sampler:
@@ -161,80 +277,72 @@ def name_of(sampler: Sampler) -> str:
     return next(name for name, kind in BY_NAME.items() if isinstance(sampler, kind))
 
 
-def step_table(sampler: Sampler, schedule: NoiseSchedule, num_steps: int | Sequence[int] | None = None) -> StepTable:
+def step_table(
+    sampler: Sampler | Inversion,
+    schedule: NoiseSchedule,
+    num_steps: int | Sequence[int] | None = None,
+    prediction: str = "eps",
+    variance: str = "small",
+    strength: float = 1.0,
+) -> StepTable:
     """The coefficients of a sampler in fewer steps.
 
     Args:
-        sampler: an `Ancestral` or a `DDIM`.
+        sampler: one of the above.
         schedule: of all T steps.
-        num_steps: how many steps, evenly spaced and ending at T - 1; or the steps themselves, increasing and ending at
-            T - 1; None = all T.
+        num_steps: how many steps, spaced as the sampler says; or the steps themselves, increasing and ending at T - 1;
+            None = all T.
+        prediction: what the network predicts.
+        variance: the model's, for samplers that leave it to the model.
+        strength: the share of the steps to take, the last ones; they begin at the t that is left.
 
     Raises:
-        InputError: more steps than T, or steps that leave out T - 1, where the noise is.
+        InputError: more steps than T, steps that leave out T - 1, where the noise is, or a learned variance of a model
+            that has none.
     """
     if num_steps is None:
-        return sampler.table(schedule)
-    if not isinstance(num_steps, Sequence | np.ndarray):
-        num_steps = trailing_timesteps(schedule.num_timesteps, num_steps)
-    respaced = schedule.respace(num_steps)
+        num_steps, respaced = np.arange(schedule.num_timesteps), schedule
+    else:
+        if not isinstance(num_steps, Sequence | np.ndarray):
+            num_steps = timestep_grid(schedule, num_steps, sampler.spacing)
+        respaced = schedule.respace(num_steps)
     if num_steps[-1] != schedule.num_timesteps - 1:
         raise InputError(
             f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
             f"Received: a last step of {num_steps[-1]}"
         )
-    return sampler.table(respaced)
+    if strength < 1:
+        num_steps = num_steps[: round(strength * len(num_steps))]
+        respaced = respaced.respace(range(len(num_steps)))
+    if getattr(sampler, "variance", None) == "learned" and variance != "learned":
+        raise InputError(f"`variance` learned needs a model that learned one. Received: a model with {variance!r}")
+    rows = sampler.rows(respaced, variance)
+    kept = np.asarray(num_steps)[rows.at]
+    a, b = (column[kept] for column in parametrization.x0_coefficients(schedule, prediction))
+    return StepTable(schedule.timesteps[kept], a, b, rows, sampler.clip)
 
 
-def initial_noise(seeds, image_shape: Sequence[int]):
-    """x_T for int32 seeds (B,): float32 (B, *image_shape)."""
-    return noise.normal(seeds, noise.INITIAL_STREAM, 0, tuple(image_shape))
+def _ancestral_rows(schedule, variance) -> Rows:
+    down = np.arange(schedule.num_timesteps)[::-1]
+    learned = None
+    if isinstance(variance, tuple):
+        if len(variance) != schedule.num_timesteps:
+            raise InputError(
+                f"`variance` must have one entry for each of {schedule.num_timesteps} steps. "
+                f"Received: {len(variance)} entries"
+            )
+        std = np.sqrt(variance)
+    elif variance == "learned":
+        learned = tuple(end[::-1] for end in parametrization.log_variance_range(schedule))
+        std = np.ones(len(down))
+    else:
+        std = np.sqrt(schedule.posterior_variances if variance == "small" else schedule.betas)
+    std[0] = 0.0  # z = 0 at the last step
+    columns = (column[::-1] for column in (schedule.posterior_coefs_x0, schedule.posterior_coefs_xt, std))
+    return Rows(down, *columns, log_variance_range=learned)
 
 
-def take_step(denoiser: Callable, table: StepTable, x, seeds, index):
-    """One step: x_t before it to x_t after it.
-
-    Args:
-        denoiser: (x_t, t) -> eps.
-        table: the steps.
-        x: float32 (B, H, W, C), x_t before the step; `initial_noise` at step 0.
-        seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
-        index: int32 scalar, which step.
-
-    Returns:
-        float32 (B, H, W, C).
-    """
-    batch, *image_shape = x.shape
-    t = tf.fill([batch], tf.gather(table.timesteps.astype(np.int32), index))
-    z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(image_shape)) if np.any(table.noise_std) else None
-    return tf.ensure_shape(table.step(x, denoiser(x, t), index, z), x.shape)
-
-
-def walk(denoiser: Callable, table: StepTable, x, seeds, start=0, stop=None):
-    """Take the steps start .. stop - 1 in one `tf.while_loop`.
-
-    Args:
-        denoiser: (x_t, t) -> eps.
-        table: the steps.
-        x: as in `take_step`.
-        seeds: as in `take_step`.
-        start: first step, int32 scalar or number.
-        stop: one past the last step, None = all.
-
-    Returns:
-        float32 (B, H, W, C), x_t after the last step taken; after all of them, the image in [-1, 1].
-    """
-
-    def body(index, x_t):
-        return index + 1, take_step(denoiser, table, x_t, seeds, index)
-
-    stop = tf.convert_to_tensor(table.num_steps if stop is None else stop, tf.int32)
-    start = tf.convert_to_tensor(start, tf.int32)
-    return tf.while_loop(lambda index, _: index < stop, body, (start, x), parallel_iterations=1)[1]
-
-
-def _table(schedule, from_x0, from_xt, std, clip) -> StepTable:
-    """Equation (1) and the given coefficients of equation (2), turned into walking order."""
-    a = 1 / np.sqrt(schedule.alpha_bars)
-    b = -np.sqrt(schedule.one_minus_alpha_bars) * a
-    return StepTable(*(column[::-1] for column in (schedule.timesteps, a, b, from_x0, from_xt, std)), clip=clip)
+def _levels(schedule):
+    """s and n of the data and of every step, (T + 1,) each: sqrt(alpha_bar) and sqrt(1 - alpha_bar)."""
+    signal = np.sqrt(np.concatenate([[1.0], schedule.alpha_bars]))
+    return signal, np.sqrt(np.concatenate([[0.0], schedule.one_minus_alpha_bars]))

@@ -30,7 +30,8 @@ class NoiseSchedule:
     """The tables of one schedule, equations (1) to (5).
 
     Args:
-        betas: noise added by each step, shape (T,), each strictly between 0 and 1.
+        betas: noise added by each step, shape (T,), each strictly between 0 and 1; the last may be 1, which leaves no
+            signal at all ("zero terminal SNR").
         timesteps: what index i is called when the network is asked, shape (T,), increasing. None = 0 .. T - 1. A
             respaced schedule keeps the names of the steps it was made from.
 
@@ -58,7 +59,9 @@ class NoiseSchedule:
             raise InputError(f"`betas` must be a list of numbers. Received: {betas!r}") from None
         if betas.ndim != 1 or betas.size == 0:
             raise InputError(f"`betas` must be a non-empty list of numbers. Received: shape {betas.shape}")
-        outside = np.flatnonzero(~((betas > 0) & (betas < 1)))
+        inside = (betas > 0) & (betas < 1)
+        inside[-1] |= betas[-1] == 1
+        outside = np.flatnonzero(~inside)
         if outside.size:
             t = outside[0]
             raise InputError(f"`betas` must lie strictly between 0 and 1. Received: beta={betas[t]:g} at t={t}")
@@ -68,7 +71,8 @@ class NoiseSchedule:
             raise InputError(f"`timesteps` must have {len(betas)} entries, one a beta. Received: {len(self.timesteps)}")
 
         self.alphas = 1 - betas
-        self.log_alpha_bars = np.cumsum(np.log1p(-betas))
+        with np.errstate(divide="ignore"):  # log 0, of a last beta of 1
+            self.log_alpha_bars = np.cumsum(np.log1p(-betas))
         log_alpha_bars_prev = np.concatenate([[0.0], self.log_alpha_bars[:-1]])
         self.alpha_bars, self.alpha_bars_prev = np.exp(self.log_alpha_bars), np.exp(log_alpha_bars_prev)
         self.one_minus_alpha_bars = -np.expm1(self.log_alpha_bars)
@@ -78,11 +82,17 @@ class NoiseSchedule:
         self.posterior_variances = betas * noise_ratio
         self.posterior_coefs_x0 = np.sqrt(self.alpha_bars_prev) * betas / self.one_minus_alpha_bars
         self.posterior_coefs_xt = np.sqrt(self.alphas) * noise_ratio
-        weights = betas[1:] ** 2 / (2 * self.posterior_variances[1:] * self.alphas[1:] * self.one_minus_alpha_bars[1:])
-        self.eps_loss_weights_nats = np.concatenate([[0.0], weights])
+        factors = 2 * self.posterior_variances[1:] * self.alphas[1:] * self.one_minus_alpha_bars[1:]
+        with np.errstate(divide="ignore"):  # infinite where alpha is 0: eps says nothing about x_0 there
+            self.eps_loss_weights_nats = np.concatenate([[0.0], betas[1:] ** 2 / factors])
         for table in vars(self).values():
             if isinstance(table, np.ndarray):
                 table.flags.writeable = False
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether x_T keeps nothing of the image."""
+        return bool(self.betas[-1] == 1)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -185,6 +195,18 @@ def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000
     return NoiseSchedule(np.minimum(1 - values[1:] / values[:-1], _MAX_BETA))
 
 
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The same schedule, with sqrt(alpha_bar) shifted and stretched so that it ends at 0 (Lin et al. 2023, alg. 1).
+
+    Sampling then starts from what training saw last, pure noise. A network that predicts eps cannot follow: where there
+    is no signal, eps is x_t itself and says nothing about the image.
+    """
+    roots = np.sqrt(schedule.alpha_bars)
+    shifted = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]) if len(roots) > 1 else np.zeros(1)
+    alpha_bars = np.concatenate([[1.0], shifted**2])
+    return NoiseSchedule(1 - alpha_bars[1:] / alpha_bars[:-1], schedule.timesteps)
+
+
 BY_NAME = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid, "quadratic": quadratic, "constant": constant}
 
 
@@ -195,15 +217,50 @@ def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
     return BY_NAME[name](num_timesteps)
 
 
-def trailing_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
-    """`num_steps` evenly spaced indices that end at T - 1, increasing (Lin et al. 2023, table 2, "trailing").
+SPACINGS = ("trailing", "linspace", "quadratic", "karras")
+_KARRAS_RHO = 7
+
+
+def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trailing") -> np.ndarray:
+    """Which `num_steps` of the T steps to take.
+
+        trailing   evenly spaced, counted from the end (Lin et al. 2023, table 2)
+        linspace   evenly spaced, from 0 to T - 1
+        quadratic  evenly spaced square roots: more steps near the data (Song et al. 2021, appendix D.2)
+        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar) (Karras et al. 2022, eq. 5)
+
+    Args:
+        schedule: of all T steps.
+        num_steps: how many.
+        spacing: one of the above. Where rounding would take a step twice, its neighbour is taken instead.
+
+    Returns:
+        int64 (num_steps,), increasing, ending at T - 1.
 
     Raises:
-        InputError: num_steps that is no integer in 1 .. num_timesteps.
+        InputError: num_steps that is no integer in 1 .. T, or another spacing.
     """
-    if not _is_count(num_steps) or num_steps > num_timesteps:
-        raise InputError(f"`num_steps` must be an integer in 1 .. {num_timesteps} (T). Received: {num_steps!r}")
-    return np.round(np.arange(1, num_steps + 1) * (num_timesteps / num_steps)).astype(np.int64) - 1
+    last = schedule.num_timesteps - 1
+    if not _is_count(num_steps) or num_steps > last + 1:
+        raise InputError(f"`num_steps` must be an integer in 1 .. {last + 1} (T). Received: {num_steps!r}")
+    if spacing not in SPACINGS:
+        raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {spacing!r}")
+    if spacing == "trailing":
+        steps = np.round(np.arange(1, num_steps + 1) * ((last + 1) / num_steps)) - 1
+    elif spacing == "linspace":
+        steps = np.linspace(0, last, num_steps)
+    elif spacing == "quadratic":
+        steps = np.linspace(0, math.sqrt(last), num_steps) ** 2
+    else:
+        finite = schedule.alpha_bars > 0
+        sigmas = np.sqrt(schedule.one_minus_alpha_bars[finite] / schedule.alpha_bars[finite])
+        ends = sigmas[[0, -1]] ** (1 / _KARRAS_RHO)
+        steps = np.interp(np.log(np.linspace(*ends, num_steps) ** _KARRAS_RHO), np.log(sigmas), np.arange(len(sigmas)))
+    steps = np.round(steps).astype(np.int64)
+    steps[-1] = last
+    room = np.arange(num_steps)
+    steps = np.maximum.accumulate(steps - room) + room  # each at least one after the one before ...
+    return np.minimum(steps, last - room[::-1])  # ... and none beyond what is left to the end
 
 
 def _steps(num_timesteps) -> int:

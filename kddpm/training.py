@@ -182,7 +182,11 @@ class _Samples(_StepCallback):
         if self.step % self.config.sample_every and self.step != self.config.steps:
             return
         pictures = self.model.generate(
-            range(_GRID_PICTURES), self.config.sampler, self.config.sampling_steps, verbose=False
+            range(_GRID_PICTURES),
+            self.config.sampler,
+            self.config.sampling_steps,
+            guidance_scale=self.config.guidance_scale,
+            verbose=False,
         )
         grid = images.grid(pictures)
         images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", grid)

@@ -25,9 +25,11 @@ class UNet(keras.Model):
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
         dropout: rate inside the residual blocks.
-        num_classes: number of class labels, None = unconditional.
+        num_classes: number of class labels, None = unconditional. The label `num_classes` stands for "no class", which
+            is what label dropout and classifier-free guidance ask for.
         groups: groups of the normalisations, None = 32 where that leaves every group four channels, else the largest
             smaller power of two that does.
+        out_channels: None = C; 2 C for a learned variance.
 
     Raises:
         InputError: sizes that cannot be halved often enough, groups that do not divide the channels.
@@ -48,6 +50,7 @@ class UNet(keras.Model):
         dropout: float = 0.1,
         num_classes: int | None = None,
         groups: int | None = None,
+        out_channels: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -68,6 +71,7 @@ class UNet(keras.Model):
         self.dropout = dropout
         self.num_classes = num_classes
         self.groups = groups or _default_groups([width * m for m in multipliers])
+        self.out_channels = out_channels or self.image_shape[-1]
         self._make_layers()
         self.build()
 
@@ -77,7 +81,7 @@ class UNet(keras.Model):
         self.embed_label = None
         if self.num_classes:
             self.embed_label = keras.layers.Embedding(
-                self.num_classes, 4 * self.width, name="embed_label", dtype=policy
+                self.num_classes + 1, 4 * self.width, name="embed_label", dtype=policy
             )
         self.conv_in = keras.layers.Conv2D(
             self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
@@ -107,7 +111,7 @@ class UNet(keras.Model):
                 self.up.append(Upsample(name=f"upsample_{level}", dtype=policy))
         self.norm_out = GroupNormalization(self.groups, name="norm_out", dtype=policy)
         self.conv_out = keras.layers.Conv2D(
-            self.image_shape[-1], 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
+            self.out_channels, 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
         )
 
     def build(self, input_shape=None):
@@ -146,7 +150,7 @@ class UNet(keras.Model):
             seed: int32 (2,); every dropout mask is a function of it. None = fresh masks.
 
         Returns:
-            float32 (B, H, W, C).
+            float32 (B, H, W, out_channels).
         """
         x_t, t, *label = inputs
         embedding = self.embed_timestep(t)
@@ -181,8 +185,8 @@ class UNet(keras.Model):
         return ops.unstack(ops.expand_dims(seed, 0) + np.stack([np.zeros(count), np.arange(count)], 1).astype("int32"))
 
     def compute_output_shape(self, input_shape):
-        """(B, H, W, C)."""
-        return tuple(input_shape[0])
+        """(B, H, W, out_channels)."""
+        return (*input_shape[0][:-1], self.out_channels)
 
     def get_config(self):
         """The arguments of `__init__`."""
@@ -196,6 +200,7 @@ class UNet(keras.Model):
             "dropout": self.dropout,
             "num_classes": self.num_classes,
             "groups": self.groups,
+            "out_channels": self.out_channels,
         }
 
 

@@ -16,9 +16,9 @@ FILES = {path.stem: path for path in (ROOT / "kddpm").glob("*.py")}
 
 # Imports go down. On the floors marked so, rooms may lean on each other, but never in a circle.
 FLOORS = [
-    {"errors", "files", "schedules", "process", "objectives", "noise", "images"},
-    {"layers", "unet", "samplers", "inputs"},
-    {"litert", "parity", "exporting"},
+    {"errors", "files", "schedules", "parametrization", "process", "objectives", "noise", "images"},
+    {"layers", "unet", "walks", "samplers", "inputs"},
+    {"generation", "editing", "likelihood", "litert", "parity", "exporting"},
     {"model"},
     {"presets", "data", "image_files", "image_cache", "npz_files", "plots", "commands"},
     {"runs"},

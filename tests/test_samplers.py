@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import noise, samplers, schedules
+from kddpm import noise, samplers, schedules, walks
 from kddpm.errors import InputError
 from kddpm.samplers import DDIM, Ancestral
 
@@ -46,8 +46,8 @@ def denoiser_of(schedule):
 
 def draw(denoiser, table, seeds, image_shape, mode="graph", **limits):
     """Samples as float64 (B, *image_shape)."""
-    x = samplers.initial_noise(seeds, image_shape)
-    walk = MODES[mode](lambda x, seeds: samplers.walk(denoiser, table, x, seeds, **limits))
+    x = walks.initial_noise(seeds, image_shape)
+    walk = MODES[mode](lambda x, seeds: walks.walk(denoiser, table, x, seeds, **limits))
     return np.array(walk(x, seeds), np.float64)
 
 
@@ -65,7 +65,7 @@ def test_trajectories_of_diffusers(trajectory, monkeypatch):
     np.testing.assert_array_equal(table.timesteps, GOLDEN[f"{trajectory}/timesteps"])
     used = GOLDEN[f"{trajectory}/noises_used"]
     # Where its last step is not t = 0, diffusers draws there too, and multiplies by 0 or 1e-10.
-    assert np.count_nonzero(table.noise_std) == used - bool(used and table.timesteps[-1])
+    assert np.count_nonzero(table.rows.noise_std) == used - bool(used and table.timesteps[-1])
 
     def row(seeds, stream, step, shape):
         assert stream == noise.STEP_STREAM and shape == (4,)
@@ -74,7 +74,7 @@ def test_trajectories_of_diffusers(trajectory, monkeypatch):
     monkeypatch.setattr(noise, "normal", row)
     denoiser = gaussian_denoiser(np.linspace(1e-4, 0.02, 1000), GOLDEN["mu"], GOLDEN["s"])
     x_T = tf.constant(GOLDEN["x_T"], tf.float32)
-    x_0 = tf.function(lambda x: samplers.walk(denoiser, table, x, tf.range(8)))(x_T)
+    x_0 = tf.function(lambda x: walks.walk(denoiser, table, x, tf.range(8)))(x_T)
     np.testing.assert_allclose(x_0, GOLDEN[f"{trajectory}/x_0"], rtol=0, atol=3e-5)
 
 
@@ -146,8 +146,8 @@ def test_two_modes_are_recovered(sampler):
 def test_variances_are_those_between_the_kept_steps(kept):
     """The large one is that of q(x_t | x_prev); the small one has the precision of prior and likelihood together."""
     alphas = 1 - linear_100.betas
-    small = samplers.step_table(Ancestral("small"), linear_100, kept).noise_std ** 2
-    large = samplers.step_table(Ancestral("large"), linear_100, kept).noise_std ** 2
+    small = samplers.step_table(Ancestral("small"), linear_100, kept).rows.noise_std ** 2
+    large = samplers.step_table(Ancestral("large"), linear_100, kept).rows.noise_std ** 2
     walk = list(zip(kept[:0:-1], kept[-2::-1], strict=True))
     assert len(small) == len(large) == len(walk) + 1
     for i, (t, t_prev) in enumerate(walk):
@@ -160,23 +160,23 @@ def test_variances_are_those_between_the_kept_steps(kept):
 def test_eta_leads_from_ddim_to_the_ancestral_sampler(eta):
     """Song et al. 2021, section 4.1: sigma is eta times that of algorithm 2, and eta = 1 is algorithm 2."""
     ddim, ancestral = (samplers.step_table(s, linear_100, 10) for s in (DDIM(eta), Ancestral("small")))
-    np.testing.assert_allclose(ddim.noise_std, eta * ancestral.noise_std, rtol=1e-12)
+    np.testing.assert_allclose(ddim.rows.noise_std, eta * ancestral.rows.noise_std, rtol=1e-12)
     same = [
-        np.allclose(getattr(ddim, column), getattr(ancestral, column), rtol=1e-9, atol=1e-12)
-        for column in ("prev_from_x0", "prev_from_xt")
+        np.allclose(getattr(ddim.rows, column), getattr(ancestral.rows, column), rtol=1e-9, atol=1e-12)
+        for column in ("from_x0", "from_xt")
     ]
     assert same == [eta == 1] * 2
 
 
 def test_a_sequence_of_variances_counts_from_the_data():
-    table = Ancestral((9.0, 1.0, 4.0)).table(schedules.linear(3))
-    assert table.noise_std.tolist() == [2.0, 1.0, 0.0] and table.timesteps.tolist() == [2, 1, 0]
+    table = samplers.step_table(Ancestral((9.0, 1.0, 4.0)), schedules.linear(3))
+    assert table.rows.noise_std.tolist() == [2.0, 1.0, 0.0] and table.timesteps.tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("sampler", [*ALL_SAMPLERS, Ancestral((0.5,) * 10)], ids=str)
 def test_no_noise_at_the_last_step(sampler, monkeypatch):
     table = samplers.step_table(sampler, linear_100, 10)
-    assert table.noise_std[-1] == 0
+    assert table.rows.noise_std[-1] == 0
     denoiser, normal = denoiser_of(linear_100), noise.normal
 
     def disturb(at):
@@ -202,9 +202,9 @@ def test_clipping_keeps_x0_in_range_and_the_noise_consistent(index):
     x_0 = np.array([[-1.0, 1.0, -1.0]])
     eps_again = (x_t - math.sqrt(alpha_bar) * x_0) / math.sqrt(1 - alpha_bar)
     line = math.sqrt(before) * x_0 + math.sqrt(1 - before) * eps_again
-    np.testing.assert_allclose(DDIM().table(respaced).step(x_t, eps, index), line, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(samplers.step_table(DDIM(), respaced).step(x_t, eps, index), line, rtol=1e-5, atol=1e-6)
     mean = math.sqrt(before) * beta * x_0 + math.sqrt(1 - beta) * (1 - before) * x_t
-    step = Ancestral().table(respaced).step(x_t, eps, index)
+    step = samplers.step_table(Ancestral(), respaced).step(x_t, eps, index)
     np.testing.assert_allclose(step, mean / (1 - alpha_bar), rtol=1e-5, atol=1e-6)
 
 
@@ -225,7 +225,7 @@ def test_only_a_clipped_walk_ends_in_range(sampler):
 def test_a_walk_in_two_halves_is_the_walk(sampler, mode):
     table, denoiser, seeds = samplers.step_table(sampler, linear_100, 7), denoiser_of(linear_100), tf.range(3)
     halfway = tf.constant(draw(denoiser, table, seeds, (4, 4, 1), mode, stop=3), tf.float32)
-    end = samplers.walk(denoiser, table, halfway, seeds, start=tf.constant(3))
+    end = walks.walk(denoiser, table, halfway, seeds, start=tf.constant(3))
     np.testing.assert_array_equal(end, draw(denoiser, table, seeds, (4, 4, 1), mode))
     assert not np.array_equal(end, halfway)
 
@@ -243,7 +243,7 @@ def concrete_walk(num_steps, denoiser, sampler=None):
 
     @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
     def sample(seeds):
-        return samplers.walk(denoiser, table, samplers.initial_noise(seeds, (4, 4, 1)), seeds)
+        return walks.walk(denoiser, table, walks.initial_noise(seeds, (4, 4, 1)), seeds)
 
     return sample.get_concrete_function()
 
@@ -302,7 +302,7 @@ def test_names_and_steps():
     assert samplers.step_table(DDIM(), linear_100, np.int64(3)).timesteps.tolist() == [99, 66, 32]
     assert samplers.step_table(DDIM(), linear_100, 3).num_steps == 3
     np.testing.assert_array_equal(
-        samplers.initial_noise(tf.range(2), [3, 3]), noise.normal(tf.range(2), noise.INITIAL_STREAM, 0, (3, 3))
+        walks.initial_noise(tf.range(2), [3, 3]), noise.normal(tf.range(2), noise.INITIAL_STREAM, 0, (3, 3))
     )
 
 
@@ -311,9 +311,9 @@ def test_names_and_steps():
     [
         (
             lambda: samplers.by_name("euler"),
-            "`sampler` must be one of ancestral, ddim, or a sampler. Received: 'euler'",
+            "`sampler` must be one of ancestral, ddim, dpm_solver, heun, predictor_corrector, or a sampler. Received: 'euler'",
         ),
-        (lambda: Ancestral("medium"), '`variance` must be "small", "large" or a sequence. Received: \'medium\''),
+        (lambda: Ancestral("medium"), '`variance` must be "small", "large", "learned" or a sequence. Received: \'medium\''),
         (lambda: Ancestral((0.1, -0.2)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, -0.2\)"),
         (lambda: Ancestral((0.1, math.nan)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, nan\)"),
         (lambda: Ancestral((0.1, math.inf)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, inf\)"),
@@ -321,7 +321,7 @@ def test_names_and_steps():
             lambda: samplers.step_table(Ancestral((0.1, 0.2)), linear_100, 3),
             "`variance` must have one entry for each of 3 steps. Received: 2 entries",
         ),
-        (lambda: Ancestral(0.5), "`variance` must be .small., .large. or a sequence of numbers. Received: 0.5"),
+        (lambda: Ancestral(0.5), "`variance` must be a name or a sequence of numbers. Received: 0.5"),
         (lambda: samplers.step_table(DDIM(), linear_100, 2.5), r"`num_steps` must be an integer .* Received: 2.5"),
         (lambda: DDIM(-0.1), r"`eta` must lie in \[0, 1\]. Received: -0.1"),
         (lambda: DDIM(1.1), r"`eta` must lie in \[0, 1\]. Received: 1.1"),

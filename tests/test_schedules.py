@@ -118,13 +118,13 @@ def test_pairs_walk_from_noise_to_data():
     ],
 )
 def test_trailing_timesteps(steps, kept, expected):
-    assert schedules.trailing_timesteps(steps, kept).tolist() == expected
+    assert schedules.timestep_grid(schedules.constant(steps), kept).tolist() == expected
 
 
 def test_trailing_timesteps_are_distinct_and_end_at_the_noise():
     for steps in (1, 2, 7, 50, 1000):
         for kept in range(1, steps + 1):
-            timesteps = schedules.trailing_timesteps(steps, kept)
+            timesteps = schedules.timestep_grid(schedules.constant(steps), kept)
             assert len(timesteps) == kept and timesteps[0] >= 0 and timesteps[-1] == steps - 1
             assert np.all(np.diff(timesteps) > 0)
 
@@ -181,19 +181,22 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
         (lambda: schedules.from_alpha_bar(lambda u: math.nan, 10), "`function` must decrease strictly within"),
         (lambda: schedules.by_name("square"), "`schedule` must be one of linear, cosine, .*. Received: 'square'"),
         (
-            lambda: schedules.trailing_timesteps(10, 11),
+            lambda: schedules.timestep_grid(schedules.constant(10), 11),
             r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 11",
         ),
         (
-            lambda: schedules.trailing_timesteps(10, 2.5),
+            lambda: schedules.timestep_grid(schedules.constant(10), 2.5),
             r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 2.5",
         ),
         (
-            lambda: schedules.trailing_timesteps(10, True),
+            lambda: schedules.timestep_grid(schedules.constant(10), True),
             r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: True",
         ),
         (lambda: schedules.NoiseSchedule(["a"]), r"`betas` must be a list of numbers. Received: \['a'\]"),
-        (lambda: schedules.trailing_timesteps(10, 0), r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 0"),
+        (
+            lambda: schedules.timestep_grid(schedules.constant(10), 0),
+            r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: 0",
+        ),
     ],
 )
 def test_unusable_values_are_named(make, text):

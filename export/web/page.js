@@ -6,6 +6,13 @@ import { fit, paint, savePng } from "./pictures.js";
 const LARGEST_SEED = 2 ** 31 - 1;
 const SLOW_MS = 3000; // for a picture in slow motion
 const FILE_PIXELS = 1024; // the longer side of a saved picture
+const SAMPLERS = {
+  ancestral: "ancestral sampling",
+  ddim: "DDIM",
+  dpm_solver: "DPM-Solver++",
+  heun: "Heun's method",
+  predictor_corrector: "predictor-corrector sampling",
+};
 
 const $ = (id) => document.getElementById(id);
 const form = $("form");
@@ -70,7 +77,7 @@ function offerClasses() {
 
 function describe(threads) {
   const [height, width, channels] = facts.image_shape;
-  const sampler = { ddim: "DDIM", ancestral: "ancestral sampling" }[facts.sampler?.name] ?? facts.sampler?.name;
+  const sampler = SAMPLERS[facts.sampler?.name] ?? facts.sampler?.name;
   const parts = [
     `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
     `${facts.num_steps} steps of ${sampler}`,

@@ -1,0 +1,306 @@
+"""Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm import generation, inputs, noise, samplers
+from kddpm import images as kd_images
+from kddpm.errors import InputError
+
+_KNOWN_STREAM = 2  # noise of the known pixels
+_RETURN_STREAM = 3  # noise that leads back up
+
+
+def invert(
+    model,
+    images,
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    iterations: int = 3,
+    spacing: str = "trailing",
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """The x_T from which `DDIM(clip=False)` in the same steps paints these images (`kddpm.samplers`, equation (8)).
+
+    Args:
+        model: a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C).
+        num_steps: as in `DiffusionModel.generate`.
+        labels: classes, one an image; None = the index of the image modulo the number of classes.
+        iterations: network calls a step; more = closer.
+        spacing: as in `samplers.Sampler`.
+        batch_size: images in memory at a time.
+        verbose: as in `DiffusionModel.generate`.
+
+    Returns:
+        float32 (N, H, W, C), about standard normal for images like those of the training.
+    """
+    x_0 = _checked(model, images)
+    indices = np.arange(len(x_0), dtype=np.int32)
+    x_T, _ = generation.paint(
+        model,
+        generation.step_table(model, samplers.Inversion(iterations, spacing), num_steps),
+        indices,
+        generation.checked_labels(model, labels, indices),
+        x=x_0,
+        batch_size=batch_size,
+        verbose=verbose,
+        task="Inverting",
+    )
+    return x_T
+
+
+def interpolate(
+    model,
+    a,
+    b,
+    count: int = 9,
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    iterations: int = 3,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Pictures on the way from image a to image b.
+
+    Both are inverted to x_T, x_T moves from one to the other along the sphere (Song et al. 2021, section 5.3), and DDIM
+    paints every stop. What inverting and painting an end lose is added again, in proportion: the ends are a and b.
+
+    Args:
+        model: a `DiffusionModel`.
+        a: uint8 (H, W, C).
+        b: uint8 (H, W, C).
+        count: pictures, both ends included.
+        num_steps: as in `DiffusionModel.generate`.
+        labels: the classes of a and b, for a model with classes; every picture has that of the nearer end.
+        iterations: as in `invert`.
+        batch_size: as in `invert`.
+        verbose: as in `DiffusionModel.generate`.
+
+    Returns:
+        uint8 (count, H, W, C).
+    """
+    if count < 2:
+        raise InputError(f"`count` must be at least 2. Received: {count}")
+    ends = np.concatenate([_checked(model, np.asarray(end)[np.newaxis]) for end in (a, b)])
+    labels = generation.checked_labels(model, labels, np.arange(2, dtype=np.int32))
+    start, end = invert(
+        model, ends, num_steps, labels=labels, iterations=iterations, batch_size=batch_size, verbose=verbose
+    )
+    shares = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, 1, 1, 1)
+    nearer = (shares.ravel() > 0.5).astype(np.int32)
+    floats, _ = generation.paint(
+        model,
+        generation.step_table(model, samplers.DDIM(clip=False), num_steps),
+        np.arange(count, dtype=np.int32),
+        None if labels is None else labels[nearer],
+        x=_slerp(start, end, shares),
+        batch_size=batch_size,
+        verbose=verbose,
+        task="Interpolating",
+    )
+    lost = ends - floats[[0, -1]]
+    return kd_images.to_uint8(floats + (1 - shares) * lost[0] + shares * lost[1]).numpy()
+
+
+def variations(
+    model,
+    images,
+    strength: float,
+    seeds: Sequence[int] | None = None,
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Pictures like those given: noise to a level t, then denoise (Meng et al. 2022, "SDEdit").
+
+    Args:
+        model: a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
+        strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate by themselves.
+        seeds: one a picture; None = 0 .. N - 1.
+        sampler: as in `DiffusionModel.generate`.
+        num_steps: of the whole way from T, as in `DiffusionModel.generate`; the last `strength` of them are taken.
+        labels: as in `DiffusionModel.generate`.
+        guidance_scale: as in `DiffusionModel.generate`.
+        batch_size: as in `DiffusionModel.generate`.
+        verbose: as in `DiffusionModel.generate`.
+
+    Returns:
+        uint8 (N, H, W, C).
+
+    Raises:
+        InputError: a strength outside [0, 1], images of another shape, or as in `DiffusionModel.generate`.
+    """
+    if not 0 <= strength <= 1:
+        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength}")
+    x_0, seeds = _images_and_seeds(model, images, seeds)
+    labels = generation.checked_labels(model, labels, seeds)
+    generation.check_guidance(model, guidance_scale)
+    steps = len(generation.step_table(model, samplers.DDIM(), num_steps).timesteps)
+    if not round(strength * steps):
+        return kd_images.to_uint8(x_0).numpy()
+    table = generation.step_table(model, sampler, num_steps, strength)
+    x = None
+    if round(strength * steps) < steps:
+        t = np.full(len(x_0), np.searchsorted(model.schedule.timesteps, table.timesteps[0]), np.int32)
+        drawn = noise.normal(tf.constant(seeds), noise.INITIAL_STREAM, 0, model.image_shape)
+        x = model.diffusion.q_sample(x_0, t, drawn).numpy()
+    floats, _ = generation.paint(
+        model, table, seeds, labels, x=x,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
+    )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
+
+
+def inpaint(
+    model,
+    images,
+    mask,
+    seeds: Sequence[int] | None = None,
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    jump_length: int = 10,
+    resamplings: int = 5,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Paint what the mask leaves open (Lugmayr et al. 2022, "RePaint", algorithm 1 and appendix B).
+
+    After every step the known pixels are those of the image, noised to the level reached. So that the rest fits them,
+    the walk goes back up `jump_length` steps, `resamplings` - 1 times from every `jump_length`-th level.
+
+    Args:
+        model: a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
+        mask: bool (H, W) or (N, H, W), True = known; or the same in numbers, 0 = to be painted.
+        seeds: one a picture; None = 0 .. N - 1.
+        sampler: "ancestral" or "ddim", or one of the two with its arguments.
+        num_steps: as in `DiffusionModel.generate`, resampling not counted.
+        labels: as in `DiffusionModel.generate`.
+        guidance_scale: as in `DiffusionModel.generate`.
+        jump_length: steps to go back.
+        resamplings: how often each stretch of steps is taken; 1 = once.
+        batch_size: as in `DiffusionModel.generate`.
+        verbose: as in `DiffusionModel.generate`.
+
+    Returns:
+        uint8 (N, H, W, C); known pixels are exactly those of the image.
+
+    Raises:
+        InputError: a mask of another shape, a sampler of another kind, images of another shape, or as in
+            `DiffusionModel.generate`.
+    """
+    sampler = samplers.by_name(sampler)
+    if not isinstance(sampler, samplers.Ancestral | samplers.DDIM):
+        raise InputError(
+            f"`sampler` must be ancestral or ddim for inpainting. Received: {samplers.name_of(sampler)}, which takes "
+            "several rows a step"
+        )
+    for name, value in (("jump_length", jump_length), ("resamplings", resamplings)):
+        if value < 1:
+            raise InputError(f"`{name}` must be at least 1. Received: {value}")
+    x_0, seeds = _images_and_seeds(model, images, seeds)
+    known = _checked_mask(model, mask, len(x_0))
+    labels = generation.checked_labels(model, labels, seeds)
+    generation.check_guidance(model, guidance_scale)
+    table = generation.step_table(model, sampler, num_steps)
+    order, climbs = _resampled(table.num_steps, jump_length, resamplings)
+    edit = _repaint(model, table.timesteps, order, climbs, x_0, known)
+    floats, _ = generation.paint(
+        model, table.take(order), seeds, labels, edit=edit,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Inpainting",
+    )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
+
+
+def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
+    """RePaint's way down: which step to take at each row, and how many steps to climb after it."""
+    left = dict.fromkeys(range(0, num_steps - jump_length, jump_length), resamplings - 1)
+    order, climbs, level = [], [], num_steps
+    while level > 0:
+        order.append(num_steps - level)
+        level -= 1
+        again = left.get(level, 0) > 0
+        if again:
+            left[level] -= 1
+        climbs.append(jump_length if again else 0)
+        level += climbs[-1]
+    return np.array(order), np.array(climbs)
+
+
+def _repaint(model, timesteps, order, climbs, x_0, known) -> generation.Edit:
+    """After row i: the known pixels at the level reached, then the way up."""
+    schedule, shape = model.schedule, model.image_shape
+    indices = np.searchsorted(schedule.timesteps, timesteps)  # walking down
+    alpha_bars = np.append(schedule.alpha_bars[indices], 1.0)  # of the levels, from noise to data
+    reached = order + 1
+    signal, spread = np.sqrt(alpha_bars[reached]), np.sqrt(1 - alpha_bars[reached])
+    kept = alpha_bars[reached - climbs] / alpha_bars[reached]
+    up, up_spread = np.sqrt(kept), np.sqrt(1 - kept)
+
+    def function(x, index, seeds, x_0, known):
+        def at(column):
+            return tf.gather(column.astype(np.float32), index)
+
+        noised = at(signal) * x_0 + at(spread) * noise.normal(seeds, _KNOWN_STREAM, index, shape)
+        x = tf.where(known, noised, x)
+        return at(up) * x + at(up_spread) * noise.normal(seeds, _RETURN_STREAM, index, shape)
+
+    return generation.Edit(("repaint", order.tobytes(), climbs.tobytes()), function, (x_0, known))
+
+
+def _slerp(a, b, shares):
+    """Along the great circle from a (H, W, C) to b; straight where they are parallel."""
+    cosine = np.sum(a * b, dtype=np.float64) / np.sqrt(
+        np.sum(a * a, dtype=np.float64) * np.sum(b * b, dtype=np.float64)
+    )
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-4:
+        return (1 - shares) * a + shares * b
+    return ((np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)).astype(np.float32)
+
+
+def _checked(model, images) -> np.ndarray:
+    """Images as float32 (N, H, W, C) in [-1, 1]."""
+    images = np.asarray(images)
+    inputs.checked_images(images, None, model.image_shape, None)
+    if not len(images):
+        raise InputError("Images must be at least one. Received: none")
+    return np.asarray(kd_images.to_float(images) if images.dtype == np.uint8 else images, np.float32)
+
+
+def _images_and_seeds(model, images, seeds) -> tuple[np.ndarray, np.ndarray]:
+    images = np.asarray(images)
+    single = images.ndim == 3
+    x_0 = _checked(model, images[np.newaxis] if single else images)
+    seeds = inputs.int32("seeds", range(len(x_0)) if seeds is None else seeds)
+    if single:
+        x_0 = np.repeat(x_0, len(seeds), axis=0)
+    if len(seeds) != len(x_0):
+        raise InputError(f"`seeds` must be one an image. Received: {len(seeds)} seeds, {len(x_0)} images")
+    return x_0, seeds
+
+
+def _checked_mask(model, mask, count) -> np.ndarray:
+    """Bool (N, H, W, C)."""
+    mask = np.asarray(mask)
+    size = model.image_shape[:2]
+    if mask.shape not in (size, (count, *size)):
+        expected = " x ".join(map(str, size))
+        raise InputError(f"`mask` must be {expected}, or {count} of these. Received: shape {mask.shape}")
+    if mask.dtype.kind not in "buif":
+        raise InputError(f"`mask` must be bool or numbers. Received: {mask.dtype}")
+    return np.broadcast_to((mask != 0)[..., np.newaxis], (count, *model.image_shape)).copy()

@@ -1,0 +1,132 @@
+"""What a network predicts, with which weight and which variance: tables that follow from a schedule and these names.
+
+Given x_t and t, each of eps, x_0, mu (the posterior mean) and v determines the others, and the way from any of them to
+x_0 is a straight line:
+
+    (1)  x_0 = a_t x_t + b_t output
+         eps  a = 1 / sqrt(alpha_bar),  b = -sqrt(1 - alpha_bar) / sqrt(alpha_bar)                  (Ho et al. 2020, eq. 4)
+         x0   a = 0,                    b = 1
+         mu   a = -ct / c0,             b = 1 / c0,  c0 and ct of the posterior mean                (Ho et al. 2020, eq. 7)
+         v    a = sqrt(alpha_bar),      b = -sqrt(1 - alpha_bar)                       (Salimans & Ho 2022, section 4)
+
+So an error of the output is b_t times as large in x_0, and every weight of |x_0 - x_0'|^2 is one of |output error|^2:
+
+    (2)  simple   1                                                                                (Ho et al. 2020, eq. 14)
+         vlb      c0_t^2 b_t^2 / (2 sigma_t^2), the bound's own, in nats                      (Ho et al. 2020, eq. 8 and 12)
+         min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                 (Hang et al. 2023, section 3.4)
+         hybrid   simple + 0.001 times the bound, whose gradient reaches the variance alone   (Nichol & Dhariwal 2021, eq. 16)
+
+    (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
+         small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t                (Ho et al. 2020, section 3.2)
+         learned  exp(f log beta_t + (1 - f) log posterior variance), f in [0, 1] from the network's other C channels
+                                                                                     (Nichol & Dhariwal 2021, eq. 15)
+         At t = 0 the posterior variance is 0 and the one of t = 1 stands in for it, as in Ho et al.'s code.
+
+All of it is float64 NumPy; needs neither Keras nor TensorFlow.
+"""
+
+import numpy as np
+
+from kddpm.errors import InputError
+from kddpm.schedules import NoiseSchedule
+
+PREDICTIONS = ("eps", "x0", "mu", "v")
+WEIGHTINGS = ("simple", "vlb", "min_snr", "hybrid")
+VARIANCES = ("small", "large", "learned")
+TIMESTEP_SAMPLINGS = ("uniform", "importance")
+
+_MIN_SNR_GAMMA = 5  # Hang et al. 2023, section 4.1
+
+
+def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
+    """a_t and b_t of equation (1), (T,) each."""
+    if prediction == "eps":
+        with np.errstate(divide="ignore"):
+            a = 1 / np.sqrt(schedule.alpha_bars)
+        return a, -np.sqrt(schedule.one_minus_alpha_bars) * a
+    if prediction == "x0":
+        return np.zeros(schedule.num_timesteps), np.ones(schedule.num_timesteps)
+    if prediction == "mu":
+        b = 1 / schedule.posterior_coefs_x0
+        return -schedule.posterior_coefs_xt * b, b
+    if prediction == "v":
+        return np.sqrt(schedule.alpha_bars), -np.sqrt(schedule.one_minus_alpha_bars)
+    raise InputError(f"`prediction` must be one of {', '.join(PREDICTIONS)}. Received: {prediction!r}")
+
+
+def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
+    """eps = a_t x_t + b_t output, (T,) each: equation (1) put into x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
+    if prediction == "eps":
+        return np.zeros(schedule.num_timesteps), np.ones(schedule.num_timesteps)
+    a, b = x0_coefficients(schedule, prediction)
+    signal, noise = np.sqrt(schedule.alpha_bars), np.sqrt(schedule.one_minus_alpha_bars)
+    return (1 - signal * a) / noise, -signal * b / noise
+
+
+def log_variances(schedule: NoiseSchedule, variance: str) -> np.ndarray:
+    """log sigma_t^2 of equation (3) for "small" or "large", (T,)."""
+    small = schedule.posterior_variances.copy()
+    small[0] = small[1] if len(small) > 1 else schedule.betas[0]
+    if variance == "small":
+        return np.log(small)
+    if variance == "large":
+        return np.log(np.concatenate([small[:1], schedule.betas[1:]]))
+    raise InputError(f'`variance` must be "small" or "large" for a table. Received: {variance!r}')
+
+
+def log_variance_range(schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
+    """The ends between which a learned log-variance lies, equation (3): log posterior variance and log beta, (T,)."""
+    return log_variances(schedule, "small"), np.log(schedule.betas)
+
+
+def loss_weights(schedule: NoiseSchedule, prediction: str, weighting: str, variance: str = "small") -> np.ndarray:
+    """The weight of the mean squared error of the output at each t, equation (2), (T,).
+
+    Args:
+        schedule: of all T steps.
+        prediction: one of `PREDICTIONS`.
+        weighting: "simple", "vlb" or "min_snr"; "hybrid" has no table of its own.
+        variance: "small" or "large", for "vlb".
+    """
+    _, b = x0_coefficients(schedule, prediction)
+    if weighting == "simple":
+        return np.ones(schedule.num_timesteps)
+    if weighting == "vlb":
+        return (schedule.posterior_coefs_x0 * b) ** 2 / (2 * np.exp(log_variances(schedule, variance)))
+    if weighting == "min_snr":
+        return np.minimum(schedule.alpha_bars / schedule.one_minus_alpha_bars, _MIN_SNR_GAMMA) * b**2
+    raise InputError(f"`weighting` must be simple, vlb or min_snr for a table. Received: {weighting!r}")
+
+
+def check(
+    prediction: str, weighting: str, variance: str, timestep_sampling: str = "uniform", zero_terminal_snr: bool = False
+) -> None:
+    """Whether these go together.
+
+    Raises:
+        InputError: a name that is none of the above, or a combination that means nothing; the text says why.
+    """
+    for name, value, choices in (
+        ("prediction", prediction, PREDICTIONS),
+        ("weighting", weighting, WEIGHTINGS),
+        ("variance", variance, VARIANCES),
+        ("timestep_sampling", timestep_sampling, TIMESTEP_SAMPLINGS),
+    ):
+        if value not in choices:
+            more = ", each in the form that belongs to `prediction`" if name == "weighting" else ""
+            raise InputError(f"`{name}` must be one of {', '.join(choices)}{more}. Received: {value!r}")
+    if weighting == "hybrid" and variance != "learned":
+        raise InputError(
+            "`weighting` hybrid is the loss of a learned variance and needs variance='learned'. "
+            f"Received: variance={variance!r}"
+        )
+    if variance == "learned" and weighting not in ("vlb", "hybrid"):
+        raise InputError(
+            "`variance` learned needs weighting='hybrid' or 'vlb': no other term trains it. "
+            f"Received: weighting={weighting!r}"
+        )
+    if zero_terminal_snr and prediction == "eps":
+        raise InputError(
+            "`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0 (zero terminal SNR): there eps "
+            "is x_t itself and says nothing about the image. Received: 'eps'"
+        )
