@@ -16,11 +16,10 @@ every image once, an epoch that ends within a batch is carried over, and a run t
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from kddpm import image_cache, image_files, npz_files
 from kddpm.errors import InputError
@@ -28,7 +27,7 @@ from kddpm.errors import InputError
 KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
 
 _SHUFFLE_ROUNDS = 8
-_FORMAT = 1  # of a cached array; raise it when the same files would give other pixels
+_FORMAT = 2  # of a cached array; raise it when the same files would give other pixels, or more is said of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,9 @@ class ImageData:
     class_names: tuple[str, ...]  # () when there are no labels
     source: str  # the spec
     digest: str  # sha256 hex over shape, pixels and labels, in order
+    # {what was done: images} of those that are not bit for bit what their file's decoder gave: cropped, resized,
+    # recoloured, cut from 16 bits to 8, laid over white. Each counts once, whatever was done to it.
+    altered: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ def load(
             f"{image_files.list_bad(result.dropped)}",
             file=sys.stderr,
         )
-    return ImageData(result.images, result.labels, result.class_names, spec, result.digest)
+    return ImageData(result.images, result.labels, result.class_names, spec, result.digest, result.altered)
 
 
 def batches(
@@ -224,7 +226,7 @@ def _image_files(
     progress: bool,
 ) -> _Source:
     def fill(out: np.ndarray) -> image_cache.Filled:
-        undecoded = image_files.decode_all(files, out, progress)
+        undecoded, altered = image_files.decode_all(files, out, progress)
         bad = files.bad | undecoded
         total = len(files.names) + len(files.bad)
         if bad and not skip:
@@ -239,7 +241,7 @@ def _image_files(
             if to != of:
                 out[to] = out[of]
         labels = None if files.labels is None else files.labels[kept]
-        return image_cache.Filled(len(kept), labels, files.class_names, bad)
+        return image_cache.Filled(len(kept), labels, files.class_names, bad, altered)
 
     def shape() -> tuple[int, int, int, int]:
         return len(files.names), *image_files.common_shape(files, size, channels, progress)
@@ -252,8 +254,8 @@ def _npz(spec: str, path: str, size: tuple[int, int] | None, channels: int | Non
     target = (archive.shape[0], *(size or archive.shape[1:3]), channels or (1 if archive.shape[3] == 1 else 3))
 
     def fill(out: np.ndarray) -> image_cache.Filled:
-        _copy_blocks(archive.blocks(), out)
-        return image_cache.Filled(len(out), archive.labels, _numbered(archive.labels))
+        _, altered = image_files.fit_arrays(archive.blocks(), out)
+        return image_cache.Filled(len(out), archive.labels, _numbered(archive.labels), altered=altered)
 
     info = os.stat(path)
     return _Source([os.path.abspath(path), info.st_size, info.st_mtime_ns], lambda: target, fill)
@@ -261,20 +263,6 @@ def _npz(spec: str, path: str, size: tuple[int, int] | None, channels: int | Non
 
 def _numbered(labels: np.ndarray | None) -> tuple[str, ...]:
     return () if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1))
-
-
-def _copy_blocks(blocks: Iterable[np.ndarray], out: np.ndarray) -> int:
-    """Writes blocks of images, resized and recoloured where they must be, into the rows of `out`."""
-    row = 0
-    for block in blocks:
-        if block.shape[1:] == out.shape[1:]:
-            out[row : row + len(block)] = block
-        else:
-            for i, image in enumerate(block):
-                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-                out[row + i] = image_files.to_array(picture, out.shape[1:3], out.shape[3])
-        row += len(block)
-    return row
 
 
 def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_dir: str | None) -> _Source:
@@ -328,13 +316,13 @@ def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_di
                 labels[i] = example["label"] if label is not None else 0
                 yield example["image"][None]
 
-        written = _copy_blocks(blocks(), out)
+        written, altered = image_files.fit_arrays(blocks(), out)
         if written != count:
             raise InputError(f"{spec}: expected {count} images. Received: {written}")
         if label is None or labels.min() < 0:  # -1 marks a split whose labels are kept secret
-            return image_cache.Filled(count, None, ())
+            return image_cache.Filled(count, None, (), altered=altered)
         names = tuple(label.names) if hasattr(label, "names") else _numbered(labels)
-        return image_cache.Filled(count, labels.astype(np.int32), names)
+        return image_cache.Filled(count, labels.astype(np.int32), names, altered=altered)
 
     return _Source([builder.data_dir, split, count], shape, fill)
 

@@ -9,9 +9,6 @@ from kddpm import generation, inputs, noise, samplers
 from kddpm import images as kd_images
 from kddpm.errors import InputError
 
-_KNOWN_STREAM = 2  # noise of the known pixels
-_RETURN_STREAM = 3  # noise that leads back up
-
 
 def invert(
     model,
@@ -20,11 +17,12 @@ def invert(
     *,
     labels: Sequence[int] | None = None,
     iterations: int = 3,
+    clip: bool | str = True,
     spacing: str = "trailing",
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """The x_T from which `DDIM(clip=False)` in the same steps paints these images (`kddpm.samplers`, equation (8)).
+    """The x_T from which DDIM in the same steps paints these images (`kddpm.samplers`, equation (8)).
 
     Args:
         model: a `DiffusionModel`.
@@ -32,7 +30,8 @@ def invert(
         num_steps: as in `DiffusionModel.generate`.
         labels: classes, one an image; None = the index of the image modulo the number of classes.
         iterations: network calls a step; more = closer.
-        spacing: as in `samplers.Sampler`.
+        clip: as of the `DDIM` that shall find the way back.
+        spacing: the same.
         batch_size: images in memory at a time.
         verbose: as in `DiffusionModel.generate`.
 
@@ -43,7 +42,7 @@ def invert(
     indices = np.arange(len(x_0), dtype=np.int32)
     x_T, _ = generation.paint(
         model,
-        generation.step_table(model, samplers.Inversion(iterations, spacing), num_steps),
+        generation.step_table(model, samplers.Inversion(iterations, clip, spacing), num_steps),
         indices,
         generation.checked_labels(model, labels, indices),
         x=x_0,
@@ -96,7 +95,7 @@ def interpolate(
     nearer = (shares.ravel() > 0.5).astype(np.int32)
     floats, _ = generation.paint(
         model,
-        generation.step_table(model, samplers.DDIM(clip=False), num_steps),
+        generation.step_table(model, samplers.DDIM(), num_steps),
         np.arange(count, dtype=np.int32),
         None if labels is None else labels[nearer],
         x=_slerp(start, end, shares),
@@ -255,9 +254,9 @@ def _repaint(model, timesteps, order, climbs, x_0, known) -> generation.Edit:
         def at(column):
             return tf.gather(column.astype(np.float32), index)
 
-        noised = at(signal) * x_0 + at(spread) * noise.normal(seeds, _KNOWN_STREAM, index, shape)
+        noised = at(signal) * x_0 + at(spread) * noise.normal(seeds, noise.KNOWN_STREAM, index, shape)
         x = tf.where(known, noised, x)
-        return at(up) * x + at(up_spread) * noise.normal(seeds, _RETURN_STREAM, index, shape)
+        return at(up) * x + at(up_spread) * noise.normal(seeds, noise.RETURN_STREAM, index, shape)
 
     return generation.Edit(("repaint", order.tobytes(), climbs.tobytes()), function, (x_0, known))
 

@@ -7,10 +7,11 @@
     finish      x                                               image int32 (B, H, W, C)
     denoise     x, t int32 (B,)                                 eps float32 (B, H, W, C)
 
-With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers that remember something, else 1.
-eps is what the network's prediction, guidance included, means as noise. Shapes are static. Sampler, number of steps,
-guidance and batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies NAME.json, which
-says what the file is and how far it agrees with Keras. An export that fails this comparison is not written.
+With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers that remember something, else
+1. eps is what the network's prediction, guidance included, means as noise. Shapes are static. Sampler, number of steps,
+guidance and batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies
+NAME.json, which says what the file is and how far it agrees with Keras. An export that fails this comparison is not
+written.
 """
 
 import dataclasses

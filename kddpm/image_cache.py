@@ -29,6 +29,7 @@ class Decoded:
     labels: np.ndarray | None  # int32 (N,)
     class_names: tuple[str, ...]
     dropped: dict[str, str]  # {name: reason} of bad files that were skipped
+    altered: dict[str, int]  # {what was done: images} of those that are not the pixels of their files
     digest: str
 
 
@@ -40,6 +41,7 @@ class Filled:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)
+    altered: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def digest(images: np.ndarray, labels: np.ndarray | None) -> str:
@@ -128,6 +130,7 @@ def decoded(
         "labels": None if result.labels is None else result.labels.tolist(),
         "class_names": result.class_names,
         "dropped": result.dropped,
+        "altered": result.altered,
         "digest": result.digest,
     }
     with open(f"{temporary}.json", "w", encoding="ascii") as file:
@@ -138,7 +141,8 @@ def decoded(
 
 def _finish(images: np.ndarray, filled: Filled) -> Decoded:
     images = images[: filled.count]
-    return Decoded(images, filled.labels, filled.class_names, filled.dropped, digest(images, filled.labels))
+    hash_ = digest(images, filled.labels)
+    return Decoded(images, filled.labels, filled.class_names, filled.dropped, dict(filled.altered), hash_)
 
 
 def _earlier(stem: str, key: str) -> Decoded | None:
@@ -150,7 +154,8 @@ def _earlier(stem: str, key: str) -> Decoded | None:
             return None
         images = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)[: record["count"]]
         labels = None if record["labels"] is None else np.array(record["labels"], np.int32)
-        return Decoded(images, labels, tuple(record["class_names"]), record["dropped"], record["digest"])
+        names = tuple(record["class_names"])
+        return Decoded(images, labels, names, record["dropped"], record["altered"], record["digest"])
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is made again
         return None
 

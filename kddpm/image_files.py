@@ -13,8 +13,12 @@ What becomes of a picture, in this order:
 5. a picture of another size is cropped around its centre to the aspect ratio asked for, then resized: by area (each
    target pixel is the mean of the source pixels whose centres lie in it) when it shrinks, bicubic when it grows.
    A picture that already has the size is left bit for bit as it is.
+
+Which of this changed the pixels that the decoder gave is said beside the result: turning a picture, reading a palette
+and dropping an alpha channel that hides nothing change none.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import io
@@ -229,7 +233,9 @@ def common_shape(
     return (*(image_size or sizes[0]), channels or (1 if all(grey for _, grey in headers) else 3))
 
 
-def decode_all(files: ImageFiles, out: np.ndarray, progress: bool = True) -> dict[str, str]:
+def decode_all(
+    files: ImageFiles, out: np.ndarray, progress: bool = True
+) -> tuple[dict[str, str], collections.Counter[str]]:
     """Decodes file i into `out[i]`.
 
     Args:
@@ -238,44 +244,138 @@ def decode_all(files: ImageFiles, out: np.ndarray, progress: bool = True) -> dic
         progress: show a bar on stderr when there are many files.
 
     Returns:
-        {name: reason} of the files that cannot be used, without those of `files.bad`.
+        {name: reason} of the files that cannot be used, without those of `files.bad`; and {what was done: images} of
+        the pictures that are not the pixels of their files, as `to_array` says it.
     """
     height, width, channels = out.shape[1:]
 
-    def decode(i: int) -> None:
+    def decode(i: int) -> str:
         with _open(files.read(i)) as image:
-            out[i] = to_array(image, (height, width), channels)
+            out[i], changes = to_array(image, (height, width), channels)
+        return changes
 
     results = _for_each(files, decode, "Decoding", progress)
-    return {name: reason for name, (_, reason) in zip(files.names, results, strict=True) if reason is not None}
+    bad = {name: reason for name, (_, reason) in zip(files.names, results, strict=True) if reason is not None}
+    return bad, collections.Counter(changes for changes, _ in results if changes)
 
 
-def to_array(image: Image.Image, image_size: tuple[int, int], channels: int) -> np.ndarray:
+def read_image(
+    name: str, path: str | os.PathLike, image_size: tuple[int, int] | None, channels: int
+) -> tuple[np.ndarray, str, tuple[int, int]]:
+    """One picture from a file.
+
+    Args:
+        name: of the flag or argument, as the error shall name it.
+        path: the file; its name may end in anything.
+        image_size: (height, width); None = the file's own.
+        channels: 1 or 3.
+
+    Returns:
+        uint8 (height, width, channels) and what was done to it, as `to_array` gives them; (height, width) of the file.
+
+    Raises:
+        InputError: a file that is missing or no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            _check_file_size(os.stat(path).st_size)
+            with open(path, "rb") as file, _open(file.read()) as image:
+                file_size = _oriented_size(image)
+                return (*to_array(image, image_size or file_size, channels), file_size)
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `_for_each`
+        raise InputError(f"{name}: cannot read {printable(str(path))}: {_reason(error)}") from None
+
+
+def to_array(
+    image: Image.Image,
+    image_size: tuple[int, int],
+    channels: int,
+    enlarge: Image.Resampling = Image.Resampling.BICUBIC,
+) -> tuple[np.ndarray, str]:
     """One picture as uint8 (height, width, channels), by the five steps of the module's docstring.
 
     Args:
         image: any Pillow image; it is changed in place.
         image_size: (height, width).
         channels: 1 or 3.
+        enlarge: how a picture grows.
 
     Returns:
-        uint8 (height, width, channels).
+        uint8 (height, width, channels); and what changed the decoder's pixels, such as "cropped and resized", or "".
     """
+    changes = []
+    deep = _is_deep(image)  # Pillow forgets it on loading
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
+    if channels == 1:
+        recoloured = "" if _is_grey(image) else "made grey"
+    else:
+        recoloured = "" if image.mode in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX") else "made RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
+        deep = True
+    if deep:
+        changes.append("cut to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.composite(rgba.convert("RGB"), Image.new("RGB", rgba.size, "white"), rgba.getchannel("A"))
+        alpha = rgba.getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            changes.append("laid over white")
+        image = Image.composite(rgba.convert("RGB"), Image.new("RGB", rgba.size, "white"), alpha)
     elif image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
     mode = "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
-    return np.asarray(_resize(image, image_size)).reshape(*image_size, channels)
+    changes.append(recoloured)
+    if image.width * image_size[0] != image.height * image_size[1]:
+        changes.append("cropped")
+    if min(image.width / image_size[1], image.height / image_size[0]) != 1:
+        changes.append("resized")
+    array = np.asarray(_resize(image, image_size, enlarge)).reshape(*image_size, channels)
+    return array, _listed(list(filter(None, changes)))
 
 
-def _resize(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def fit_arrays(blocks: Iterable[np.ndarray], out: np.ndarray) -> tuple[int, collections.Counter[str]]:
+    """Writes blocks of images, resized and recoloured where they must be, into the rows of `out`.
+
+    Args:
+        blocks: uint8 (n, h, w, c) each, c = 1, 3 or 4.
+        out: uint8 (N, H, W, C), written in place.
+
+    Returns:
+        How many images there were; and {what was done: images} of those that were changed, as `to_array` says it.
+    """
+    row, altered = 0, collections.Counter()
+    for block in blocks:
+        if block.shape[1:] == out.shape[1:]:
+            out[row : row + len(block)] = block
+        else:
+            for i, image in enumerate(block):
+                picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+                out[row + i], changes = to_array(picture, out.shape[1:3], out.shape[3])
+                altered[changes] += bool(changes)
+        row += len(block)
+    return row, +altered
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a colour picture, not loaded yet, has 16 bits a channel in its file; Pillow has no mode for that."""
+    for codec, _, _, args in getattr(image, "tile", ()):
+        raw, *more = args if isinstance(args, tuple) else (args,)
+        largest = more[0] if codec.startswith("ppm") else 0
+        if re.search(r";16[BLN]", str(raw)) or largest > 255:
+            return True
+    return False
+
+
+def _resize(image: Image.Image, image_size: tuple[int, int], enlarge: Image.Resampling) -> Image.Image:
     height, width = image_size
     if image.size == (width, height):
         return image
@@ -283,7 +383,7 @@ def _resize(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
     left, top = max(0.0, (image.width - width * scale) / 2), max(0.0, (image.height - height * scale) / 2)
     # min: the product may exceed the edge by a rounding error, which Pillow refuses.
     right, bottom = min(left + width * scale, image.width), min(top + height * scale, image.height)
-    resample = Image.Resampling.BOX if scale >= 1 else Image.Resampling.BICUBIC
+    resample = Image.Resampling.BOX if scale >= 1 else enlarge
     return image.resize((width, height), resample, box=(left, top, right, bottom), reducing_gap=None)
 
 

@@ -1,4 +1,4 @@
-"""Bits per dimension: the variational bound of a model on images, term by term (`kddpm.objectives`, equations (1)-(3))."""
+"""Bits per dimension: the variational bound of a model on images, term by term (`kddpm.objectives`, eq. (1) to (3))."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 from kddpm import generation, inputs, noise, objectives
 from kddpm.errors import InputError
 
-_STREAM = 4  # of the noise that the bound is estimated with
 _TERMS_A_CALL = 50  # the loop returns to Python this often, to move the progress bar
 
 
@@ -23,10 +22,10 @@ class BitsPerDim:
         total: mean over the images.
         standard_error: of `total` as an estimate for the distribution that the images were drawn from: their spread,
             draws of noise included; NaN for one image.
-        monte_carlo_error: of `total` as an estimate for these very images: what the choice of terms adds, 0 where all
-            terms were taken.
+        monte_carlo_error: of `total` as an estimate of what all terms would have given for these very images; 0 where
+            all were taken.
         images: the bound of each image, (N,).
-        terms: L_0 .. L_{T-1}, means over the images, (T,); NaN where a term was not drawn.
+        terms: L_0 .. L_{T-1}, means over the images for which they were taken, (T,); NaN where for none.
         prior: L_T, mean over the images.
         seconds_per_image: of wall-clock time, compilation left out.
     """
@@ -57,21 +56,23 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """The variational bound with the averaged weights.
 
-    Every term is one call of the network on one noisy x_t of each image; the noise of image k is a function of
-    (seed + k, term). The terms are computed in float64 from the network's float32.
+    Every term is one call of the network on one noisy x_t of each image. The noise of image k, and the choice of its
+    terms, are functions of seed + k alone. The terms are computed in float64 from the network's float32.
 
     Args:
         model: a `DiffusionModel`.
         images: uint8 (N, H, W, C), as they are in the files: an image that was resized has other bits to code.
         labels: int (N,), for a network with classes.
-        num_terms: None = all T terms; or this many, drawn evenly for each image, beside L_0 and L_T: at least 2.
+        num_terms: None = all T terms; or L_0, L_T and this many of the others, at least 2, drawn evenly for each image
+            with repetitions; T - 1 or more are all of them, without.
         clip: clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
-        seed: of the noise and of the choice of terms.
+        seed: of the noise and of the choice of terms, int32.
         batch_size: images at a time.
         verbose: as in `DiffusionModel.generate`.
 
     Raises:
-        InputError: images that are not uint8 or of another shape, labels missing or out of range, fewer than 2 terms.
+        InputError: images that are not uint8 or of another shape, labels missing, out of range or for a network without
+            classes, fewer than 2 terms, a seed that does not fit.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -82,15 +83,13 @@ def bits_per_dim(
     if batch_size < 1:
         raise InputError(f"`batch_size` must be positive. Received: {batch_size}")
     count, num_timesteps = len(images), model.schedule.num_timesteps
-    if model.network.num_classes and labels is None:
-        raise InputError(f"`labels` are needed: the network has {model.network.num_classes} classes")
-    labels = generation.checked_labels(model, labels, np.arange(count)) if model.network.num_classes else None
-    chosen = _terms(num_terms, num_timesteps, count, seed)
-    batch = min(batch_size, count)
-    seeds = (np.arange(count) + seed).astype(np.int32)
-    terms, priors = np.empty(chosen.shape), np.empty(count)
-    seconds = []
+    labels = _checked_labels(model, labels, count)
+    inputs.int32("seed", [seed])
+    seeds = inputs.int32("seed", np.arange(count) + seed)
+    chosen = _chosen_terms(num_terms, num_timesteps, seeds)
     compute = _compiled(model, clip)
+    batch = min(batch_size, count)
+    terms, priors, seconds = np.empty(chosen.shape), np.empty(count), 0.0
     with tqdm(
         total=-(-count // batch) * chosen.shape[1],
         desc=f"Bits per dimension of {count} images",
@@ -102,42 +101,65 @@ def bits_per_dim(
             rows = np.arange(first, first + batch) % count  # the last batch is filled up
             kept = slice(first, min(first + batch, count))
             x_0 = tf.constant(images[rows].astype(np.float64) / 127.5 - 1)
+            arguments = x_0, tf.constant(seeds[rows]), tf.constant(labels[rows])
             priors[kept] = objectives.prior_nats(model.diffusion, x_0)[: kept.stop - first]
-            row_labels = None if labels is None else tf.constant(labels[rows])
+            if not first:
+                compute(*arguments, tf.constant(chosen[rows, :1]), tf.constant(0))  # compiles, before the clock runs
             for start in range(0, chosen.shape[1], _TERMS_A_CALL):
                 t = chosen[rows, start : start + _TERMS_A_CALL]
                 began = time.perf_counter()
-                nats = compute(x_0, tf.constant(seeds[rows]), row_labels, tf.constant(t), tf.constant(start)).numpy()
-                seconds.append((time.perf_counter() - began) / nats.size)
+                nats = compute(*arguments, tf.constant(t), tf.constant(start)).numpy()
+                seconds += time.perf_counter() - began
                 terms[kept, start : start + _TERMS_A_CALL] = nats.T[: kept.stop - first]
                 bar.update(t.shape[1])
-    return _result(chosen, terms / math.log(2), priors / math.log(2), num_timesteps, seconds)
+    seconds_per_image = seconds / (-(-count // batch) * batch)
+    return _result(chosen, terms / math.log(2), priors / math.log(2), num_timesteps, seconds_per_image)
 
 
-def _terms(num_terms, num_timesteps, count, seed) -> np.ndarray:
-    """t of each image's terms, int32 (N, terms), 0 first."""
-    if num_terms is None:
-        return np.tile(np.arange(num_timesteps, dtype=np.int32), (count, 1))
-    if num_terms < 2 or num_timesteps < 2:
-        raise InputError(f"`num_terms` must be at least 2, of T > 1, or None. Received: {num_terms}")
-    drawn = np.random.default_rng(seed % 2**32).integers(1, num_timesteps, (count, num_terms))
-    return np.concatenate([np.zeros((count, 1)), drawn], axis=1).astype(np.int32)
+def _checked_labels(model, labels, count) -> np.ndarray:
+    """Labels as int32 (N,); zeros that nobody reads for a network without classes."""
+    classes = model.network.num_classes
+    if classes and labels is None:
+        raise InputError(f"`labels` are needed: the network has {classes} classes. Received: None")
+    if classes and np.shape(labels) != (count,):
+        raise InputError(f"`labels` must be one an image, ({count},). Received: shape {np.shape(labels)}")
+    labels = generation.checked_labels(model, labels, np.arange(count))
+    return labels if classes else np.zeros(count, np.int32)
+
+
+def _chosen_terms(num_terms, num_timesteps, seeds) -> np.ndarray:
+    """t of each image's terms, int32 (N, terms): all T in order, or 0 and those drawn."""
+    if num_terms is not None and (not isinstance(num_terms, int | np.integer) or num_terms < 2):
+        raise InputError(f"`num_terms` must be an integer of at least 2, or None. Received: {num_terms!r}")
+    if num_terms is None or num_terms >= num_timesteps - 1:
+        return np.tile(np.arange(num_timesteps, dtype=np.int32), (len(seeds), 1))
+    chosen = np.zeros((len(seeds), 1 + num_terms), np.int32)
+    for row, seed in zip(chosen, seeds, strict=True):
+        row[1:] = np.random.default_rng(int(seed) % 2**32).integers(1, num_timesteps, num_terms)
+    return chosen
 
 
 def _compiled(model, clip):
-    """(x_0, seeds, label, t, start) -> nats (terms, B): one loop over the terms, traced once a shape and kept."""
+    """(x_0, seeds, label, t, start) -> nats (terms, B): one loop over the terms, traced once and kept."""
     key = ("bits_per_dim", clip)
     if key not in model.walks:
         diffusion = model.diffusion
         names = model.schedule.timesteps.astype(np.int32)
+        signature = [
+            tf.TensorSpec((None, *model.image_shape), tf.float64),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((), tf.int32),
+        ]
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @tf.function(input_signature=signature, autograph=False)
         def compute(x_0, seeds, label, t, start):
-            predict = generation.denoiser(model, label, learned_variance=True)
+            predict = generation.denoiser(model, label if model.network.num_classes else None, learned_variance=True)
 
             def term(index, nats):
                 t_now = tf.gather(t, index, axis=1)
-                z = noise.normal(seeds, _STREAM, start + index, model.image_shape)
+                z = noise.normal(seeds, noise.BOUND_STREAM, start + index, model.image_shape)
                 # In the float32 that the network is asked about: the bound is that of this very x_t.
                 x_t = tf.cast(diffusion.q_sample(x_0, t_now, tf.cast(z, tf.float64)), tf.float32)
                 output = tf.cast(predict(x_t, tf.gather(names, t_now)), tf.float64)
@@ -155,22 +177,19 @@ def _compiled(model, clip):
     return model.walks[key]
 
 
-def _result(chosen, terms, priors, num_timesteps, seconds) -> BitsPerDim:
+def _result(chosen, terms, priors, num_timesteps, seconds_per_image) -> BitsPerDim:
     """From terms (N, terms) in bits, t of which is `chosen`, L_0 first."""
     count, drawn = len(terms), terms.shape[1] - 1
-    every = drawn + 1 == num_timesteps and np.array_equal(chosen[0], np.arange(num_timesteps))
-    factor = 1 if every else (num_timesteps - 1) / drawn
-    totals = priors + terms[:, 0] + factor * terms[:, 1:].sum(axis=1)
+    # The average of the terms drawn, T - 1 times; of all of them, that is their sum.
+    totals = priors + terms[:, 0] + (num_timesteps - 1) * terms[:, 1:].sum(axis=1) / max(drawn, 1)
+    monte_carlo = 0.0
+    if drawn < num_timesteps - 1:
+        variances = (num_timesteps - 1) ** 2 * terms[:, 1:].var(axis=1, ddof=1) / drawn
+        monte_carlo = float(np.sqrt(variances.sum()) / count)
     sums, counts = np.zeros(num_timesteps), np.zeros(num_timesteps)
     np.add.at(sums, chosen, terms)
     np.add.at(counts, chosen, 1)
-    monte_carlo = 0.0
-    if not every:
-        variances = (num_timesteps - 1) ** 2 * terms[:, 1:].var(axis=1, ddof=1) / drawn
-        monte_carlo = float(np.sqrt(variances.sum()) / count)
     with np.errstate(invalid="ignore"):
         means = sums / counts
-    # The first call compiles; the median does not see it.
-    per_image = float(np.median(seconds)) * terms.shape[1]
     error = float(totals.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
-    return BitsPerDim(float(totals.mean()), error, monte_carlo, totals, means, float(priors.mean()), per_image)
+    return BitsPerDim(float(totals.mean()), error, monte_carlo, totals, means, float(priors.mean()), seconds_per_image)

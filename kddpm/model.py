@@ -134,7 +134,8 @@ class DiffusionModel(keras.Model):
         return self.network(inputs, training=training)
 
     def compile(self, optimizer="adam", **kwargs):
-        """Keras's `compile`; the loss is the model's own, and float16 is refused because its range is too small for gradients."""
+        """Keras's `compile`; the loss is the model's own, and float16, whose range is too small for gradients, is
+        refused."""
         if kwargs.get("loss") is not None:
             raise InputError(
                 f"`loss` follows from the model's `prediction` and `weighting`. Received: loss={kwargs['loss']!r}"
@@ -295,7 +296,8 @@ class DiffusionModel(keras.Model):
 
         Args:
             seeds: int32 numbers, one a picture.
-            sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as `kddpm.samplers.DDIM(eta=0.5)`.
+            sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as
+                `kddpm.samplers.DDIM(eta=0.5)`.
             num_steps: how many steps, or which ones; None = all T.
             labels: classes, one a picture; None = seed modulo the number of classes.
             guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
@@ -324,9 +326,9 @@ class DiffusionModel(keras.Model):
         """Paint what the mask leaves open; arguments and errors as in `editing.inpaint`."""
         return editing.inpaint(self, images, mask, seeds, **kwargs)
 
-    def interpolate(self, a, b, count: int = 9, **kwargs):
+    def interpolate(self, a, b, count: int = 9, num_steps: int | Sequence[int] | None = None, **kwargs):
         """Pictures on the way from image a to image b; arguments and errors as in `editing.interpolate`."""
-        return editing.interpolate(self, a, b, count, **kwargs)
+        return editing.interpolate(self, a, b, count, num_steps, **kwargs)
 
     def invert(self, images, num_steps: int | Sequence[int] | None = None, **kwargs):
         """The noise that DDIM paints these images from; arguments and errors as in `editing.invert`."""

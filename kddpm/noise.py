@@ -21,6 +21,9 @@ import tensorflow as tf
 
 INITIAL_STREAM = 0  # x_T
 STEP_STREAM = 1  # the noise added by a sampler's steps
+KNOWN_STREAM = 2  # of the pixels that inpainting keeps
+RETURN_STREAM = 3  # of the way back up that inpainting takes
+BOUND_STREAM = 4  # of the x_t at which a bound is estimated
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA

@@ -4,13 +4,13 @@ The bound on -log p(x_0) of a chain p(x_{t-1} | x_t) (Ho et al. 2020, eq. 3 and 
 
     (1)  L = L_T + sum_t L_t,   L_T = KL(q(x_T | x_0) || N(0, 1)),   L_0 = -log p(x_0 | x_t at t = 0)
     (2)  L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t > 0
-    (3)  p(x_0 | x_t at t = 0) = the normal's mass in the bin of a pixel, 2/255 wide and open at both ends    (Ho, eq. 13)
+    (3)  p(x_0 | x_t at t = 0) = the normal's mass in a pixel's bin, 2/255 wide; the outermost are open     (Ho, eq. 13)
 
 The same number can be had from other samples (Ho et al. 2020, appendix A; Luo 2022, section 3):
 
-    (4)  L = E[-log p(x_T) + sum_t log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t)]      over whole trajectories x_1 .. x_T
-    (5)  the same sum, of which one t is drawn: T (log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t))   over pairs x_{t-1}, x_t
-    (6)  L_T + T L_t, one t drawn and the KL in closed form                                                      over x_t
+    (4)  L = E[-log p(x_T) + sum_t log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t)]     over whole trajectories x_1 .. x_T
+    (5)  the same with T times one term of the sum, of a t drawn evenly                         over pairs x_{t-1}, x_t
+    (6)  L_T + T L_t of a t drawn evenly, the KL in closed form                                                over x_t
 
 Losses and bounds are means over the pixels of an image, (B,), the bounds in nats; divided by log 2 they are bits per
 dimension. Arithmetic has the dtype of what comes in, float32 or float64. All of it is plain `keras.ops`.
@@ -26,8 +26,10 @@ from kddpm import parametrization
 from kddpm.process import GaussianDiffusion, as_float, at_t, split_output
 
 _HYBRID_BOUND_WEIGHT = 0.001  # Nichol & Dhariwal 2021, eq. 16
-_SMALLEST_MASS = {"float32": 1e-37, "float64": 1e-300}
 _HALF_BIN = 1 / 255  # uint8 in [-1, 1]
+_FAR = 8.0  # standard deviations beyond which a tail is taken in logarithms; float32 underflows at 13
+_FRACTIONS = 12  # of the tail's continued fraction, whose error is then 2e-15 at 8 standard deviations
+_TINY = 1e-37  # keeps logarithms finite in the branch that is not taken
 _HISTORY_DECAY = 0.9  # a memory of about 10 losses of each t, as long as Nichol & Dhariwal 2021, section 3.3
 _HISTORY_NEEDED = 10
 _UNIFORM_SHARE = 0.001
@@ -50,19 +52,18 @@ def training_loss(diffusion, x_0, x_t, t, noise, output, prediction="eps", weigh
     Returns:
         (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants.
     """
-    predicted, _ = split_output(output, variance)
+    predicted, fraction = split_output(output, variance)
     if variance == "learned" and weighting == "vlb":
         return bound_term_nats(diffusion, x_0, x_t, t, output, prediction, variance)
     target = noise if prediction == "eps" else diffusion.from_x0(prediction, x_t, t, x_0)
     error = mean_squared_error(target, predicted)
     if weighting == "hybrid":
-        held = ops.concatenate([ops.stop_gradient(predicted), split_output(output, variance)[1]], axis=-1)
+        held = ops.concatenate([ops.stop_gradient(predicted), fraction], axis=-1)
         bound = bound_term_nats(diffusion, x_0, x_t, t, held, prediction, variance)
         return error + _HYBRID_BOUND_WEIGHT * diffusion.schedule.num_timesteps * bound
     if weighting == "simple":
         return error
-    weights = parametrization.loss_weights(diffusion.schedule, prediction, weighting, variance)
-    return ops.take(ops.convert_to_tensor(weights.astype(ops.dtype(error))), t) * error
+    return at_t(parametrization.loss_weights(diffusion.schedule, prediction, weighting, variance), t, error) * error
 
 
 def mean_squared_error(target, predicted):
@@ -79,8 +80,8 @@ def last_step_loss_nats(diffusion, x_prev, x_t, t, predicted):
 
         L = beta_t^2 / (2 sigma_t^2 alpha_t) |e - e_theta|^2,   sigma_t^2 the posterior variance.
 
-    Given x_t and x_0, e is eps / sqrt(1 - alpha_bar_t) on the mean, which is minus the score: the network that this trains is
-    the one that L_simple trains, from a noisier target (Vincent 2011; Ho et al. 2020, section 3.2).
+    Given x_t and x_0, e is eps / sqrt(1 - alpha_bar_t) on average, which is minus the score: this is the "vlb" loss of
+    eps with a noisier target, and has the same best prediction (Vincent 2011; Ho et al. 2020, section 3.2).
 
     Args:
         diffusion: a `GaussianDiffusion`.
@@ -95,9 +96,9 @@ def last_step_loss_nats(diffusion, x_prev, x_t, t, predicted):
     schedule = diffusion.schedule
     x_prev, x_t = as_float(x_prev), as_float(x_t)
     noise = (x_t - at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev) / at_t(schedule.betas, t, x_t)
-    variances = np.exp(parametrization.log_variances(schedule, "small"))
-    weights = schedule.betas**2 / (2 * variances * schedule.alphas)
-    return ops.take(ops.convert_to_tensor(weights.astype(ops.dtype(x_t))), t) * mean_squared_error(noise, predicted)
+    weights = schedule.betas**2 / (2 * np.exp(parametrization.log_variances(schedule, "small")) * schedule.alphas)
+    error = mean_squared_error(noise, predicted)
+    return at_t(weights, t, error) * error
 
 
 # The terms of the bound.
@@ -106,14 +107,19 @@ def last_step_loss_nats(diffusion, x_prev, x_t, t, predicted):
 def gaussian_kl_nats(mean_1, log_variance_1, mean_2, log_variance_2):
     """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
     ratio = log_variance_1 - log_variance_2
-    return 0.5 * (ops.exp(ratio) - 1 - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
+    return 0.5 * (ops.expm1(ratio) - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
 
 
 def decoder_log_likelihood_nats(x_0, mean, log_variance):
     """log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
 
-    Both sides of a bin are taken in the tail they lie in, so that no digits are lost; masses below 1e-37 (float32) or
-    1e-300 (float64) count as that.
+    Seen from the mean, a bin lies between `near` and `far` standard deviations, in the upper tail Q of a normal, where
+    nothing cancels. Far out, where Q is too small for a float, its logarithm is that of a continued fraction:
+
+        log p = log(Q(near) - Q(far)),  Q = 1 or 0 at the open end of an outermost bin
+        log Q(z) = -z^2 / 2 - log(sqrt(2 pi) c(z)),  c(z) = z + 1 / (z + 2 / (z + 3 / ...))
+
+    So there is no floor: a wrong mean costs what it costs, and its gradient points back to the pixel.
 
     Args:
         x_0: pixels in [-1, 1], x / 127.5 - 1 of a uint8 x.
@@ -122,17 +128,26 @@ def decoder_log_likelihood_nats(x_0, mean, log_variance):
 
     Returns:
         Nats of each element, at most 0.
+
+    Reference:
+        Abramowitz & Stegun 1964, "Handbook of mathematical functions", 26.2.14 (the continued fraction).
     """
     scale = ops.exp(-0.5 * log_variance)
     centred = x_0 - mean
-    # Mirrored to the left of the mean, where the distribution function keeps its digits.
-    side = ops.where(centred > 0, -1.0, 1.0)
-    side = ops.cast(side, ops.dtype(centred))
-    edge_right = ops.where(side > 0, x_0 > 1 - _HALF_BIN, x_0 < -1 + _HALF_BIN)
-    edge_left = ops.where(side > 0, x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN)
-    below = ops.where(edge_left, 0.0, _normal_cdf((side * centred - _HALF_BIN) * scale))
-    up_to = ops.where(edge_right, 1.0, _normal_cdf((side * centred + _HALF_BIN) * scale))
-    return ops.log(ops.maximum(up_to - below, _SMALLEST_MASS[ops.dtype(up_to)]))
+    right = centred > 0  # of the mean
+    distance = ops.where(right, centred, -centred)
+    lowest, highest = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
+    open_near, open_far = ops.where(right, lowest, highest), ops.where(right, highest, lowest)
+    near, width = (distance - _HALF_BIN) * scale, 2 * _HALF_BIN * scale
+
+    mass = ops.where(open_near, 1.0, _upper_tail(near)) - ops.where(open_far, 0.0, _upper_tail(near + width))
+    start = ops.maximum(near, _FAR)
+    fraction, next_fraction = _tail_fraction(start), _tail_fraction(start + width)
+    fall = width * (start + width / 2) + ops.log(next_fraction / fraction)  # log Q(near) - log Q(far)
+    kept = ops.where(open_far, 0.0, ops.log(-ops.expm1(-ops.maximum(fall, _TINY))))
+    far_log_mass = kept - 0.5 * ops.square(start) - ops.log(math.sqrt(2 * math.pi) * fraction)
+    is_far = ops.logical_and(near > _FAR, ops.logical_not(open_near))
+    return ops.where(is_far, far_log_mass, ops.log(ops.maximum(mass, _TINY)))
 
 
 def prior_nats(diffusion, x_0):
@@ -248,10 +263,23 @@ def importance_probabilities(squares, counts):
 
 
 def updated_loss_history(squares, counts, t, losses):
-    """The running means of `importance_probabilities` after the unweighted losses (B,) at t (B,) have been seen."""
-    seen = ops.cast(ops.expand_dims(t, 0) == ops.expand_dims(ops.arange(squares.shape[0]), 1), squares.dtype)  # (T, B)
-    times = ops.sum(seen, axis=1)
-    means = ops.matmul(seen, ops.expand_dims(ops.square(losses), 1))[:, 0] / ops.maximum(times, 1)
+    """The running means of `importance_probabilities`, and the counts, after a batch.
+
+    The mean of a t that the batch holds n times becomes 0.9^n of what it was and 1 - 0.9^n of the batch's mean square;
+    the first time, the batch's mean square.
+
+    Args:
+        squares: running means of squared losses, (T,).
+        counts: how many losses of each t have been seen, (T,).
+        t: int (B,), may hold a t several times.
+        losses: of the batch, without the weights 1 / (T p_t), (B,).
+
+    Returns:
+        The new squares and counts.
+    """
+    seen = ops.equal(ops.expand_dims(t, 0), ops.expand_dims(ops.arange(squares.shape[0]), 1))  # (T, B)
+    times = ops.sum(ops.cast(seen, squares.dtype), axis=1)
+    means = ops.sum(ops.where(seen, ops.square(losses), 0.0), axis=1) / ops.maximum(times, 1)
     kept = ops.where(counts > 0, ops.power(_HISTORY_DECAY, times), ops.cast(times == 0, squares.dtype))
     return kept * squares + (1 - kept) * means, counts + times
 
@@ -270,17 +298,25 @@ def _log_ratio(diffusion, reverse, x_0, x_prev, x_t, t):
     mean, log_variance = reverse(x_t, t)
     forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
     decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
-    return ops.where(
-        t == 0, _mean(forward) - _mean(decoded), _mean(forward) - _mean(_log_normal(x_prev, mean, log_variance))
-    )
+    backward = _log_normal(x_prev, mean, log_variance)
+    return _mean(forward) - ops.where(t == 0, _mean(decoded), _mean(backward))
 
 
 def _log_normal(x, mean, log_variance):
     return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
 
 
-def _normal_cdf(z):
-    return 0.5 * ops.erfc(-z * math.sqrt(0.5))
+def _upper_tail(z):
+    """Q(z), the mass of a standard normal above z."""
+    return 0.5 * ops.erfc(z * math.sqrt(0.5))
+
+
+def _tail_fraction(z):
+    """c(z) of `decoder_log_likelihood_nats`, for z of at least `_FAR`."""
+    fraction = z
+    for k in range(_FRACTIONS, 0, -1):
+        fraction = z + k / fraction
+    return fraction
 
 
 def _mean(x):

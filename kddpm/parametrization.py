@@ -4,23 +4,24 @@ Given x_t and t, each of eps, x_0, mu (the posterior mean) and v determines the 
 x_0 is a straight line:
 
     (1)  x_0 = a_t x_t + b_t output
-         eps  a = 1 / sqrt(alpha_bar),  b = -sqrt(1 - alpha_bar) / sqrt(alpha_bar)                  (Ho et al. 2020, eq. 4)
+         eps  a = 1 / sqrt(alpha_bar),  b = -sqrt(1 - alpha_bar) / sqrt(alpha_bar)               (Ho et al. 2020, eq. 4)
          x0   a = 0,                    b = 1
-         mu   a = -ct / c0,             b = 1 / c0,  c0 and ct of the posterior mean                (Ho et al. 2020, eq. 7)
-         v    a = sqrt(alpha_bar),      b = -sqrt(1 - alpha_bar)                       (Salimans & Ho 2022, section 4)
+         mu   a = -ct / c0,             b = 1 / c0,  c0 and ct of the posterior mean             (Ho et al. 2020, eq. 7)
+         v    a = sqrt(alpha_bar),      b = -sqrt(1 - alpha_bar)                         (Salimans & Ho 2022, section 4)
 
 So an error of the output is b_t times as large in x_0, and every weight of |x_0 - x_0'|^2 is one of |output error|^2:
 
-    (2)  simple   1                                                                                (Ho et al. 2020, eq. 14)
-         vlb      c0_t^2 b_t^2 / (2 sigma_t^2), the bound's own, in nats                      (Ho et al. 2020, eq. 8 and 12)
-         min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                 (Hang et al. 2023, section 3.4)
-         hybrid   simple + 0.001 times the bound, whose gradient reaches the variance alone   (Nichol & Dhariwal 2021, eq. 16)
+    (2)  simple   1                                                                             (Ho et al. 2020, eq. 14)
+         vlb      c0_t^2 b_t^2 / (2 sigma_t^2), the bound's own, in nats                  (Ho et al. 2020, eq. 8 and 12)
+         min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                (Hang et al. 2023, section 3.4)
+         hybrid   simple + 0.001 T L_t, whose gradient reaches the variance alone       (Nichol & Dhariwal 2021, eq. 16)
 
     (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
-         small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t                (Ho et al. 2020, section 3.2)
-         learned  exp(f log beta_t + (1 - f) log posterior variance), f in [0, 1] from the network's other C channels
-                                                                                     (Nichol & Dhariwal 2021, eq. 15)
-         At t = 0 the posterior variance is 0 and the one of t = 1 stands in for it, as in Ho et al.'s code.
+         small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t              (Ho et al. 2020, section 3.2)
+         learned  exp(f log beta_t + (1 - f) log posterior variance), f = (1 + output) / 2 from the network's other
+                  C channels, not held to [0, 1]                                        (Nichol & Dhariwal 2021, eq. 15)
+         At t = 0 the posterior variance is 0, and that of t = 1 stands in for it and for the beta of "large", as in
+         Ho et al.'s code.
 
 All of it is float64 NumPy; needs neither Keras nor TensorFlow.
 """
@@ -55,7 +56,10 @@ def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarra
 
 
 def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
-    """eps = a_t x_t + b_t output, (T,) each: equation (1) put into x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
+    """a_t and b_t of eps = a_t x_t + b_t output, (T,) each.
+
+    That is equation (1) put into x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps.
+    """
     if prediction == "eps":
         return np.zeros(schedule.num_timesteps), np.ones(schedule.num_timesteps)
     a, b = x0_coefficients(schedule, prediction)
@@ -87,6 +91,9 @@ def loss_weights(schedule: NoiseSchedule, prediction: str, weighting: str, varia
         prediction: one of `PREDICTIONS`.
         weighting: "simple", "vlb" or "min_snr"; "hybrid" has no table of its own.
         variance: "small" or "large", for "vlb".
+
+    Raises:
+        InputError: another prediction, weighting or variance.
     """
     _, b = x0_coefficients(schedule, prediction)
     if weighting == "simple":

@@ -101,7 +101,7 @@ class TrainConfig:
                 self.prediction, self.weighting, self.variance, self.timestep_sampling, self.zero_terminal_snr
             )
         except InputError as error:
-            raise InputError(re.sub(r"`(\w+)`", r"--\1", str(error))) from None
+            raise InputError(re.sub(r"`(\w+)`|\b(\w+)='(\w+)'", _as_flag, str(error))) from None
         _require(
             self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
             "sampling_steps", f"in 1 .. {self.num_timesteps} (--num_timesteps), or none", self.sampling_steps,
@@ -231,6 +231,11 @@ def _typed(field, value):
     if wrong or (isinstance(value, tuple) and not all(type(item) is int for item in value)):
         raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r}")
     return value
+
+
+def _as_flag(found):
+    """`name` and name='value' as they are written on a command line."""
+    return f"--{found[1]}" if found[1] else f"--{found[2]}={found[3]}"
 
 
 def _require(condition, name, expected, value):

@@ -6,7 +6,7 @@
     (3)  q(x_{t-1} | x_t, x_0) = N(mu, posterior variance),  mu = c0_t x_0 + ct_t x_t                      (Ho, eq. 6-7)
     (4)  v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0                           (Salimans & Ho 2022, section 4)
     (5)  score = grad log q(x_t | x_0) = -eps / sqrt(1 - alpha_bar_t)                     (Song et al. 2021, section 3)
-    (6)  p(x_{t-1} | x_t) = N(mu(x_0'), sigma_t^2),  x_0' from the network's output                     (Ho, section 3.2)
+    (6)  p(x_{t-1} | x_t) = N(mu(x_0'), sigma_t^2),  x_0' from the network's output                    (Ho, section 3.2)
 
 Given x_t and t, each of eps, x_0, mu, v and score determines the others. Every conversion goes through x_0 or eps,
 whose relation is (2). The functions are plain `keras.ops` and take tensors of any rank with the batch first.
@@ -138,7 +138,7 @@ class GaussianDiffusion:
             variance: "small", "large" or "learned".
             x_t: for the dtype and the rank.
             t: int (B,).
-            fraction: of a learned variance, the network's other C channels, -1 = the posterior's, 1 = beta; (B, ..., C).
+            fraction: (B, ..., C), of a learned variance: the network's other channels, -1 = the posterior's, 1 = beta.
 
         Returns:
             (B, 1, ..., 1), or like `fraction`.

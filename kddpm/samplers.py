@@ -18,13 +18,15 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
          u = n / s the ODE is dy/du = (y - x_0) / u. Euler's row keeps m' = half of the way; the second row, at t_prev,
          goes the other half with the slope found there. The last step, to u = 0, is Euler's alone.
     (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
-         x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors' step
-         size with the norms of noise and score at their expected ratio, so that no image depends on its neighbours.
-    (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: x' = s'/s x + (n' - s'/s n) eps with eps at
-         t', found by fixed-point iteration because x' is what the network must be asked about.
+         x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
+         step size with the norms of noise and score at their expected ratio, so that no image depends on others.
+    (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: the x' from which DDIM's step, clipping
+         included, leads to x. By fixed-point iteration, because x' is what the network must be asked about:
+         x' = s'/s x + (n' - s'/s n) eps  while there is more signal than noise (s s' > n n'),
+         x' = n'/n x + (s' - n'/n s) x_0  afterwards: each where it contracts faster.
 
-Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps; a and b stay those of the
-schedule that the network was trained on.
+Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps; a and b stay those of
+the schedule that the network was trained on.
 """
 
 import dataclasses
@@ -223,16 +225,16 @@ class PredictorCorrector(Sampler):
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """DDIM backwards, from an image to the x_T that `DDIM(clip=False)` would paint it from, equation (8).
+    """DDIM backwards, from an image to the x_T that DDIM of the same steps paints it from, equation (8).
 
     Args:
         iterations: of the fixed point, network calls a step; 1 asks about the x that the step starts from.
-        spacing: as of the `DDIM` that shall find the way back.
+        clip, spacing: as of the `DDIM` that shall find the way back.
     """
 
     iterations: int = 3
+    clip: bool | str = True
     spacing: str = "trailing"
-    clip: ClassVar[bool] = False
 
     def __post_init__(self):
         if not isinstance(self.iterations, int) or self.iterations < 1:
@@ -243,15 +245,18 @@ class Inversion:
         if schedule.zero_terminal_snr:
             raise InputError("`schedule` must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert")
         signal, noise_ = _levels(schedule)
-        scale = signal[1:] / signal[:-1]
-        of_eps = noise_[1:] - scale * noise_[:-1]
-        # eps of the iterate x is (x - s' x_0) / n'; the step starts from the memory.
-        c, d = -of_eps * signal[1:] / noise_[1:], of_eps / noise_[1:]
+        s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
+        of_eps = n_next - s_next / s * n  # times eps = (x' - s' x_0) / n' of the iterate
+        early = s * s_next > n * n_next
+        with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is taken
+            c = np.where(early, -of_eps * s_next / n_next, s_next - n_next / n * s)
+            e = np.where(early, s_next / s, n_next / n)
+        d = np.where(early, of_eps / n_next, 0.0)
         at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
-        keep = np.arange(len(at)) % self.iterations < self.iterations - 1
-        held = np.where(keep, 0.0, 1.0)
-        c, d, e = c[at], d[at], scale[at]
-        return Rows(at, c, d, np.zeros(len(at)), e, held * c, held * d, np.where(keep, 1.0, e))
+        c, d, e = c[at], d[at], e[at]
+        last = np.arange(len(at)) % self.iterations == self.iterations - 1
+        # The memory holds the x that the step starts from, until the last iteration puts x' there.
+        return Rows(at, c, d, np.zeros(len(at)), e, last * c, last * d, np.where(last, e, 1.0))
 
 
 BY_NAME = {

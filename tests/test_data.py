@@ -77,6 +77,15 @@ def test_arrays_are_resized_and_recoloured():
     assert data.load("digits", (8, 16)).images.shape == (1797, 8, 16, 1)
 
 
+def test_arrays_say_what_was_changed(tmp_path):
+    assert data.load("digits").altered == data.load("digits", 8, 1).altered == {}
+    assert data.load("digits", 4).altered == {"resized": 1797}
+    assert data.load("digits", (8, 16), 3).altered == {"made RGB, cropped and resized": 1797}
+    images = random_images(3, 4, 4, 4)
+    images[0, ..., 3] = 255
+    assert data.load(write_npz(tmp_path / "a.npz", images=images)).altered == {"laid over white": 2}
+
+
 @pytest.mark.parametrize("name, label_name", [("images", "labels"), ("x_train", "y_train"), ("x", "y")])
 def test_npz_names(tmp_path, name, label_name):
     images, labels = random_images(5, 4, 6), np.array([0, 2, 1, 2, 0])
@@ -285,6 +294,29 @@ def test_memory_map_is_used_again_until_something_changes(tmp_path, small_limit,
     assert load()[1] and len(os.listdir(cache)) == 2
 
 
+def test_what_was_changed_is_found_again_and_asked_of_older_caches(tmp_path, small_limit, monkeypatch):
+    folder, cache = tmp_path / "in", tmp_path / "cache"
+    write_images(folder, [*random_images(3, 8, 8), random_images(8, 12)])
+
+    def load():
+        return data.load(f"folder:{folder}", 8, cache_dir=str(cache)).altered
+
+    assert load() == {"cropped": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(image_files, "decode_all", None)  # it is not called again
+        assert load() == {"cropped": 1}
+    (record,) = cache.glob("*.json")
+    content = json.loads(record.read_text())
+    del content["altered"]
+    record.write_text(json.dumps(content))
+    assert load() == {"cropped": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "_FORMAT", 1)  # an earlier version's
+        load()
+        old = record.read_text()
+    assert load() == {"cropped": 1} and record.read_text() != old
+
+
 # Batches.
 
 
@@ -444,7 +476,9 @@ def test_tfds(tfds_dir):
     assert len(data.load("tfds:pets:test", tfds_data_dir=tfds_dir).images) == 2
     part = data.load("tfds:pets:train[1:3]", tfds_data_dir=tfds_dir)
     assert np.array_equal(part.images, pets.images[1:3])
-    assert data.load("tfds:pets", 2, 3, tfds_data_dir=tfds_dir).images.shape == (5, 2, 2, 3)
+    assert pets.altered == {}
+    small = data.load("tfds:pets", 2, 3, tfds_data_dir=tfds_dir)
+    assert small.images.shape == (5, 2, 2, 3) and small.altered == {"made RGB, cropped and resized": 5}
 
 
 def test_tfds_sizes_and_labels(tfds_dir):
@@ -452,8 +486,9 @@ def test_tfds_sizes_and_labels(tfds_dir):
         data.load("tfds:mixed", tfds_data_dir=tfds_dir)
     mixed = data.load("tfds:mixed", 4, tfds_data_dir=tfds_dir)
     assert np.array_equal(mixed.images[0], random_images(4, 4, 3)) and mixed.labels is None and mixed.class_names == ()
-    secret = data.load("tfds:secret", tfds_data_dir=tfds_dir)
-    assert secret.labels is None and secret.class_names == ()
+    assert mixed.altered == {"cropped and resized": 1}
+    secret = data.load("tfds:secret", 4, tfds_data_dir=tfds_dir)
+    assert secret.labels is None and secret.class_names == () and secret.altered == {"cropped": 2}
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from networks import OneConv
 
 import kddpm
-from kddpm import checkpoints, exporting, litert, noise, parity, presets, samplers
+from kddpm import checkpoints, exporting, generation, litert, noise, parity, presets, samplers, schedules
 from kddpm.files import check_output, replacing
 
 SAMPLERS = {"ancestral": samplers.Ancestral("large"), "ddim": samplers.DDIM(eta=0.5)}
@@ -30,7 +31,9 @@ def test_a_file_paints_what_keras_paints(trained_like, tmp_path, precision, name
     content = path.read_bytes()
     assert about == json.loads(path.with_suffix(".json").read_text())
     assert about["sha256"] == hashlib.sha256(content).hexdigest() and about["bytes"] == len(content)
-    assert about["num_steps"] == 4 and about["sampler"] == {"name": name, **dataclasses.asdict(SAMPLERS[name])}
+    chosen = {"name": name, "num_steps": 4, **dataclasses.asdict(SAMPLERS[name])}
+    assert about["num_steps"] == 4 and about["sampler"] == chosen
+    assert about["prediction"] == "eps" and about["guidance_scale"] == 1
     assert about["parity"]["noise_identical"] and about["parity"]["seeds"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["phone.json", "phone.tflite"]
 
@@ -60,6 +63,123 @@ def test_denoise_is_the_network(trained_like, tmp_path):
     t = as_batch([7])
     eps = litert.load((tmp_path / "m.tflite").read_bytes())["denoise"](x=x, t=t)["eps"]
     np.testing.assert_allclose(eps, trained_like.ema_network([x, t]), atol=1e-5)
+
+
+NAMES = [99, 499, 999]
+SCHEDULES = {
+    "whole": schedules.linear(20, 1e-3, 0.5),
+    "respaced": schedules.linear(1000).respace(NAMES),  # its steps keep their names
+    "to the end of the signal": schedules.zero_terminal_snr(schedules.linear(20, 1e-3, 0.5)),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "mu", "v"])
+def test_denoise_gives_eps_whatever_the_network_predicts(make_unet, give_weights, prediction, schedule):
+    """Converted by hand, Ho et al. 2020, eq. 4 and 7, and Salimans & Ho 2022, section 4."""
+    if prediction == "eps" and schedule == "to the end of the signal":
+        return  # refused
+    schedule = SCHEDULES[schedule]
+    unet = make_unet(multipliers=(1,), out_channels=2)
+    model = kddpm.DiffusionModel(unet, schedule, prediction=prediction, variance="learned", weighting="hybrid")
+    give_weights(model)
+    table = generation.step_table(model, "ddim", 2)
+    denoise = exporting.signatures(model, table, batch_size=1)["denoise"]
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    alpha_bars = np.concatenate([[1.0], schedule.alpha_bars])
+    for index, name in enumerate(schedule.timesteps):
+        t = as_batch([name])
+        output = model.ema_network([x, t]).numpy()[..., :1].astype(float)
+        before, after = alpha_bars[index : index + 2]
+        beta = 1 - after / before
+        if prediction == "x0":
+            x_0 = output
+        elif prediction == "mu":
+            x_0 = output * (1 - after) - np.sqrt(after / before) * (1 - before) * x
+            x_0 /= np.sqrt(before) * beta
+        if prediction == "v":
+            expected = np.sqrt(after) * output + np.sqrt(1 - after) * x
+        elif prediction == "eps":
+            expected = output
+        else:
+            expected = (x - np.sqrt(after) * x_0) / np.sqrt(1 - after)
+        eps = denoise(x=tf.constant(x), t=tf.constant(t))["eps"]
+        assert eps.shape == x.shape
+        np.testing.assert_allclose(eps, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+STATES = {"ancestral": 1, "ddim": 1, "dpm_solver": 2, "heun": 2, "predictor_corrector": 1}  # in channels of a picture
+CALLS = {"ancestral": 3, "ddim": 3, "dpm_solver": 3, "heun": 5, "predictor_corrector": 5}  # of `step`, in 3 steps
+
+
+def one_conv_model(network, **choices):
+    """A model around the least network, with weights under which pictures are neither empty nor all black and white."""
+    schedule = schedules.linear(20, 1e-3, 0.5)
+    model = kddpm.DiffusionModel(OneConv(image_shape=(8, 8, 2), **network), schedule, **choices)
+    rng = np.random.default_rng(0)
+    for weight in model.ema_network.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.1)
+        if len(weight.shape) == 4:  # the kernel: about what comes in, which is mostly noise
+            weight.assign(weight + np.pad(np.eye(*weight.shape[2:])[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]]))
+    return model
+
+
+MODELS = {
+    "eps": ({}, {}),
+    "v with classes": (
+        {"num_classes": 2, "out_channels": 4},
+        {"prediction": "v", "variance": "learned", "weighting": "hybrid"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", samplers.BY_NAME)
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_sampler_goes_into_a_file(kind, name, tmp_path, monkeypatch):
+    """With classes also guidance, a learned variance and dynamic clipping."""
+    monkeypatch.setattr(exporting, "_LATENCY_SECONDS", 0.0)
+    network, choices = MODELS[kind]
+    model, guided = one_conv_model(network, **choices), kind != "eps"
+    sampler = samplers.by_name(name, clip="dynamic" if guided else True)
+    arguments = {"guidance_scale": 2.0} if guided else {}
+    path = tmp_path / "m.tflite"
+    about = model.export(path, sampler=sampler, num_steps=3, parity_seeds=2, verbose=False, **arguments)
+    picture, state = [1, 8, 8, 2], [1, 8, 8, 2 * STATES[name]]
+    shapes = {
+        signature: {
+            "in": described["inputs"].get("x", {}).get("shape"),
+            "out": described["outputs"].popitem()[1]["shape"],
+        }
+        for signature, described in about["signatures"].items()
+    }
+    assert shapes == {
+        "generate": {"in": None, "out": picture},
+        "start": {"in": None, "out": state},
+        "step": {"in": state, "out": state},
+        "finish": {"in": state, "out": picture},
+        "denoise": {"in": picture, "out": picture},
+    }
+    assert (about["num_steps"], about["sampler"]["num_steps"]) == (CALLS[name], 3)
+    assert (about["sampler"]["name"], about["sampler"]["clip"]) == (name, sampler.clip)
+    assert (about["prediction"], about["guidance_scale"]) == (model.prediction, 2 if guided else 1)
+    assert ("TOPK_V2" in about["operators"]) == guided  # of dynamic clipping; `operators` holds builtin ones alone
+
+    seed, label = as_batch([3]), {"label": as_batch([1])} if guided else {}
+    labels = label.get("label")
+    painted = model.generate(seed, sampler, 3, labels=labels, **arguments).astype(int)
+    run = litert.load(path.read_bytes())
+    x = run["start"](seed=seed)["x"]
+    for index in range(CALLS[name]):
+        x = run["step"](x=x, index=as_batch([index]), seed=seed, **label)["x"]
+    for image in (run["generate"](seed=seed, **label)["image"], run["finish"](x=x)["image"]):
+        assert np.abs(image - painted).max() <= 1
+    assert len(np.unique(painted)) > 20
+    if guided:  # and it shows
+        assert np.abs(model.generate(seed, sampler, 3, labels=labels).astype(int) - painted).max() > 5
+
+
+def test_every_sampler_is_listed():
+    assert set(STATES) == set(CALLS) == set(samplers.BY_NAME)
 
 
 def test_the_averaged_weights_are_exported(trained_like, tmp_path):
@@ -135,13 +255,29 @@ def test_a_bfloat16_model_is_exported_in_float32(make_unet, tmp_path, give_weigh
     np.testing.assert_allclose(picture, twin.generate([2], "ancestral", 4), atol=1)
 
 
+def test_the_float32_twin_of_a_model_predicts_what_the_model_predicts(make_unet):
+    unet = make_unet(dtype="mixed_bfloat16", multipliers=(1,), num_classes=3, out_channels=2)
+    choices = {"prediction": "v", "variance": "learned", "weighting": "vlb", "label_dropout": 0.2, "seed": 3}
+    model = kddpm.DiffusionModel(unet, schedules.linear(1000).respace(NAMES), **choices)
+    twin = exporting._in_float32(model)
+    assert (unet.compute_dtype, twin.ema_network.compute_dtype) == ("bfloat16", "float32")
+    assert {**twin.get_config(), "network": None} == {**model.get_config(), "network": None}
+    for ours, theirs in zip(twin.ema_network.get_weights(), model.ema_network.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"format": "onnx"}, r"`format` must be one of litert, tf_saved_model\. Received: 'onnx'"),
         ({"precision": "int4"}, r"`precision` must be one of float32, float16, int8\. Received: 'int4'"),
         ({"format": "tf_saved_model", "precision": "int8"}, "`precision` of a SavedModel is float32"),
-        ({"sampler": "heun"}, "`sampler` must be one of ancestral, ddim"),
+        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim, .*, or a sampler. Received: 'euler'"),
+        (
+            {"sampler": samplers.Ancestral("learned")},
+            "`variance` learned needs a model that learned one. Received: a model with 'small'",
+        ),
+        ({"guidance_scale": 2.0}, "`guidance_scale` needs a network with classes"),
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 \.\. 20 \(T\)\. Received: 21"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"threads": 1000}, r"`threads` must lie in 1 \.\. 256\. Received: 1000"),
@@ -243,7 +379,7 @@ def test_the_report_says_what_the_file_is(trained_like, tmp_path):
     for part in (
         "m.tflite",
         "int8",
-        "8x8x1, 4 steps of ancestral, variance=small",
+        "8x8x1, 4 steps of ancestral, num_steps=4, clip=True, spacing=trailing",
         "step(x, index, seed)",
         "CONV_2D",
         "XNNPACK",

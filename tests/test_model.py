@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -7,47 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import OneConv, T
 
 import kddpm
-from kddpm import data, images, noise, samplers
+from kddpm import data, images, noise, objectives, parametrization, samplers, schedules, walks
 from kddpm.errors import InputError
-from kddpm.layers import Dropout
 from kddpm.model import _TEST, _TRAIN
 
 SHAPE = (4, 4, 1)
-T = 20
-
-
-@keras.saving.register_keras_serializable("tests")
-class OneConv(keras.Model):
-    """The least that a DiffusionModel takes as a network; it traces in a moment."""
-
-    def __init__(self, image_shape=SHAPE, num_classes=None, dropout=0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.image_shape, self.num_classes, self.rate = tuple(image_shape), num_classes, dropout
-        channels = image_shape[-1]
-        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
-        self.conv = keras.layers.Conv2D(channels, 3, padding="same", dtype=self.dtype_policy)
-        self.conv.build((None, *image_shape))
-        self.timestep = keras.layers.Embedding(T, channels, dtype=self.dtype_policy)
-        self.timestep.build((None,))
-        if num_classes:
-            self.label = keras.layers.Embedding(num_classes, channels, dtype=self.dtype_policy)
-            self.label.build((None,))
-        self.built = True
-
-    def call(self, inputs, training=False, seed=None):
-        x_t, t, *label = inputs
-        shift = self.timestep(t) + (self.label(label[0]) if label else 0)
-        return self.conv(self.dropout(x_t, seed=seed, training=training)) + shift[:, tf.newaxis, tf.newaxis]
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "image_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "dropout": self.rate,
-        }
 
 
 def small(optimizer="adam", network=None, **changes):
@@ -94,9 +62,17 @@ class Weights(keras.callbacks.Callback):
         self.history.append(weights(self.model))
 
 
+def draw(model, purpose, index, x_0, label=None):
+    """t, weight, noise, labels and dropout seed of one step."""
+    label = None if label is None else tf.constant(label, tf.int32)
+    drawn = model._draw(purpose, tf.constant(index, tf.int64), x_0, label)
+    return [None if part is None else part.numpy() for part in drawn]
+
+
 def loss_by_hand(model, network, x_0, purpose, index, label=None):
     """L_simple of one batch in NumPy, from the model's draws and nothing else of it."""
-    t, eps, _ = (np.asarray(v) for v in model._draw(purpose, tf.constant(index, tf.int64), tf.shape(x_0)))
+    t, weight, eps, label, _ = draw(model, purpose, index, x_0, label)
+    np.testing.assert_array_equal(weight, 1)
     alpha_bar = np.cumprod(1 - np.linspace(1e-3, 0.5, T))[t].reshape(-1, 1, 1, 1)
     x_t = np.sqrt(alpha_bar) * (x_0 / 127.5 - 1) + np.sqrt(1 - alpha_bar) * eps
     inputs = [x_t.astype("float32"), t] + ([] if label is None else [label])
@@ -109,7 +85,7 @@ def loss_by_hand(model, network, x_0, purpose, index, label=None):
 @pytest.mark.parametrize("classes", [None, 3])
 def test_the_reported_loss_is_l_simple_of_the_draws(classes):
     x, y = pictures(12), np.arange(12) % 3
-    model = small(keras.optimizers.SGD(0.0), {"num_classes": classes})
+    model = small(keras.optimizers.SGD(0.0), {"num_classes": classes}, label_dropout=0.5)
     history = train(model, x, y)
     assert set(history) == {"loss", "gradient_norm"}
     labels = [None if classes is None else y[4 * k : 4 * k + 4] for k in range(3)]
@@ -120,25 +96,49 @@ def test_the_reported_loss_is_l_simple_of_the_draws(classes):
 
 
 def test_draws_depend_on_seed_purpose_and_step_alone():
-    model, shape = small(seed=5), tf.constant([4, *SHAPE])
+    x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
 
-    def draws(purpose=_TRAIN, step=3, model=model):
-        return [part.numpy().tolist() for part in model._draw(purpose, step, shape)]
+    def drawn(purpose=_TRAIN, step=3, seed=5):
+        model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5)
+        t, _, eps, label, dropout_seed = draw(model, purpose, step, x_0, y)
+        return [part.tolist() for part in (t, eps, label, dropout_seed)]
 
-    assert draws() == draws(model=small(seed=5))
-    for other in (draws(purpose=_TEST), draws(step=4), draws(model=small(seed=6))):
-        assert all(a != b for a, b in zip(draws(), other, strict=True))
+    assert drawn() == drawn()
+    for other in (drawn(purpose=_TEST), drawn(step=4), drawn(seed=6)):
+        assert all(a != b for a, b in zip(drawn(), other, strict=True))
 
 
 def test_draws_are_uniform_timesteps_and_standard_normal_noise():
     """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
     n = 20_000
-    t, eps, _ = (np.asarray(v) for v in small()._draw(_TRAIN, 0, tf.constant([n, *SHAPE])))
+    t, weight, eps, _, _ = draw(small(), _TRAIN, 0, np.zeros((n, *SHAPE), np.float32))
     shares = np.bincount(t, minlength=T) / n
     assert len(shares) == T and (abs(shares - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
+    np.testing.assert_array_equal(weight, 1)
     assert abs(eps.mean()) < 5 / np.sqrt(eps.size)
     assert abs(eps.var() - 1) < 5 * np.sqrt(2 / eps.size)
     assert abs((eps[1:] * eps[:-1]).mean()) < 5 / np.sqrt(eps.size)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_share_of_labels_that_is_dropped(rate):
+    """A bound of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n, model = 20_000, small(network={"num_classes": 3}, label_dropout=rate)
+    x_0, y = np.zeros((n, *SHAPE), np.float32), np.arange(n) % 3
+    t, _, eps, label, _ = draw(model, _TRAIN, 0, x_0, y)
+    dropped = label == 3  # "no class"
+    assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
+    np.testing.assert_array_equal(label[~dropped], y[~dropped])
+    # Whether a label goes says nothing about the class, the timestep or the noise.
+    for other in (y, t, eps.mean((1, 2, 3))):
+        assert abs(np.corrcoef(dropped, other)[0, 1]) < 5 / np.sqrt(n)
+    np.testing.assert_array_equal(draw(model, _TEST, 0, x_0, y)[3], y)  # evaluation shows every class
+
+
+def test_no_label_is_dropped_where_none_is_to_be():
+    x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
+    np.testing.assert_array_equal(draw(small(network={"num_classes": 3}, label_dropout=0.0), _TRAIN, 0, x_0, y)[3], y)
+    assert draw(small(label_dropout=0.5), _TRAIN, 0, x_0)[3] is None
 
 
 class Replica:
@@ -146,18 +146,85 @@ class Replica:
         self.replica_id_in_sync_group, self.num_replicas_in_sync = replica, replicas
 
 
-def test_replicas_share_the_draws_of_the_global_batch_and_no_mask(make_model, monkeypatch):
-    model = make_model({"dropout": 0.1})
-    whole_t, whole_noise, _ = model._draw(_TRAIN, 3, tf.constant([4, *SHAPE]))
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
+def test_replicas_share_the_draws_of_the_global_batch_and_no_mask(make_model, monkeypatch, timestep_sampling):
+    unet = {"dropout": 0.1, "num_classes": 3, "multipliers": (1,)}
+    model = make_model(unet, timestep_sampling=timestep_sampling, label_dropout=0.5)
+    if timestep_sampling == "importance":
+        give_history(model)
+    x_0, y = np.zeros((16, 8, 8, 1), np.float32), np.arange(16) % 3
+    whole = draw(model, _TRAIN, 3, x_0, y)
+    assert 0 < np.sum(whole[3] == 3) < 16
     masks = []
     for replica in range(2):
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica, 2))
-        t, eps, seed = model._draw(_TRAIN, 3, tf.constant([2, *SHAPE]))
-        mine = slice(2 * replica, 2 * replica + 2)
-        np.testing.assert_array_equal(t, whole_t[mine])
-        np.testing.assert_array_equal(eps, whole_noise[mine])
-        masks += [tuple(block_seed.numpy()) for block_seed in model.network._block_seeds(seed)]
-    assert len(masks) == len(set(masks)) == 2 * 8
+        mine = slice(8 * replica, 8 * replica + 8)
+        *parts, seed = draw(model, _TRAIN, 3, x_0[mine], y[mine])
+        for part, of_all in zip(parts, whole[:-1], strict=True):
+            np.testing.assert_array_equal(part, of_all[mine])
+        masks += [tuple(block_seed.numpy()) for block_seed in model.network._block_seeds(tf.constant(seed))]
+    assert len(masks) == len(set(masks)) == 2 * 5
+
+
+# Importance sampling of t.
+
+
+def give_history(model):
+    """Losses of every t as seen often, so that t are drawn unevenly; returns how often each is."""
+    model.loss_squares.assign(np.arange(1, T + 1) ** 2)
+    model.loss_counts.assign(np.full(T, 10))
+    roots = np.arange(1, T + 1)
+    return 0.999 * roots / roots.sum() + 0.001 / T
+
+
+def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
+    """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n, model = 20_000, small(timestep_sampling="importance")
+    x_0 = np.zeros((n, *SHAPE), np.float32)
+    t, weight, *_ = draw(model, _TRAIN, 0, x_0)
+    np.testing.assert_allclose(weight, 1, rtol=1e-6)  # nothing has been seen
+    assert (abs(np.bincount(t, minlength=T) / n - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
+    expected = give_history(model)
+    t, weight, *_ = draw(model, _TRAIN, 0, x_0)
+    shares = np.bincount(t, minlength=T) / n
+    assert (abs(shares - expected) < 5 * np.sqrt(expected / n)).all()
+    np.testing.assert_allclose(weight, 1 / (T * expected[t]), rtol=1e-5)
+    # Whatever depends on t has the mean that it has under uniform draws.
+    for values in (np.ones(T), np.arange(T), np.arange(T) % 2, np.exp(-np.arange(T))):
+        sample = weight * values[t]
+        assert abs(sample.mean() - values.mean()) < 5 * sample.std() / np.sqrt(n)
+    np.testing.assert_array_equal(  # evaluation stays uniform
+        draw(model, _TEST, 0, x_0)[0], draw(small(), _TEST, 0, x_0)[0]
+    )
+
+
+def test_training_remembers_the_losses_of_each_t():
+    """The unweighted ones, of every image; the weights of the network stay, so that they can be had by hand."""
+    model = small(keras.optimizers.SGD(0.0), timestep_sampling="importance")
+    give_history(model)
+    squares, counts, reported = np.array(model.loss_squares), np.array(model.loss_counts), []
+    x = pictures(12)
+    for k in range(3):
+        x_0 = images.to_float(x[4 * k : 4 * k + 4])
+        t, weight, eps, _, _ = draw(model, _TRAIN, k, x_0)
+        x_t = model.diffusion.q_sample(x_0, t, eps)
+        losses = np.square(eps - model.network([x_t, t]).numpy()).mean((1, 2, 3))
+        squares, counts = objectives.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)
+        reported.append(np.mean(weight * losses))
+        history = train(model, x[4 * k : 4 * k + 4])
+        np.testing.assert_allclose(history["loss"], reported[-1:], rtol=1e-5)
+        np.testing.assert_allclose(model.loss_squares, squares, rtol=1e-5)
+        np.testing.assert_array_equal(model.loss_counts, counts)
+    assert counts.numpy().sum() == 10 * T + 12 and len({*np.round(reported, 3)}) == 3
+    evaluate(model, x)
+    np.testing.assert_array_equal(model.loss_counts, counts)  # evaluation is not remembered
+
+
+def test_a_model_of_uniform_timesteps_has_no_history():
+    assert {v.name for v in small(timestep_sampling="importance").variables} - {v.name for v in small().variables} == {
+        "loss_squares",
+        "loss_counts",
+    }
 
 
 # What `fit` takes.
@@ -283,17 +350,23 @@ def test_impossible_momenta(momentum):
 
 
 def gradients_by_hand(model, x, y):
-    t, eps, _ = model._draw(_TRAIN, model.step, tf.shape(x))
+    t, weight, eps, label, _ = draw(model, _TRAIN, 0, x, y)
     x_t = model.diffusion.q_sample(images.to_float(x), t, eps)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.square(model.network([x_t, t, y]) - eps))
+        losses = tf.reduce_mean(tf.square(model.network([x_t, t, label]) - eps), (1, 2, 3))
+        loss = tf.reduce_mean(weight * losses)
     return [tf.convert_to_tensor(g).numpy() for g in tape.gradient(loss, model.network.trainable_variables)]
 
 
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
 @pytest.mark.parametrize("clip_norm", [None, 0.01, 1e6])
-def test_gradients_are_clipped_by_their_global_norm(clip_norm):
+def test_gradients_are_clipped_by_their_global_norm(clip_norm, timestep_sampling):
     x, y = pictures(4), np.array([0, 1, 0, 0])  # the gradient of the labels' table is sparse, with repeated rows
-    model = small(keras.optimizers.SGD(1.0), {"num_classes": 2}, clip_norm=clip_norm)
+    model = small(
+        keras.optimizers.SGD(1.0), {"num_classes": 2}, clip_norm=clip_norm, timestep_sampling=timestep_sampling
+    )
+    if timestep_sampling == "importance":
+        give_history(model)
     gradients = gradients_by_hand(model, x, y)
     norm = np.sqrt(sum(np.square(g).sum() for g in gradients))
     scale = 1 if clip_norm is None else min(1, clip_norm / norm)
@@ -337,7 +410,9 @@ def test_callbacks_of_keras_work(tmp_path):
 
 
 def test_compile_refuses_what_cannot_work():
-    with pytest.raises(InputError, match="`loss` is L_simple and cannot be chosen. Received: loss='mse'"):
+    with pytest.raises(
+        InputError, match="`loss` follows from the model's `prediction` and `weighting`. Received: loss='mse'"
+    ):
         small().compile("adam", loss="mse")
     with pytest.raises(InputError, match="`network` must compute in float32 or bfloat16. .* mixed_float16"):
         small(network={"dtype": "mixed_float16"})
@@ -432,6 +507,110 @@ print(float(model.optimizer.learning_rate.numpy()))
     np.testing.assert_array_equal(np.load(tmp_path / "pictures.npy"), model.generate(range(4)))
 
 
+CHOICES = [
+    ({"prediction": "v", "weighting": "min_snr", "variance": "large"}, {}),
+    ({"weighting": "hybrid", "variance": "learned", "timestep_sampling": "importance"}, {"out_channels": 2}),
+    ({"prediction": "mu", "weighting": "vlb", "label_dropout": 0.25}, {"num_classes": 3}),
+]
+
+
+@pytest.mark.parametrize(("choices", "network"), CHOICES)
+def test_choices_survive_saving(choices, network, tmp_path):
+    x, y = pictures(8), np.arange(8) % 3
+    model = small(network=network, **choices)
+    train(model, x, y)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    config = model.get_config()
+    assert set(config) == set(inspect.signature(kddpm.DiffusionModel).parameters)
+    assert {name: config[name] for name in choices} == {name: getattr(again, name) for name in choices} == choices
+    assert {**again.get_config(), "network": None} == {**config, "network": None}
+    assert_same([v.numpy() for v in again.variables], [v.numpy() for v in model.variables])
+    np.testing.assert_array_equal(again.generate(range(4), num_steps=5), model.generate(range(4), num_steps=5))
+    for trained in (model, again):
+        train(trained, x, y)
+    assert_same([v.numpy() for v in again.variables], [v.numpy() for v in model.variables])
+    if "timestep_sampling" in choices:
+        assert again.loss_counts.numpy().sum() == 16
+
+
+# What does not go together.
+
+ZERO_SNR = schedules.zero_terminal_snr(schedules.linear(T, 1e-3, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("choices", "out_channels", "message"),
+    [
+        ({"prediction": "score"}, 1, "`prediction` must be one of eps, x0, mu, v. Received: 'score'"),
+        (
+            {"prediction": "v", "weighting": "mu"},
+            1,
+            "`weighting` must be one of simple, vlb, min_snr, hybrid, each in the form that belongs to `prediction`. "
+            "Received: 'mu'",
+        ),
+        ({"variance": "fixed"}, 1, "`variance` must be one of small, large, learned. Received: 'fixed'"),
+        (
+            {"timestep_sampling": "uneven"},
+            1,
+            "`timestep_sampling` must be one of uniform, importance. Received: 'uneven'",
+        ),
+        *(
+            (
+                {"weighting": "hybrid", "variance": variance},
+                1,
+                "`weighting` hybrid is the loss of a learned variance and needs variance='learned'. "
+                f"Received: variance='{variance}'",
+            )
+            for variance in ("small", "large")
+        ),
+        *(
+            (
+                {"weighting": weighting, "variance": "learned"},
+                2,
+                "`variance` learned needs weighting='hybrid' or 'vlb': no other term trains it. "
+                f"Received: weighting='{weighting}'",
+            )
+            for weighting in ("simple", "min_snr")
+        ),
+        (
+            {"weighting": "hybrid", "variance": "learned"},
+            1,
+            r"`network` must have 2 output channels for variance='learned' and images of 1: "
+            r"UNet\(..., out_channels=2\). Received: 1",
+        ),
+        (
+            {},
+            2,
+            r"`network` must have 1 output channels for variance='small' and images of 1: "
+            r"UNet\(..., out_channels=1\). Received: 2",
+        ),
+        (
+            {"schedule": ZERO_SNR},
+            1,
+            r"`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): there "
+            "eps is x_t itself and says nothing about the image. Received: 'eps'",
+        ),
+        ({"label_dropout": 1.0}, 1, r"`label_dropout` must lie in \[0, 1\). Received: 1.0"),
+        ({"label_dropout": -0.1}, 1, r"`label_dropout` must lie in \[0, 1\). Received: -0.1"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused_with_the_reason(choices, out_channels, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        kddpm.DiffusionModel(
+            OneConv(out_channels=out_channels), **{"schedule": schedules.linear(T, 1e-3, 0.5), **choices}
+        )
+
+
+@pytest.mark.parametrize("prediction", ["x0", "mu", "v"])
+def test_the_other_predictions_train_to_the_end_of_the_signal(prediction):
+    keras.utils.set_random_seed(0)
+    model = kddpm.DiffusionModel(OneConv(), ZERO_SNR, prediction=prediction)
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    loss = train(model, pictures(16), epochs=8)["loss"]
+    assert np.isfinite(loss).all() and loss[-1] < loss[0]
+
+
 # Two replicas.
 
 TWO_REPLICAS = """
@@ -443,20 +622,27 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import keras, kddpm
 
 images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype("uint8")
+labels = np.arange(40) % 3
 
 
-def train(strategy, clip_norm):
+def train(strategy, unet, model):
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        unet = kddpm.UNet((4, 4, 1), 8, (1,), 1, (), dropout=0.0, groups=4)
+        unet = kddpm.UNet((4, 4, 1), 8, (1,), 1, (), dropout=0.0, groups=4, **unet)
         rng = np.random.default_rng(1)
         unet.set_weights([w + rng.normal(0, 0.05, w.shape) for w in unet.get_weights()])
-        model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), clip_norm=clip_norm)
+        model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), **model)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.5))
+        seen = []
+        if model.timestep_sampling == "importance":
+            seen = [model.loss_squares, model.loss_counts]
+            seen[0].assign(np.arange(1.0, 21.0) / 10)
+            seen[1].assign(np.full(20, 10))  # enough to draw by
     start = unet.get_weights()
-    dataset = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8, drop_remainder=True)
     history = model.fit(dataset, verbose=0).history
-    return history, start, unet.get_weights(), model.ema_network.get_weights(), int(model.step.numpy())
+    averages, seen = model.ema_network.get_weights(), [variable.numpy() for variable in seen]
+    return history, start, unet.get_weights(), averages, int(model.step.numpy()), seen
 
 
 def largest(ours, theirs):
@@ -464,13 +650,22 @@ def largest(ours, theirs):
 
 
 results = []
-for clip_norm in (None, 0.1):
-    one = train(tf.distribute.get_strategy(), clip_norm)
-    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), clip_norm)
+for unet, model in (
+    ({}, {"clip_norm": None}),
+    ({}, {"clip_norm": 0.1}),
+    (
+        {"num_classes": 3, "out_channels": 2},
+        {"weighting": "hybrid", "variance": "learned", "timestep_sampling": "importance", "label_dropout": 0.5},
+    ),
+):
+    one = train(tf.distribute.get_strategy(), unet, model)
+    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), unet, model)
     results.append({
         "moved": largest(one[1], one[2]),
         "weights": largest(one[2], two[2]),
         "averages": largest(one[3], two[3]),
+        "seen": [[float(part.sum()) for part in of[5]] for of in (one, two)],
+        "seen_apart": largest(one[5], two[5]) if one[5] else 0.0,
         "steps": [one[4], two[4]],
         "loss": one[0]["loss"] + two[0]["loss"],
         "gradient_norm": one[0]["gradient_norm"] + two[0]["gradient_norm"],
@@ -484,14 +679,17 @@ def test_two_replicas_train_like_one(tmp_path):
     script.write_text(TWO_REPLICAS)
     run = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    unclipped, clipped = json.loads(run.stdout.splitlines()[-1])
-    for result in (unclipped, clipped):
+    unclipped, clipped, everything = json.loads(run.stdout.splitlines()[-1])
+    for result in (unclipped, clipped, everything):
         assert result["steps"] == [5, 5]
         assert result["moved"] > 1e-3
         assert result["weights"] < 1e-6 and result["averages"] < 1e-6
         np.testing.assert_allclose(result["loss"][1], result["loss"][0], rtol=1e-5)
         np.testing.assert_allclose(result["gradient_norm"][1], result["gradient_norm"][0], rtol=1e-5)
     assert clipped["gradient_norm"][0] > 0.2 and clipped["moved"] < 0.8 * unclipped["moved"]
+    # Importance sampling, label dropout and a learned variance; both remember the 40 losses beside the 200 given.
+    assert [counts for _, counts in everything["seen"]] == [240, 240]
+    assert everything["seen_apart"] < 1e-6 and abs(everything["seen"][0][0] - 21) > 0.1
 
 
 # Pictures.
@@ -558,7 +756,7 @@ def test_trajectories_go_from_noise_to_the_picture(painter):
     model, seeds = painter(), [1, 2]
     made, frames = model.generate(seeds, return_trajectory=5)
     assert frames.shape == (5, 2, 8, 8, 1) and frames.dtype == np.uint8
-    start = samplers.initial_noise(tf.constant(seeds), (8, 8, 1))
+    start = walks.initial_noise(tf.constant(seeds), (8, 8, 1))
     np.testing.assert_array_equal(frames[0], images.to_uint8(start))
     np.testing.assert_array_equal(frames[-1], made)
     np.testing.assert_array_equal(made, model.generate(seeds))
@@ -593,8 +791,8 @@ def test_xla_paints_the_same_pictures(painter):
 
 
 def test_sampling_is_traced_once(painter, monkeypatch):
-    model, traces, walk = painter(), [], samplers.walk
-    monkeypatch.setattr(samplers, "walk", lambda *args: traces.append(args) or walk(*args))
+    model, traces, walk = painter(), [], walks.walk
+    monkeypatch.setattr(walks, "walk", lambda *args: traces.append(args) or walk(*args))
     model.generate([1, 2, 3])
     model.generate([4, 5, 6, 7])  # 3 and 4 share a batch of 4
     model.generate(range(9), batch_size=4, return_trajectory=4)
@@ -626,7 +824,7 @@ def test_pictures_are_of_the_averaged_weights(painter):
         ({"seeds": []}, r"`seeds` must be a non-empty list of integers. Received: \[\]"),
         ({"seeds": [1.5]}, r"`seeds` must be a non-empty list of integers. Received: \[1.5\]"),
         ({"seeds": [2**31]}, "`seeds` must fit int32. Received: values from 2147483648 to 2147483648"),
-        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim, or a sampler. Received: 'euler'"),
+        ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim, .*, or a sampler. Received: 'euler'"),
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 21"),
         ({"num_steps": 0}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 0"),
         ({"num_steps": [1, 20]}, r"`timesteps` must lie in 0 .. 19. Received: 1 .. 20"),
@@ -639,6 +837,34 @@ def test_pictures_are_of_the_averaged_weights(painter):
 def test_generate_refuses_what_it_cannot_use(arguments, message):
     with pytest.raises(InputError, match=message):
         small().generate(**{"seeds": [1], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("scale", "classes", "label_dropout", "message"),
+    [
+        (
+            2.0,
+            None,
+            0.1,
+            r"`guidance_scale` needs a network with classes \(num_classes\). Received: 2.0 without classes",
+        ),
+        (
+            2.0,
+            3,
+            0.0,
+            "`guidance_scale` needs a model trained with label_dropout: this one never saw pictures without their "
+            "class. Received: 2.0",
+        ),
+        (-1, 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: -1"),
+        (float("nan"), 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: nan"),
+        (float("inf"), 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: inf"),
+        ("2", 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: '2'"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused_with_the_reason(scale, classes, label_dropout, message):
+    model = small(network={"num_classes": classes}, label_dropout=label_dropout)
+    with pytest.raises(InputError, match=f"^{message}$"):
+        model.generate([1], guidance_scale=scale)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ FLOORS = [
     {"layers", "unet", "walks", "samplers", "inputs"},
     {"generation", "editing", "likelihood", "litert", "parity", "exporting"},
     {"model"},
-    {"presets", "data", "image_files", "image_cache", "npz_files", "plots", "commands"},
+    {"presets", "data", "image_files", "image_cache", "npz_files", "picture_files", "toy", "commands"},
     {"runs"},
     {"checkpoints"},
-    {"training"},
+    {"plots"},
+    {"training", "evaluation"},
 ]
 LEANING = {0, 1, 2, 4}
 

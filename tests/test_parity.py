@@ -92,3 +92,33 @@ def test_what_is_no_number_is_beyond_every_limit():
     result = parity.Parity(1, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, float("nan"), 0)
     with pytest.raises(kddpm.InputError, match="denoise_mean_error"):
         result.check(parity.LIMITS["int8"])
+
+
+def test_of_a_state_with_a_memory_the_picture_is_denoised():
+    asked = []
+
+    def with_memory(memory):
+        plain = signatures()
+
+        def step(x, index, seed):
+            after = plain["step"](x[..., :1], index, seed)["x"]
+            return {"x": np.concatenate([after, x[..., :1] + memory], axis=-1)}
+
+        def denoise(x, t):
+            asked.append(x.shape)
+            return plain["denoise"](x, t)
+
+        return {
+            **plain,
+            "start": lambda seed: {"x": np.repeat(plain["start"](seed)["x"], 2, axis=-1)},
+            "step": step,
+            "finish": lambda x: plain["finish"](x[..., :1]),
+            "denoise": denoise,
+        }
+
+    batches = [{"seed": np.array([3], np.int32)}]
+    pictures = signatures()["generate"](**batches[0])["image"].astype(np.uint8)
+    exact = parity.measure(with_memory(0), with_memory(0), pictures, batches, TIMESTEPS)
+    assert exact == parity.Parity(1, True, 0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0)
+    assert set(asked) == {pictures.shape}
+    assert parity.measure(with_memory(0.5), with_memory(0), pictures, batches, TIMESTEPS).step_max_error == 0.5

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from kddpm import presets
+from kddpm import parametrization, presets, samplers, schedules
 from kddpm.errors import InputError
 
 FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
@@ -75,8 +75,51 @@ def test_flags_of_another_type_are_named(name, text):
             {"precision": "mixed_float16"},
             "--precision must be one of float32, mixed_bfloat16. Received: 'mixed_float16'",
         ),
-        ({"sampler": "euler"}, "--sampler must be one of ancestral, ddim. Received: 'euler'"),
-        ({"schedule": "cosin"}, "--schedule must be one of linear, cosine, .* Received: 'cosin'"),
+        (
+            {"sampler": "euler"},
+            "--sampler must be one of ancestral, ddim, dpm_solver, heun, predictor_corrector. Received: 'euler'",
+        ),
+        (
+            {"schedule": "cosin"},
+            "--schedule must be one of linear, cosine, sigmoid, quadratic, constant. Received: 'cosin'",
+        ),
+        ({"prediction": "score"}, "--prediction must be one of eps, x0, mu, v. Received: 'score'"),
+        (
+            {"weighting": "mu", "prediction": "v"},
+            "--weighting must be one of simple, vlb, min_snr, hybrid, each in the form that belongs to --prediction. "
+            "Received: 'mu'",
+        ),
+        ({"variance": "fixed"}, "--variance must be one of small, large, learned. Received: 'fixed'"),
+        (
+            {"timestep_sampling": "uneven"},
+            "--timestep_sampling must be one of uniform, importance. Received: 'uneven'",
+        ),
+        (
+            {"weighting": "hybrid"},
+            "--weighting hybrid is the loss of a learned variance and needs --variance=learned. "
+            "Received: --variance=small",
+        ),
+        (
+            {"variance": "learned", "weighting": "min_snr"},
+            "--variance learned needs --weighting=hybrid or 'vlb': no other term trains it. "
+            "Received: --weighting=min_snr",
+        ),
+        (
+            {"zero_terminal_snr": True},
+            r"--prediction must be x0, mu or v where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): there "
+            "eps is x_t itself and says nothing about the image. Received: 'eps'",
+        ),
+        ({"zero_terminal_snr": "yes"}, "--zero_terminal_snr must be true or false. Received: 'yes'"),
+        ({"label_dropout": 1.0}, r"--label_dropout must be in \[0, 1\). Received: 1.0"),
+        ({"label_dropout": -0.1}, r"--label_dropout must be in \[0, 1\). Received: -0.1"),
+        ({"guidance_scale": -1}, "--guidance_scale must be at least 0. Received: -1.0"),
+        ({"guidance_scale": float("nan")}, "--guidance_scale must be at least 0. Received: nan"),
+        ({"guidance_scale": 2}, "--guidance_scale must be 1 without --num_classes. Received: 2.0"),
+        (
+            {"guidance_scale": 2, "num_classes": 10, "label_dropout": 0},
+            "--guidance_scale must be 1 with --label_dropout=0: the network never sees pictures without their class. "
+            "Received: 2.0",
+        ),
         (
             {"sampling_steps": 1001},
             r"--sampling_steps must be in 1 .. 1000 \(--num_timesteps\), or none. Received: 1001",
@@ -93,6 +136,41 @@ def test_flags_of_another_type_are_named(name, text):
 def test_impossible_values_are_named(overrides, message):
     with pytest.raises(InputError, match=message):
         presets.make_config("ddpm32", **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"prediction": "v", "zero_terminal_snr": True, "weighting": "min_snr", "variance": "large"},
+        {"variance": "learned", "weighting": "hybrid", "timestep_sampling": "importance"},
+        {"variance": "learned", "weighting": "vlb", "prediction": "mu"},
+        {"num_classes": 10, "label_dropout": 0.2, "guidance_scale": 3, "sampler": "dpm_solver"},
+        {"num_classes": 10, "label_dropout": 0.0, "guidance_scale": 1.0},
+    ],
+)
+def test_what_goes_together_is_a_configuration_that_survives_json(overrides):
+    config = presets.make_config("ddpm32", **overrides)
+    assert {name: getattr(config, name) for name in overrides} == overrides
+    assert presets.TrainConfig(**json.loads(json.dumps(vars(config)))) == config
+
+
+def test_the_names_in_the_flags_are_those_there_are():
+    """`presets` needs no TensorFlow and so cannot ask `samplers`; the other names stand in the texts of --help."""
+    assert tuple(samplers.BY_NAME) == presets.SAMPLERS
+    for name, choices in {
+        "sampler": samplers.BY_NAME,
+        "schedule": schedules.BY_NAME,
+        "prediction": parametrization.PREDICTIONS,
+        "weighting": parametrization.WEIGHTINGS,
+        "variance": parametrization.VARIANCES,
+        "timestep_sampling": parametrization.TIMESTEP_SAMPLINGS,
+    }.items():
+        assert all(choice in presets.help_of(FIELDS[name]) for choice in choices)
+
+
+def test_pictures_may_change_while_a_run_goes_on_but_not_what_it_trains():
+    assert {"sampler", "sampling_steps", "guidance_scale"} <= set(presets.CHANGEABLE)
+    assert not {"prediction", "weighting", "variance", "label_dropout", "zero_terminal_snr"} & set(presets.CHANGEABLE)
 
 
 def test_unknown_presets_and_a_missing_data_set_are_named():

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import schedules
-from kddpm.process import GaussianDiffusion
+from kddpm import parametrization, schedules
+from kddpm.errors import InputError
+from kddpm.process import GaussianDiffusion, split_output
 
 SCHEDULE = schedules.linear(1000)
 DIFFUSION = GaussianDiffusion(SCHEDULE)
@@ -133,3 +134,83 @@ def test_every_mode_gives_the_same(name, mode):
     compiled = keras.tree.flatten(MODES[mode](lambda *args: method(*args))(*inputs))
     for result, expected in zip(compiled, keras.tree.flatten(method(*inputs)), strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", schedules.BY_NAME)
+@pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
+def test_from_x0_is_the_inverse_of_x0_from(prediction, name):
+    """At every t. A rounding error grows by the larger of b and 1 / b of `parametrization`, equation (1)."""
+    schedule = schedules.by_name(name)
+    diffusion, t = GaussianDiffusion(schedule), np.arange(1000)
+    x_t, x_0 = normals(1000, 3)
+    a, b = (table[:, None] for table in parametrization.x0_coefficients(schedule, prediction))
+    tolerance = 16 * np.finfo(np.float64).eps * (1 + np.abs(b) + np.abs(1 / b) + np.abs(a))
+    output = np.array(diffusion.from_x0(prediction, x_t, t, x_0))
+    size = 1 + np.abs(x_t) + np.abs(x_0) + np.abs(output)
+    assert np.all(np.abs(diffusion.x0_from(prediction, x_t, t, output) - x_0) < tolerance * size)
+    given = x_0  # the same numbers as an output: any output is the answer to some x_0
+    implied = diffusion.x0_from(prediction, x_t, t, given)
+    assert np.all(np.abs(diffusion.from_x0(prediction, x_t, t, implied) - given) < tolerance * size)
+
+
+@pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
+def test_x0_from_is_the_named_conversion(prediction):
+    x_t, output = normals(6, 3)
+    named = {**{name: pair[0] for name, pair in INVERSES.items()}, "x0": lambda x_t, t, x_0: x_0}[prediction]
+    np.testing.assert_array_equal(DIFFUSION.x0_from(prediction, x_t, STEPS, output), named(x_t, STEPS, output))
+    low = tf.cast(output, tf.bfloat16)
+    assert DIFFUSION.x0_from(prediction, low, STEPS, low).dtype == tf.float32
+
+
+def test_an_unknown_prediction_or_variance_is_refused():
+    x_t, output = normals(6, 3)
+    for method in (DIFFUSION.x0_from, DIFFUSION.from_x0):
+        with pytest.raises(InputError, match="`prediction` must be one of eps, x0, mu, v. Received: 'score'"):
+            method("score", x_t, STEPS, output)
+    with pytest.raises(InputError, match='`variance` must be "small" or "large".* Received: \'tiny\''):
+        DIFFUSION.log_variance("tiny", x_t, STEPS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_variance_lies_between_that_of_the_posterior_and_log_beta(dtype):
+    """Learned: on a straight line between the logarithms (Nichol & Dhariwal 2021, eq. 15); t = 1 stands in at t = 0."""
+    (x_t,) = normals(6, 2, 2, 3, count=1, dtype=dtype)
+    posterior = SCHEDULE.posterior_variances.copy()
+    posterior[0] = posterior[1]
+    low, high = np.log(column(posterior, 4)), np.log(column(SCHEDULE.betas, 4))
+    large = np.where(np.reshape(STEPS, (-1, 1, 1, 1)) == 0, low, high)
+    rtol = 1e-12 if dtype == "float64" else 1e-6
+    for variance, expected in (("small", low), ("large", large)):
+        result = DIFFUSION.log_variance(variance, x_t, STEPS)
+        assert result.dtype == dtype and result.shape == (6, 1, 1, 1)
+        np.testing.assert_allclose(result, expected, rtol=rtol)
+    for value, expected in ((-1, low), (1, high), (0, (low + high) / 2), (3, 2 * high - low)):
+        result = DIFFUSION.log_variance("learned", x_t, STEPS, np.full(x_t.shape, value, dtype))
+        assert result.dtype == dtype and result.shape == x_t.shape
+        np.testing.assert_allclose(result, np.broadcast_to(expected, x_t.shape), rtol=rtol)
+
+
+@pytest.mark.parametrize("variance", parametrization.VARIANCES)
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
+def test_p_is_the_posterior_of_the_predicted_x0(prediction, clip, variance):
+    x_t, x_0 = normals(6, 2, 2, 3)
+    fraction = normals(6, 2, 2, 3, count=3)[2]
+    output = np.array(DIFFUSION.from_x0(prediction, x_t, STEPS, x_0))
+    if variance == "learned":
+        output = np.concatenate([output, fraction], axis=-1)
+    mean, log_variance = DIFFUSION.p_mean_log_variance(x_t, STEPS, output, prediction, variance, clip)
+    expected, _ = DIFFUSION.posterior_mean_variance(np.clip(x_0, -1, 1) if clip else x_0, x_t, STEPS)
+    np.testing.assert_allclose(mean, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(log_variance, DIFFUSION.log_variance(variance, x_t, STEPS, fraction))
+    assert np.abs(x_0).max() > 1, "something is clipped"
+
+
+def test_a_learned_variance_is_the_other_half_of_the_channels():
+    (output,) = normals(6, 2, 2, 6, count=1)
+    prediction, fraction = split_output(output, "learned")
+    np.testing.assert_array_equal(np.concatenate([prediction, fraction], axis=-1), output)
+    assert prediction.shape == fraction.shape
+    for variance in ("small", "large"):
+        whole, nothing = split_output(output, variance)
+        assert whole is output and nothing is None

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from kddpm import data, exporting, litert, presets, samplers
+from kddpm import data, exporting, litert, parametrization, presets, samplers, schedules
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,7 +24,8 @@ def test_the_python_of_the_readme_works_as_printed(tmp_path):
     assert (tmp_path / "digits.keras").exists()
 
 
-COMMANDS = re.findall(r"^python (\w+\.py|-m export|export/edge/generate\.py) (.*?)(?: +#.*)?$", README, re.MULTILINE)
+SCRIPTS = r"\w+\.py|-m export|-m kddpm\.plots|export/edge/generate\.py"
+COMMANDS = re.findall(rf"^python ({SCRIPTS}) (.*?)(?: +#.*)?$", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,13 +37,25 @@ def test_the_flags_of_the_readme_exist(command):
 
 
 def test_every_script_has_its_command():
-    assert {script for script, _ in COMMANDS} == {"train.py", "sample.py", "-m export", "export/edge/generate.py"}
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    assert {script for script, _ in COMMANDS} == scripts | {"-m export", "-m kddpm.plots", "export/edge/generate.py"}
 
 
 def test_the_tables_of_the_readme_are_complete():
     for kind in (*data.KINDS, *presets.PRESETS, *litert.PRECISIONS):
         assert f"| `{kind}` |" in README
-    for path in re.findall(r"\]\(([\w/.]+)\)", README):
+    words = {
+        "prediction": parametrization.PREDICTIONS,
+        "weighting": parametrization.WEIGHTINGS,
+        "variance": parametrization.VARIANCES,
+        "timestep_sampling": parametrization.TIMESTEP_SAMPLINGS,
+        "schedule": schedules.BY_NAME,
+        "sampler": samplers.BY_NAME,
+        "spacing": schedules.SPACINGS,
+    }
+    for choice, names in words.items():
+        assert f"| `{choice}` | {', '.join(f'`{name}`' for name in names)} |" in README
+    for path in re.findall(r"\]\(([\w/.]+)(?:#[\w-]+)?\)", README):
         assert (ROOT / path).exists(), path
 
 

@@ -4,51 +4,29 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from closed_form import STANDARD_ERRORS, assert_moments, chain_moments, draw, gaussian_denoiser, mixture_x0, walked
 
 from kddpm import noise, samplers, schedules, walks
 from kddpm.errors import InputError
-from kddpm.samplers import DDIM, Ancestral
+from kddpm.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "sampler_trajectories.npz")
 # In the rows fixed_large/50 diffusers adds noise at the last step: see goldens/README.md.
 TRAJECTORIES = [key[:-4] for key in GOLDEN if key.endswith("/x_0") and "fixed_large/50" not in key]
-MODES = {"eager": lambda f: f, "graph": tf.function, "xla": tf.function(jit_compile=True)}
-# Error rates of the statistical tests, all at 5 standard errors: a right sampler fails a comparison with probability
-# 6e-7 (once, when the seeds were chosen: they are fixed); one that is off by 8 standard errors passes with 1e-3.
-STANDARD_ERRORS = 5
 
 linear_100 = schedules.linear(100, 1e-3, 0.2)  # T = 1000 in a tenth of the steps
-ALL_SAMPLERS = [
+zero_snr_100 = schedules.zero_terminal_snr(linear_100)
+EVERY_KIND = [
     Ancestral("small"),
     Ancestral("large"),
-    Ancestral("small", clip=False),
     DDIM(0.0),
     DDIM(0.5),
-    DDIM(1.0, clip=False),
+    DDIM(1.0),
+    DPMSolver(),
+    Heun(),
+    PredictorCorrector(2),
+    Inversion(),
 ]
-
-
-def gaussian_denoiser(betas, mean, std):
-    """The best possible eps(x_t, t) for data N(mean, std^2) in every element."""
-    alpha_bars = np.cumprod(1 - betas)
-    slopes = np.sqrt(1 - alpha_bars) / (alpha_bars * std**2 + 1 - alpha_bars)
-    offsets = slopes * np.sqrt(alpha_bars) * mean
-
-    def at(table, t, x):
-        return tf.reshape(tf.gather(table.astype(np.float32), t), [-1] + [1] * (len(x.shape) - 1))
-
-    return lambda x, t: at(slopes, t, x) * x - at(offsets, t, x)
-
-
-def denoiser_of(schedule):
-    return gaussian_denoiser(schedule.betas, 0.3, 0.2)
-
-
-def draw(denoiser, table, seeds, image_shape, mode="graph", **limits):
-    """Samples as float64 (B, *image_shape)."""
-    x = walks.initial_noise(seeds, image_shape)
-    walk = MODES[mode](lambda x, seeds: walks.walk(denoiser, table, x, seeds, **limits))
-    return np.array(walk(x, seeds), np.float64)
 
 
 def sampler_of(trajectory):
@@ -72,49 +50,30 @@ def test_trajectories_of_diffusers(trajectory, monkeypatch):
         return tf.gather(stored, step)
 
     monkeypatch.setattr(noise, "normal", row)
-    denoiser = gaussian_denoiser(np.linspace(1e-4, 0.02, 1000), GOLDEN["mu"], GOLDEN["s"])
-    x_T = tf.constant(GOLDEN["x_T"], tf.float32)
-    x_0 = tf.function(lambda x: walks.walk(denoiser, table, x, tf.range(8)))(x_T)
+    denoiser = gaussian_denoiser(schedule, GOLDEN["mu"], GOLDEN["s"])
+    x_0 = walked(denoiser, table, GOLDEN["x_T"], range(8), "graph")
     np.testing.assert_allclose(x_0, GOLDEN[f"{trajectory}/x_0"], rtol=0, atol=3e-5)
 
 
-def chain_moments(sampler, betas, kept, mean, std):
-    """Mean and variance at the end of the finite chain on data N(mean, std^2), from the papers' equations alone.
-
-    eps*(x) = g (x - sqrt(alpha_bar) mean) makes every step linear in x, so both moments have a recursion.
-    """
-    alpha_bars = np.cumprod(1 - betas)
-    result, variance = 0.0, 1.0
-    for i in reversed(range(len(kept))):
-        alpha_bar, before = alpha_bars[kept[i]], alpha_bars[kept[i - 1]] if i else 1.0
-        alpha, beta = alpha_bar / before, 1 - alpha_bar / before
-        posterior = beta * (1 - before) / (1 - alpha_bar)
-        g = math.sqrt(1 - alpha_bar) / (alpha_bar * std**2 + 1 - alpha_bar)
-        if isinstance(sampler, DDIM):  # Song et al. 2021, eq. 12 and 16
-            sigma = sampler.eta * math.sqrt((1 - before) / (1 - alpha_bar)) * math.sqrt(1 - alpha_bar / before)
-            of_x = math.sqrt(before / alpha_bar)
-            of_eps = math.sqrt(1 - before - sigma**2) - math.sqrt(before / alpha_bar) * math.sqrt(1 - alpha_bar)
-        else:  # Ho et al. 2020, algorithm 2, line 4
-            by_name = {"small": posterior, "large": beta}
-            sigma = math.sqrt(by_name[sampler.variance] if sampler.variance in by_name else sampler.variance[i])
-            of_x, of_eps = 1 / math.sqrt(alpha), -beta / math.sqrt(1 - alpha_bar) / math.sqrt(alpha)
-        factor = of_x + of_eps * g
-        result = factor * result - of_eps * g * math.sqrt(alpha_bar) * mean
-        variance = factor**2 * variance + (sigma**2 if i else 0)
-    return result, variance
-
-
 @pytest.mark.parametrize("kept", [range(100), range(9, 100, 10)], ids=len)
-@pytest.mark.parametrize("name", ["small", "large", "sequence", 0.0, 0.5, 1.0])
-def test_gaussian_data_come_back_with_the_moments_of_the_chain(name, kept):
-    if name == "sequence":
-        name = tuple(np.linspace(1e-3, 0.05, len(kept)))
-    sampler = DDIM(name, clip=False) if isinstance(name, float) else Ancestral(name, clip=False)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Ancestral("small", clip=False),
+        Ancestral("large", clip=False),
+        "a sequence of variances",
+        *(DDIM(eta, clip=False) for eta in (0.0, 0.5, 1.0)),
+        PredictorCorrector(1, clip=False),
+        PredictorCorrector(2, 0.3, clip=False),
+    ],
+    ids=str,
+)
+def test_gaussian_data_come_back_with_the_moments_of_the_chain(sampler, kept):
+    if isinstance(sampler, str):
+        sampler = Ancestral(np.linspace(1e-3, 0.05, len(kept)), clip=False)
     table = samplers.step_table(sampler, linear_100, len(kept))
-    samples = draw(denoiser_of(linear_100), table, tf.range(64), (32, 32, 1), mode="xla")
-    mean, variance = chain_moments(sampler, linear_100.betas, kept, 0.3, 0.2)
-    assert abs(np.mean(samples) - mean) < STANDARD_ERRORS * math.sqrt(variance / samples.size)
-    assert abs(np.var(samples) - variance) < STANDARD_ERRORS * variance * math.sqrt(2 / samples.size)
+    samples = draw(gaussian_denoiser(linear_100, 0.3, 0.2), table, range(64), (32, 32, 1), mode="xla")
+    assert_moments(samples, *chain_moments(sampler, linear_100.betas, kept, 0.3, 0.2))
 
 
 @pytest.mark.parametrize("sampler", [Ancestral("small", clip=False), DDIM(0.0, clip=False)], ids=str)
@@ -125,21 +84,35 @@ def test_two_modes_are_recovered(sampler):
     times the sample showed 0.002 and 3.6 % at most.
     """
     schedule, weight, std = schedules.linear(1000), 0.7, 0.2
-    signal = np.sqrt(schedule.alpha_bars).astype(np.float32)
-
-    def denoiser(x, t):
-        a = tf.reshape(tf.gather(signal, t), [-1, 1, 1, 1])
-        variance = a**2 * std**2 + 1 - a**2
-        upper = tf.sigmoid(math.log(weight / (1 - weight)) + 2 * a * x / variance)  # P(mode +1 given x_t)
-        return tf.sqrt(1 - a**2) * (x - a * (2 * upper - 1)) / variance
-
-    samples = draw(denoiser, samplers.step_table(sampler, schedule, 500), tf.range(64), (32, 32, 1), mode="xla")
+    table = samplers.step_table(sampler, schedule, 500, "x0")
+    samples = draw(mixture_x0(schedule, {-1: 1 - weight, 1: weight}, std), table, range(64), (32, 32, 1), mode="xla")
     above = samples > 0
     allowed = STANDARD_ERRORS * math.sqrt(weight * (1 - weight) / samples.size) + 0.003
     assert abs(np.mean(above) - weight) < allowed
     for mode, part in ((-1, samples[~above]), (1, samples[above])):
         assert abs(np.mean(part) - mode) < STANDARD_ERRORS * std / math.sqrt(part.size) + 0.003
         assert abs(np.std(part) - std) < STANDARD_ERRORS * std / math.sqrt(2 * part.size) + 0.04 * std
+
+
+@pytest.mark.parametrize("corrections", [1, 3])
+def test_langevin_rows_keep_the_marginal(corrections):
+    """Its mean stays where it is and its variance V grows to V + delta^2 / V, the error of a finite step."""
+    respaced = linear_100.respace([9, 50, 99])
+    sampler = PredictorCorrector(corrections, 0.3, clip=False)
+    table, denoiser = samplers.step_table(sampler, linear_100, [9, 50, 99]), gaussian_denoiser(linear_100, 0.3, 0.2)
+    count = 1 + corrections
+    assert table.num_steps == 3 * count - corrections
+    assert table.timesteps.tolist() == [99, *[50] * count, *[9] * count]
+    for row in set(range(table.num_steps)) - {0, count, 2 * count}:
+        level = 1 - row // count  # into the respaced schedule
+        alpha_bar, marginal_mean = respaced.alpha_bars[level], math.sqrt(respaced.alpha_bars[level]) * 0.3
+        marginal = alpha_bar * 0.2**2 + 1 - alpha_bar
+        x = tf.constant([[[[marginal_mean]], [[marginal_mean + 1]]]], tf.float32)
+        after = np.ravel(table.step(x, denoiser(x, table.timesteps[[row]]), row))
+        delta = 2 * respaced.alphas[level] * 0.3**2 * (1 - alpha_bar)
+        assert after[0] == pytest.approx(marginal_mean, rel=1e-5)
+        variance = (after[1] - after[0]) ** 2 * marginal + table.rows.noise_std[row] ** 2
+        assert variance == pytest.approx(marginal + delta**2 / marginal, rel=1e-5)
 
 
 @pytest.mark.parametrize("kept", [[0, 1, 2, 99], [9, 50, 99], range(100)], ids=len)
@@ -173,134 +146,60 @@ def test_a_sequence_of_variances_counts_from_the_data():
     assert table.rows.noise_std.tolist() == [2.0, 1.0, 0.0] and table.timesteps.tolist() == [2, 1, 0]
 
 
-@pytest.mark.parametrize("sampler", [*ALL_SAMPLERS, Ancestral((0.5,) * 10)], ids=str)
-def test_no_noise_at_the_last_step(sampler, monkeypatch):
-    table = samplers.step_table(sampler, linear_100, 10)
-    assert table.rows.noise_std[-1] == 0
-    denoiser, normal = denoiser_of(linear_100), noise.normal
-
-    def disturb(at):
-        def other(seeds, stream, step, shape):
-            changed = tf.cast((stream == noise.STEP_STREAM) & (step == at), tf.float32)
-            return normal(seeds, stream, step, shape) + 0.1 * changed
-
-        monkeypatch.setattr(noise, "normal", other)
-        return draw(denoiser, table, tf.range(2), (4, 4, 1))
-
-    undisturbed = disturb(-1)
-    np.testing.assert_array_equal(disturb(9), undisturbed)
-    assert np.array_equal(disturb(8), undisturbed) == (sampler == DDIM(0.0))
+def test_the_variance_is_the_models_where_the_sampler_leaves_it():
+    for variance in ("small", "large"):
+        of_the_model = samplers.step_table(Ancestral(), linear_100, 10, variance=variance)
+        assert of_the_model.fingerprint == samplers.step_table(Ancestral(variance), linear_100, 10).fingerprint
+    assert samplers.step_table(Ancestral("large"), linear_100, 10, variance="learned").learned_variance is False
+    assert samplers.step_table(PredictorCorrector(), linear_100, 10, variance="learned").learned_variance is True
 
 
-@pytest.mark.parametrize("index", range(10))
-def test_clipping_keeps_x0_in_range_and_the_noise_consistent(index):
-    """A DDIM step ends on the line from the clipped x_0 through x_t; an ancestral one at their posterior mean."""
-    respaced = linear_100.respace(range(9, 100, 10))
-    alpha_bar, before = respaced.alpha_bars[9 - index], respaced.alpha_bars_prev[9 - index]
-    beta = 1 - alpha_bar / before
-    x_t, eps = np.array([[-2.0, 0.3, 1.5]], np.float32), np.array([[50.0, -50.0, 50.0]], np.float32)
-    x_0 = np.array([[-1.0, 1.0, -1.0]])
-    eps_again = (x_t - math.sqrt(alpha_bar) * x_0) / math.sqrt(1 - alpha_bar)
-    line = math.sqrt(before) * x_0 + math.sqrt(1 - before) * eps_again
-    np.testing.assert_allclose(samplers.step_table(DDIM(), respaced).step(x_t, eps, index), line, rtol=1e-5, atol=1e-6)
-    mean = math.sqrt(before) * beta * x_0 + math.sqrt(1 - beta) * (1 - before) * x_t
-    step = samplers.step_table(Ancestral(), respaced).step(x_t, eps, index)
-    np.testing.assert_allclose(step, mean / (1 - alpha_bar), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("sampler", EVERY_KIND, ids=str)
+def test_every_table_is_finite(sampler):
+    """Also where nothing is left of the image at the end, and where there is one step."""
+    for name in schedules.BY_NAME:
+        for steps in (2, 3, 10, 100, 1000):
+            plain = schedules.by_name(name, steps)
+            for schedule in (plain, schedules.zero_terminal_snr(plain)):
+                if schedule.zero_terminal_snr and isinstance(sampler, Heun | Inversion):
+                    continue
+                for num_steps in {1, 2, steps // 2, steps}:
+                    rows = samplers.step_table(sampler, schedule, num_steps, "v").rows
+                    columns = [column for column in vars(rows).values() if column is not None]
+                    assert np.all(np.isfinite(columns)), (schedule, num_steps)
 
 
-@pytest.mark.parametrize("sampler", [Ancestral, DDIM])
-def test_only_a_clipped_walk_ends_in_range(sampler):
-    def far_away(x, t):
-        return tf.fill(x.shape, -50.0)
-
-    clipped, free = (
-        draw(far_away, samplers.step_table(sampler(clip=clip), linear_100, 5), tf.range(2), (4, 4, 1))
-        for clip in (True, False)
-    )
-    assert np.all(clipped == 1) and np.all(free > 1)
-
-
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("sampler", ALL_SAMPLERS, ids=str)
-def test_a_walk_in_two_halves_is_the_walk(sampler, mode):
-    table, denoiser, seeds = samplers.step_table(sampler, linear_100, 7), denoiser_of(linear_100), tf.range(3)
-    halfway = tf.constant(draw(denoiser, table, seeds, (4, 4, 1), mode, stop=3), tf.float32)
-    end = walks.walk(denoiser, table, halfway, seeds, start=tf.constant(3))
-    np.testing.assert_array_equal(end, draw(denoiser, table, seeds, (4, 4, 1), mode))
-    assert not np.array_equal(end, halfway)
+@pytest.mark.parametrize("strength", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("sampler", EVERY_KIND[:-1], ids=str)
+def test_a_strength_takes_the_last_steps(sampler, strength):
+    whole, part = (samplers.step_table(sampler, linear_100, 10, "v", strength=s) for s in (1.0, strength))
+    rows = part.num_steps
+    assert part.timesteps.tolist() == whole.timesteps[-rows:].tolist()
+    assert len(set(part.timesteps)) == 10 * strength and part.timesteps[0] == 100 * strength - 1
+    first = int(isinstance(sampler, DPMSolver))  # whose first step remembers nothing
+    for name in ("from_x0", "from_xt", "noise_std"):
+        ours, theirs = (getattr(table.rows, name)[-rows:][first:] for table in (part, whole))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("sampler", ALL_SAMPLERS, ids=str)
-def test_every_mode_gives_the_same(sampler):
-    table, denoiser = samplers.step_table(sampler, linear_100, 10), denoiser_of(linear_100)
-    eager, graph, xla = (draw(denoiser, table, tf.range(3), (4, 4, 3), mode) for mode in MODES)
-    np.testing.assert_allclose(graph, eager, atol=1e-5)
-    np.testing.assert_allclose(xla, eager, atol=1e-5)
-
-
-def concrete_walk(num_steps, denoiser, sampler=None):
-    table = samplers.step_table(sampler or Ancestral(), linear_100, num_steps)
-
-    @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
-    def sample(seeds):
-        return walks.walk(denoiser, table, walks.initial_noise(seeds, (4, 4, 1)), seeds)
-
-    return sample.get_concrete_function()
-
-
-@pytest.mark.parametrize("sampler", [Ancestral(), DDIM()], ids=str)
-def test_one_loop_whatever_the_number_of_steps(sampler):
-    sizes = set()
-    for num_steps in (2, 7, 100):
-        graph = concrete_walk(num_steps, denoiser_of(linear_100), sampler).graph.as_graph_def()
-        operators = [node.op for node in graph.node]
-        operators += [node.op for function in graph.library.function for node in function.node_def]
-        assert sum(operator in ("While", "StatelessWhile") for operator in operators) == 1
-        sizes.add(len(operators))
-    assert len(sizes) == 1
-
-
-def test_shapes_are_static_and_a_denoiser_of_another_shape_is_refused():
-    def of_unknown_shape(x, t):
-        return tf.raw_ops.PlaceholderWithDefault(input=x, shape=tf.TensorShape(None))
-
-    def of_other_channels(x, t):
-        return tf.concat([x, x], axis=-1)
-
-    assert concrete_walk(5, of_unknown_shape).output_shapes == (2, 4, 4, 1)
-    with pytest.raises(ValueError, match=r"Shapes are \[2,4,4,1\] and \[2,4,4,2\]"):
-        concrete_walk(5, of_other_channels)
-
-
-@pytest.mark.parametrize("sampler", ALL_SAMPLERS, ids=str)
-def test_an_image_depends_on_its_own_seed_alone(sampler):
-    table, denoiser = samplers.step_table(sampler, linear_100, 5), denoiser_of(linear_100)
-    seeds = tf.constant([4, -1, 4, 0])
-    batch = draw(denoiser, table, seeds, (4, 4, 3))
-    for k in range(4):
-        np.testing.assert_array_equal(batch[k], draw(denoiser, table, seeds[k : k + 1], (4, 4, 3))[0])
-    np.testing.assert_array_equal(batch[0], batch[2])
-    assert not np.allclose(batch[0], batch[1])
-
-
-def test_the_denoiser_is_asked_about_the_steps_as_the_schedule_names_them():
-    asked = []
-
-    def denoiser(x, t):
-        asked.append((t.dtype, t.numpy().tolist()))
-        return x
-
-    draw(denoiser, samplers.step_table(DDIM(), linear_100, [3, 40, 99]), tf.range(2), (1, 1, 1), mode="eager")
-    assert asked == [(tf.int32, [t, t]) for t in (99, 40, 3)]
+def test_a_strength_of_steps_of_ones_own():
+    assert samplers.step_table(DDIM(), linear_100, [3, 5, 50, 99], strength=0.5).timesteps.tolist() == [5, 3]
+    assert samplers.step_table(DDIM(), linear_100, strength=0.02).timesteps.tolist() == [1, 0]
 
 
 def test_names_and_steps():
     assert samplers.by_name("ancestral", variance="large") == Ancestral("large")
     assert samplers.by_name("ddim", eta=0.5, clip=False) == DDIM(0.5, clip=False)
+    assert samplers.by_name("heun", clip="dynamic", spacing="karras") == Heun(clip="dynamic", spacing="karras")
+    assert samplers.by_name("predictor_corrector", corrections=2, snr=0.1) == PredictorCorrector(2, 0.1)
     assert samplers.by_name(DDIM(0.25)) == DDIM(0.25)
+    assert {samplers.name_of(kind()): kind for kind in samplers.BY_NAME.values()} == samplers.BY_NAME
     assert samplers.step_table(DDIM(), linear_100).timesteps.tolist() == list(range(99, -1, -1))
     assert samplers.step_table(DDIM(), linear_100, np.int64(3)).timesteps.tolist() == [99, 66, 32]
     assert samplers.step_table(DDIM(), linear_100, 3).num_steps == 3
+    for spacing in schedules.SPACINGS:
+        grid = schedules.timestep_grid(linear_100, 7, spacing)
+        assert samplers.step_table(DDIM(spacing=spacing), linear_100, 7).timesteps.tolist() == grid[::-1].tolist()
     np.testing.assert_array_equal(
         walks.initial_noise(tf.range(2), [3, 3]), noise.normal(tf.range(2), noise.INITIAL_STREAM, 0, (3, 3))
     )
@@ -311,9 +210,13 @@ def test_names_and_steps():
     [
         (
             lambda: samplers.by_name("euler"),
-            "`sampler` must be one of ancestral, ddim, dpm_solver, heun, predictor_corrector, or a sampler. Received: 'euler'",
+            "`sampler` must be one of ancestral, ddim, dpm_solver, heun, predictor_corrector, or a sampler. "
+            "Received: 'euler'",
         ),
-        (lambda: Ancestral("medium"), '`variance` must be "small", "large", "learned" or a sequence. Received: \'medium\''),
+        (
+            lambda: Ancestral("medium"),
+            '`variance` must be "small", "large", "learned" or a sequence. Received: \'medium\'',
+        ),
         (lambda: Ancestral((0.1, -0.2)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, -0.2\)"),
         (lambda: Ancestral((0.1, math.nan)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, nan\)"),
         (lambda: Ancestral((0.1, math.inf)), r"`variance` must hold finite numbers >= 0. Received: \(0.1, inf\)"),
@@ -337,6 +240,34 @@ def test_names_and_steps():
         ),
         (lambda: samplers.step_table(DDIM(), linear_100, [50, 0, 99]), "`timesteps` must be increasing integers"),
         (lambda: samplers.step_table(DDIM(), linear_100, [50, 100]), "`timesteps` must lie in 0 .. 99"),
+        (lambda: samplers.step_table(DDIM(), linear_100, []), "`timesteps` must be increasing integers"),
+        (lambda: DDIM(clip="sometimes"), "`clip` must be True, False or \"dynamic\". Received: 'sometimes'"),
+        (lambda: Heun(spacing="even"), "`spacing` must be one of trailing, linspace, .*. Received: 'even'"),
+        (lambda: PredictorCorrector(0), "`corrections` must be an integer of at least 1. Received: 0"),
+        (lambda: PredictorCorrector(1.5), "`corrections` must be an integer of at least 1. Received: 1.5"),
+        (lambda: PredictorCorrector(snr=0.0), "`snr` must lie between 0 and 0.7. Received: 0.0"),
+        (lambda: PredictorCorrector(snr=0.8), "`snr` must lie between 0 and 0.7. Received: 0.8"),
+        (lambda: PredictorCorrector(snr=math.nan), "`snr` must lie between 0 and 0.7. Received: nan"),
+        (lambda: Inversion(0), "`iterations` must be an integer of at least 1. Received: 0"),
+        (lambda: Inversion(2.5), "`iterations` must be an integer of at least 1. Received: 2.5"),
+        (lambda: Inversion(clip="sometimes"), "`clip` must be True, False or \"dynamic\". Received: 'sometimes'"),
+        (lambda: Inversion(spacing="even"), "`spacing` must be one of trailing, linspace, .*. Received: 'even'"),
+        (
+            lambda: samplers.step_table(Heun(), zero_snr_100, 10, "v"),
+            r"`sampler` heun cannot start where alpha_bar = 0 \(zero terminal SNR\)",
+        ),
+        (
+            lambda: samplers.step_table(Inversion(), zero_snr_100, 10, "v"),
+            r"must not end at alpha_bar = 0 \(zero terminal SNR\)",
+        ),
+        (
+            lambda: samplers.step_table(Ancestral("learned"), linear_100, 10),
+            "`variance` learned needs a model that learned one. Received: a model with 'small'",
+        ),
+        (
+            lambda: samplers.step_table(DDIM(), linear_100, 10, "score"),
+            "`prediction` must be one of eps, x0, mu, v. Received: 'score'",
+        ),
     ],
 )
 def test_unusable_values_are_named(make, text):

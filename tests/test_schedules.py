@@ -108,28 +108,108 @@ def test_pairs_walk_from_noise_to_data():
 
 
 @pytest.mark.parametrize(
-    ("steps", "kept", "expected"),
+    ("spacing", "steps", "kept", "expected"),
     [
-        (1000, 50, list(range(19, 1000, 20))),
-        (1000, 1, [999]),
-        (5, 5, [0, 1, 2, 3, 4]),
-        (10, 3, [2, 6, 9]),
-        (9, 6, [1, 2, 3, 5, 7, 8]),  # halves go to even, as in NumPy: 1.5 -> 2, 4.5 -> 4, 7.5 -> 8
+        ("trailing", 1000, 50, list(range(19, 1000, 20))),
+        ("trailing", 1000, 1, [999]),
+        ("trailing", 5, 5, [0, 1, 2, 3, 4]),
+        ("trailing", 10, 3, [2, 6, 9]),
+        ("trailing", 9, 6, [1, 2, 3, 5, 7, 8]),  # halves go to even, as in NumPy: 1.5 -> 2, 4.5 -> 4, 7.5 -> 8
+        ("linspace", 1000, 4, [0, 333, 666, 999]),
+        ("linspace", 1000, 1, [999]),
+        ("linspace", 10, 3, [0, 4, 9]),
+        ("quadratic", 101, 11, [n**2 for n in range(11)]),
+        ("quadratic", 5, 4, [0, 1, 2, 4]),  # 0, 0.44, 1.78, 4: the first two would be 0
     ],
 )
-def test_trailing_timesteps(steps, kept, expected):
-    assert schedules.timestep_grid(schedules.constant(steps), kept).tolist() == expected
+def test_known_grids(spacing, steps, kept, expected):
+    assert schedules.timestep_grid(schedules.constant(steps), kept, spacing).tolist() == expected
 
 
-def test_trailing_timesteps_are_distinct_and_end_at_the_noise():
-    for steps in (1, 2, 7, 50, 1000):
-        for kept in range(1, steps + 1):
-            timesteps = schedules.timestep_grid(schedules.constant(steps), kept)
-            assert len(timesteps) == kept and timesteps[0] >= 0 and timesteps[-1] == steps - 1
-            assert np.all(np.diff(timesteps) > 0)
+@pytest.mark.parametrize("spacing", schedules.SPACINGS)
+@pytest.mark.parametrize(
+    "make", [schedules.linear, schedules.cosine, schedules.sigmoid], ids=["linear", "cosine", "sigmoid"]
+)
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_every_grid_is_distinct_and_ends_at_the_noise(make, zero_snr, spacing):
+    for steps in (1, 2, 3, 7, 50, 1000):
+        schedule = schedules.zero_terminal_snr(make(steps)) if zero_snr else make(steps)
+        for kept in {*range(1, min(steps, 60) + 1), steps // 2 or 1, steps - 1 or 1, steps}:
+            timesteps = schedules.timestep_grid(schedule, kept, spacing)
+            assert timesteps.dtype == np.int64 and len(timesteps) == kept
+            assert timesteps[0] >= 0 and timesteps[-1] == steps - 1 and np.all(np.diff(timesteps) > 0)
+        np.testing.assert_array_equal(schedules.timestep_grid(schedule, steps, spacing), range(steps))
 
 
-@pytest.mark.parametrize("schedule", [schedules.cosine(1000), schedules.sigmoid(100).respace([3, 50, 99])], ids=str)
+@pytest.mark.parametrize("kept", [5, 10, 20])
+@pytest.mark.parametrize("make", [schedules.linear, schedules.constant, schedules.quadratic])
+def test_karras_steps_are_even_in_the_seventh_root_of_sigma(make, kept):
+    """Karras et al. 2022, eq. 5, as near as steps of T = 1000 come."""
+    schedule = make(1000)
+    roots = ((1 - schedule.alpha_bars) / schedule.alpha_bars) ** (1 / 14)
+    wanted = roots[0] + np.arange(kept) / (kept - 1) * (roots[-1] - roots[0])
+    nearest = np.argmin(np.abs(roots[:, np.newaxis] - wanted), axis=0)
+    assert np.all(np.diff(nearest) > 0)
+    assert np.max(np.abs(schedules.timestep_grid(schedule, kept, "karras") - nearest)) <= 1
+
+
+def test_spacings_differ_in_where_they_look_closely():
+    grids = {spacing: schedules.timestep_grid(schedules.linear(1000), 20, spacing) for spacing in schedules.SPACINGS}
+    assert grids["trailing"][0] == 49 and grids["linspace"][0] == grids["quadratic"][0] == grids["karras"][0] == 0
+    for spacing in ("trailing", "linspace"):
+        assert np.ptp(np.diff(grids[spacing])) <= 1
+    assert np.all(np.diff(np.diff(grids["quadratic"])) >= 0) and grids["quadratic"][10] < 1000 / 3
+    assert len({grid.tobytes() for grid in grids.values()}) == 4
+
+
+def enforce_zero_terminal_snr(betas):
+    """Lin et al. 2023, algorithm 1, line by line."""
+    alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
+    alphas_bar_sqrt_0, alphas_bar_sqrt_T = alphas_bar_sqrt[0], alphas_bar_sqrt[-1]
+    alphas_bar_sqrt = alphas_bar_sqrt - alphas_bar_sqrt_T
+    alphas_bar_sqrt = alphas_bar_sqrt * alphas_bar_sqrt_0 / (alphas_bar_sqrt_0 - alphas_bar_sqrt_T)
+    alphas_bar = alphas_bar_sqrt**2
+    return 1 - np.concatenate([alphas_bar[:1], alphas_bar[1:] / alphas_bar[:-1]])
+
+
+@pytest.mark.parametrize("steps", [2, 10, 1000])
+@pytest.mark.parametrize("name", MAKERS)
+def test_zero_terminal_snr_is_the_published_algorithm(name, steps):
+    before = MAKERS[name](steps)
+    after = schedules.zero_terminal_snr(before)
+    np.testing.assert_allclose(after.betas, enforce_zero_terminal_snr(before.betas), rtol=1e-9)
+    assert after.zero_terminal_snr and not before.zero_terminal_snr
+    assert after.alpha_bars[-1] == 0 and after.one_minus_alpha_bars[-1] == 1
+    np.testing.assert_allclose(after.alpha_bars[0], before.alpha_bars[0], rtol=1e-12)
+    assert np.all(np.diff(after.alpha_bars) < 0)
+    tables = [after.posterior_variances, after.posterior_coefs_x0, after.posterior_coefs_xt]
+    assert (
+        np.all(np.isfinite(tables)) and after.posterior_coefs_xt[-1] == 0
+    )  # the noise says nothing of the step before
+
+
+def test_zero_terminal_snr_stays():
+    schedule = schedules.zero_terminal_snr(schedules.linear(100))
+    respaced = schedule.respace([3, 50, 99])
+    assert respaced.zero_terminal_snr and respaced.betas[-1] == 1 and respaced.alpha_bars[-1] == 0
+    np.testing.assert_allclose(respaced.alpha_bars, schedule.alpha_bars[[3, 50, 99]], rtol=1e-11)
+    assert schedule.respace([99]).betas.tolist() == [1] and not schedule.respace([3, 50]).zero_terminal_snr
+    twice = schedules.zero_terminal_snr(schedule)
+    np.testing.assert_allclose(twice.betas, schedule.betas, rtol=1e-9)
+    named = schedules.zero_terminal_snr(schedules.linear(100).respace([3, 50, 99]))
+    assert named.timesteps.tolist() == [3, 50, 99] and named.zero_terminal_snr
+    assert schedules.zero_terminal_snr(schedules.constant(1)).betas.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.cosine(1000),
+        schedules.sigmoid(100).respace([3, 50, 99]),
+        schedules.zero_terminal_snr(schedules.linear(1000)),
+    ],
+    ids=str,
+)
 def test_configuration_survives_json_exactly(schedule):
     again = NoiseSchedule.from_config(json.loads(json.dumps(schedule.get_config())))
     assert again.num_timesteps == schedule.num_timesteps
@@ -156,7 +236,8 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
         (lambda: NoiseSchedule([[0.1, 0.2]]), r"`betas` must be a non-empty list .* shape \(1, 2\)"),
         (lambda: NoiseSchedule(0.1), r"`betas` must be a non-empty list .* shape \(\)"),
         (lambda: NoiseSchedule([0.0, 0.1]), "`betas` must lie strictly between 0 and 1. Received: beta=0 at t=0"),
-        (lambda: NoiseSchedule([0.1, 1.0]), "`betas` must lie strictly .* beta=1 at t=1"),
+        (lambda: NoiseSchedule([0.1, 1.0, 0.1]), "`betas` must lie strictly .* beta=1 at t=1"),
+        (lambda: NoiseSchedule([0.1, 1.1]), "`betas` must lie strictly .* beta=1.1 at t=1"),
         (lambda: NoiseSchedule([0.1, -0.2]), "`betas` must lie strictly .* beta=-0.2 at t=1"),
         (lambda: NoiseSchedule([0.1, math.nan]), "`betas` must lie strictly .* beta=nan at t=1"),
         (lambda: NoiseSchedule([0.1, 0.2], [1]), "`timesteps` must have 2 entries, one a beta. Received: 1"),
@@ -191,6 +272,10 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
         (
             lambda: schedules.timestep_grid(schedules.constant(10), True),
             r"`num_steps` must be an integer in 1 .. 10 \(T\). Received: True",
+        ),
+        (
+            lambda: schedules.timestep_grid(schedules.constant(10), 5, "even"),
+            "`spacing` must be one of trailing, linspace, quadratic, karras. Received: 'even'",
         ),
         (lambda: schedules.NoiseSchedule(["a"]), r"`betas` must be a list of numbers. Received: \['a'\]"),
         (

@@ -1,4 +1,4 @@
-"""train.py and sample.py as a user runs them."""
+"""train.py, sample.py and evaluate.py as a user runs them."""
 
 import json
 import pathlib
@@ -70,6 +70,33 @@ def test_sample_writes_each_kind_of_file(trained, tmp_path):
         assert animation.n_frames == 6
 
 
+def test_evaluate_prints_and_writes_numbers(trained):
+    result = run("evaluate.py", f"--run_dir={trained}", "--max_images=4", "--batch_size=4", "--noclip")
+    assert result.returncode == 0, result.stderr
+    assert "Bits per dimension of 4 of 1,797 images of digits, which the run was trained on\n" in result.stdout
+    assert f"bits_per_dim.json and bits_per_dim.png in {trained / 'evaluation'}\n" in result.stdout
+    content = json.loads((trained / "evaluation" / "bits_per_dim.json").read_text())
+    assert f"  total           {content['total']:.4f} +- {content['standard_error']:.4f}\n" in result.stdout
+    assert (content["max_images"], content["batch_size"], content["clip"], content["seed"]) == (4, 4, False, 0)
+    assert content["peak_memory_bytes"] > content["evaluation_memory_bytes"] > 0
+    assert (trained / "evaluation" / "bits_per_dim.png").exists()
+
+
+def test_evaluate_refuses_images_that_were_changed(trained, tmp_path):
+    np.savez(tmp_path / "large.npz", images=np.zeros((3, 16, 16), np.uint8))
+    flags = [f"--run_dir={trained}", f"--dataset=npz:{tmp_path}/large.npz", f"--out={tmp_path / 'out'}"]
+    result = run("evaluate.py", *flags)
+    assert result.returncode == 2 and not (tmp_path / "out").exists()
+    line = result.stderr.splitlines()[-1]
+    assert (
+        line.startswith("evaluate.py: --dataset must hold grey images of 8x8") and "3 of 3 changed (3 resized)" in line
+    )
+    (tmp_path / "out").write_text("mine")
+    result = run("evaluate.py", *flags)
+    assert result.stderr.startswith("evaluate.py: --out must be a folder. Received: ")
+    assert "TensorFlow" not in result.stdout
+
+
 def test_outputs_that_cannot_be_are_named_before_sampling(trained, tmp_path):
     (tmp_path / "notes").write_text("mine")
     (tmp_path / "folder.png").mkdir()
@@ -108,6 +135,14 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
         ("sample.py", ["--run_dir=x", "--columns=0"], "--columns must be at least 1. Received: 0"),
         ("sample.py", ["--run_dir=x", "--frames=1"], "--frames must be at least 2. Received: 1"),
         ("sample.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
+        ("sample.py", ["--run_dir=x", "--strength=1"], "--strength belongs to --variations. Received: no such flag"),
+        ("evaluate.py", [], "--run_dir is needed"),
+        ("evaluate.py", ["--run_dir=x", "--metrics=bits_per_dim,fid"], "--metrics must be among bits_per_dim. Rec"),
+        ("evaluate.py", ["--run_dir=x", "--max_images=0"], "--max_images must be at least 1. Received: 0"),
+        ("evaluate.py", ["--run_dir=x", "--num_terms=1"], "--num_terms must be at least 2. Received: 1"),
+        ("evaluate.py", ["--run_dir=x", "--batch_size=0"], "--batch_size must be at least 1. Received: 0"),
+        ("evaluate.py", ["--run_dir=x", "--seed=2147483648"], "--seed must be an int32. Received: 2147483648"),
+        ("evaluate.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
     ],
 )  # fmt: skip
 def test_bad_flags_end_in_one_line_before_tensorflow_starts(script, flags, line, tmp_path):
@@ -133,22 +168,35 @@ def test_every_bad_image_is_listed_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
-def test_help_names_the_flags_and_unknown_flags_are_refused(script):
-    result = run(script, "--help")
-    assert "--run_dir" in result.stdout and "--sampler" in result.stdout
+def run_and_tell_tensorflow(cwd, script, *flags):
+    """`run`, with a last line on stderr that says whether TensorFlow was imported."""
+    program = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("tensorflow" in sys.modules, file=sys.stderr))
+sys.argv = {[script, *flags]!r}
+runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        ("train.py", ["sampler"]),
+        ("sample.py", ["sampler", "inpaint", "count"]),
+        ("evaluate.py", ["metrics", "[no]clip"]),
+    ],
+)
+def test_help_names_the_flags_and_unknown_flags_are_refused(script, names, tmp_path):
+    result = run_and_tell_tensorflow(tmp_path, script, "--help")
+    assert all(f"--{name}:" in result.stdout for name in ["run_dir", *names])
+    assert result.stderr == "False\n"
     result = run(script, "--run_dri=x")
     assert result.returncode == 1 and "Unknown command line flag 'run_dri'. Did you mean: run_dir" in result.stderr
 
 
 def test_dry_run_prints_the_configuration_and_needs_no_tensorflow(tmp_path):
-    program = f"""
-import atexit, runpy, sys
-atexit.register(lambda: print("tensorflow" in sys.modules, file=sys.stderr))
-sys.argv = ["train.py", "--dry_run", "--preset=mnist", "--steps=7"]
-runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    result = run_and_tell_tensorflow(tmp_path, "train.py", "--dry_run", "--preset=mnist", "--steps=7")
     printed = json.loads(result.stdout)
     assert (printed["steps"], printed["image_size"], printed["dataset"]) == (7, [28, 28], "tfds:mnist")
     assert result.stderr == "False\n"

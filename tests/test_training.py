@@ -81,6 +81,32 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, finished, stop
         np.testing.assert_array_equal(resumed, straight)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": "v", "variance": "learned", "weighting": "hybrid", "timestep_sampling": "importance"},
+        {"num_classes": 10, "label_dropout": 0.5, "sampler": "dpm_solver", "guidance_scale": 2.0},
+    ],
+    ids=["importance", "classes"],
+)
+def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path, changes):
+    # Three steps, so that importance sampling has seen enough of each before the run stops.
+    config = dataclasses.replace(TINY, num_timesteps=3, log_every=1, sample_every=3, **changes)
+    straight = training.train(config, tmp_path / "straight", verbose=False)
+    with pytest.raises(ConnectionAbortedError):
+        training.train(config, tmp_path / "run", callbacks=[StopAfter(4)], verbose=False)
+    resumed = training.train(config, tmp_path / "run", verbose=False)
+    for ours, theirs in zip(resumed.variables, straight.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (tmp_path / "straight" / "metrics.csv").read_bytes()
+    for grid in ("step_0000003.png", "step_0000006.png"):
+        drawn = [(tmp_path / name / "samples" / grid).read_bytes() for name in ("run", "straight")]
+        assert drawn[0] == drawn[1]
+    if straight.timestep_sampling == "importance":
+        counts = straight.loss_counts.numpy()
+        assert counts.sum() == 6 * 16 and counts.min() >= 10 and straight.loss_squares.numpy().min() > 0
+
+
 def test_a_finished_run_is_left_alone_and_more_steps_go_on(tmp_path, finished, capsys):
     run_dir = tmp_path / "run"
     training.train(dataclasses.replace(TINY, steps=3), run_dir, verbose=False)

@@ -29,7 +29,7 @@ def randomise(unet, seed=1):
 # Numbers of parameters.
 
 
-def parameters(image_shape, width, multipliers, blocks, attention_resolutions, classes=0):
+def parameters(image_shape, width, multipliers, blocks, attention_resolutions, classes=0, out_channels=None):
     """Counted on paper: what Ho et al.'s code creates, level by level."""
 
     def linear(fan_in, fan_out):
@@ -47,7 +47,8 @@ def parameters(image_shape, width, multipliers, blocks, attention_resolutions, c
         count += linear(channels_in, channels) if channels_in != channels else 0
         return count + (attention(channels) if attends else 0)
 
-    total = linear(width, 4 * width) + linear(4 * width, 4 * width) + classes * 4 * width
+    total = linear(width, 4 * width) + linear(4 * width, 4 * width)
+    total += (classes + 1) * 4 * width if classes else 0  # a row a class, and one for "no class"
     total += conv(image_shape[2], width)
     levels = [(width * m, max(image_shape[:2]) >> i in attention_resolutions) for i, m in enumerate(multipliers)]
     channels, skips = width, [width]
@@ -66,7 +67,7 @@ def parameters(image_shape, width, multipliers, blocks, attention_resolutions, c
             channels = wide
         if i:
             total += conv(channels, channels)
-    return total + 2 * channels + conv(channels, image_shape[2])
+    return total + 2 * channels + conv(channels, out_channels or image_shape[2])
 
 
 def test_the_paper_s_network_has_35_746_307_parameters():
@@ -88,10 +89,13 @@ def test_the_paper_s_256x256_network_has_113_673_219_parameters():
         ((8, 12, 2), 4, (3,), 2, (12,)),
         ((16, 8, 4), 4, (1, 2, 3), 3, (8, 16)),
         ((8, 8, 3), 8, (2, 1), 1, (), 5),
+        ((8, 8, 3), 8, (1,), 1, (), 0, 6),
     ],
 )
 def test_other_networks_have_the_counted_number_of_parameters(arguments):
-    assert kddpm.UNet(*arguments[:5], num_classes=(arguments[5:] or [None])[0]).count_params() == parameters(*arguments)
+    classes, out_channels = (*arguments[5:], None, None)[:2]
+    unet = kddpm.UNet(*arguments[:5], num_classes=classes or None, out_channels=out_channels)
+    assert unet.count_params() == parameters(*arguments)
 
 
 # The same output as an independent implementation.
@@ -209,6 +213,19 @@ def test_any_size_that_can_be_halved_and_any_channels(make_unet, image_shape, mu
     assert changed[0] > 1e-3 and changed[1] > 1e-3 and changed[2] < 1e-5
 
 
+def test_more_output_channels_than_the_image_has(make_unet):
+    """2 C for a learned variance: each an output of its own, behind the same network."""
+    assert make_unet(image_shape=(8, 8, 3)).out_channels == 3
+    unet = randomise(make_unet(image_shape=(8, 8, 3), out_channels=6))
+    inputs = batch((8, 8, 3))
+    output = unet(inputs).numpy()
+    assert output.shape == unet.compute_output_shape([x.shape for x in inputs]) == (2, 8, 8, 6)
+    assert len({channel.tobytes() for channel in np.moveaxis(output, -1, 0)}) == 6
+    half = make_unet(image_shape=(8, 8, 3))
+    half.set_weights([*unet.get_weights()[:-2], *(w[..., :3] for w in unet.get_weights()[-2:])])
+    np.testing.assert_allclose(half(inputs), output[..., :3], atol=1e-6)
+
+
 @pytest.mark.parametrize("image_shape", [(8, 6, 1), (2, 4, 1), (7, 8, 3)])
 def test_sizes_that_cannot_be_halved(make_unet, image_shape):
     height, width, _ = image_shape
@@ -249,24 +266,25 @@ def test_attention_stands_where_it_was_asked_for(make_unet):
 def test_labels_matter(make_unet):
     unet = randomise(make_unet(num_classes=3))
     x, t = batch((8, 8, 1))
-    outputs = np.stack([unet([x, t, np.array([label, 0])]) for label in range(3)])
-    assert min(np.abs(outputs[i, 0] - outputs[j, 0]).max() for i, j in [(0, 1), (0, 2), (1, 2)]) > 1e-3
+    outputs = np.stack([unet([x, t, np.array([label, 0])]) for label in range(4)])  # 3 stands for "no class"
+    assert min(np.abs(outputs[i, 0] - outputs[j, 0]).max() for i in range(4) for j in range(i)) > 1e-3
     np.testing.assert_allclose(outputs[1, 1], outputs[0, 1], atol=1e-5)
 
 
 def test_labels_out_of_range_end_in_an_error(make_unet):
     """On a CPU; GPUs read zeros there. `DiffusionModel` looks at labels before they get here."""
     unet = make_unet(num_classes=3)
-    with tf.device("CPU"), pytest.raises(tf.errors.InvalidArgumentError, match=r"3 is not in \[0, 3\)"):
-        unet([*batch((8, 8, 1)), np.array([0, 3])])
+    with tf.device("CPU"), pytest.raises(tf.errors.InvalidArgumentError, match=r"4 is not in \[0, 4\)"):
+        unet([*batch((8, 8, 1)), np.array([0, 4])])
 
 
 # Saving, modes, precision.
 
 
 def test_a_unet_survives_saving(make_unet, tmp_path):
-    unet = randomise(make_unet(num_classes=3, dropout=0.2, groups=2))
-    inputs = [*batch((8, 8, 1)), np.array([0, 2])]
+    unet = randomise(make_unet(num_classes=3, dropout=0.2, groups=2, out_channels=2))
+    inputs = [*batch((8, 8, 1)), np.array([0, 3])]
+    assert unet.get_config()["out_channels"] == kddpm.UNet.from_config(unet.get_config()).out_channels == 2
     unet.save(tmp_path / "unet.keras")
     again = keras.models.load_model(tmp_path / "unet.keras")
     assert again.get_config() == unet.get_config()

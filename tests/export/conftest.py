@@ -8,18 +8,18 @@ import pytest
 
 @pytest.fixture(scope="session")
 def exported(trained_like, trained_like_with_classes, tmp_path_factory):
-    """Exports of small models: a function of their precision and of whether they have classes, made once each."""
+    """Exports of small models: a function of precision, classes and sampler, made once each."""
     made = {}
 
-    def export(precision: str = "float32", classes: bool = False) -> pathlib.Path:
-        key = precision, classes
+    def export(precision: str = "float32", classes: bool = False, sampler: str = "ancestral") -> pathlib.Path:
+        key = precision, classes, sampler
         if key not in made:
             path = tmp_path_factory.mktemp("exported") / f"tiny_{precision}.tflite"
             model = trained_like_with_classes if classes else trained_like
             names = ["zero", "one", "two"] if classes else None
             model.export(
                 path,
-                sampler="ancestral",
+                sampler=sampler,
                 num_steps=6,
                 precision=precision,
                 class_names=names,

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kddpm import checkpoints, presets, runs
+from kddpm import checkpoints, litert, presets, runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUIET = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's shell is
@@ -48,7 +49,9 @@ def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
     assert made.returncode == 0, made.stderr
     for row in ("file ", "signatures ", "operators ", "delegated ", "latency ", "noise ", "parity "):
         assert re.search(rf"^{row}", made.stdout, re.MULTILINE), made.stdout
-    assert made.stdout.endswith("--sampler=ancestral --variance=small --clip=True --num_steps=3\n")
+    assert made.stdout.endswith(
+        "--sampler=ancestral --num_steps=3 --clip=True --spacing=trailing --guidance_scale=1.0\n"
+    )
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["class_names"] == ["a", "b", "c"] and about["precision"] == "int8"
 
@@ -81,8 +84,31 @@ def test_a_run_becomes_a_saved_model(finished_run, tmp_path):
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     about = json.loads((tmp_path / "saved.json").read_text())
-    assert about["sampler"] == {"name": "ancestral", "variance": "large", "clip": True} and about["batch_size"] == 2
+    chosen = {"name": "ancestral", "num_steps": 2, "clip": True, "spacing": "trailing", "variance": "large"}
+    assert about["sampler"] == chosen and about["batch_size"] == 2
     assert (out / "saved_model.pb").exists()
+
+
+def test_the_command_that_is_printed_paints_the_pictures_of_the_file(finished_run, tmp_path):
+    made = export(
+        f"--run_dir={finished_run}", f"--out={tmp_path / 'm.tflite'}", "--sampler=heun", "--num_steps=4",
+        "--spacing=karras", "--clip=dynamic", "--guidance_scale=2", "--parity_seeds=1",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    about = json.loads((tmp_path / "m.json").read_text())
+    assert (about["num_steps"], about["guidance_scale"]) == (7, 2)
+    command = shlex.split(made.stdout.splitlines()[-1].partition("are those of: ")[2])
+    painted = subprocess.run(
+        [sys.executable, *command[1:], "--seeds=0-8", f"--out={tmp_path / 'keras.npz'}"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert command[0] == "python" and painted.returncode == 0, painted.stderr
+    run = litert.load((tmp_path / "m.tflite").read_bytes())
+    with np.load(tmp_path / "keras.npz") as archive:
+        for seed, picture in zip(archive["seeds"], archive["images"], strict=True):
+            found = run["generate"](seed=np.array([seed]), label=np.array([seed % 3], np.int32))["image"]
+            assert np.abs(found - picture.astype(int)).max() <= 1
+        assert len(np.unique(archive["images"])) > 10
 
 
 @pytest.mark.parametrize(
@@ -94,6 +120,8 @@ def test_a_run_becomes_a_saved_model(finished_run, tmp_path):
         (["--run_dir={run}", "--out=phone.bin"], r"--out must end in \.tflite. Received: phone\.bin"),
         (["--run_dir={run}", "--out={file}/m.tflite"], "--out must be in a folder that can be written to"),
         (["--run_dir={run}", "--eta=1", "--sampler=ancestral"], "--eta belongs to --sampler=ddim"),
+        (["--run_dir={run}", "--corrections=2", "--sampler=heun"], "--corrections belongs to --sampler=predictor_cor"),
+        (["--run_dir={run}", "--sampler=euler"], "--sampler must be one of ancestral, ddim, .* Received: euler"),
         (["--run_dir={run}", "--serve"], "--serve belongs to --format=web. Received: --format=tflite"),
         (["--run_dir={run}", "--format=web", "--batch_size=2"], "--batch_size must be 1 with --format=web"),
         (["--format=web", "--serve", "--out={nowhere}"], "--out must be a site that was built"),

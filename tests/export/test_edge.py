@@ -84,6 +84,17 @@ def test_labels_choose_the_class(exported, trained_like_with_classes):
     np.testing.assert_array_equal(generator.generate([4, 5], [1]), generator.generate([4, 5], [1, 1]))
 
 
+@pytest.mark.parametrize("sampler", ["dpm_solver", "heun"])
+def test_samplers_with_a_memory_paint_what_keras_paints(exported, described, trained_like, sampler):
+    """Their state is more than a picture; the client passes it on without a look."""
+    path = exported(sampler=sampler)
+    generator, calls = edge.Generator(path), []
+    pictures = generator.generate([4, -6], advance=lambda: calls.append(1)).astype(int)
+    assert np.abs(pictures - trained_like.generate([4, -6], sampler, 6)).max() <= 1
+    assert len(calls) == generator.num_steps(2) == 2 * {"dpm_solver": 6, "heun": 11}[sampler]
+    assert described(path)["signatures"]["step"]["inputs"]["x"]["shape"] == [1, 8, 8, 2]
+
+
 def test_a_last_batch_is_filled_up(trained_like, tmp_path):
     trained_like.export(tmp_path / "m.tflite", sampler="ddim", num_steps=2, batch_size=4, parity_seeds=1, verbose=False)
     generator = edge.Generator(tmp_path / "m.tflite")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import litert, samplers
+from kddpm import litert, walks
 
 SEEDS = np.array([0, 7, -5, 2**31 - 1, -(2**31)], np.int32)
 STEPS = 6
@@ -14,7 +14,7 @@ def in_keras(model, mode):
     """(noise, pictures) of Keras run eagerly, as a graph or compiled by XLA."""
     tf.config.run_functions_eagerly(mode == "eager")
     try:
-        draw = tf.function(lambda seeds: samplers.initial_noise(seeds, model.image_shape), jit_compile=mode == "xla")
+        draw = tf.function(lambda seeds: walks.initial_noise(seeds, model.image_shape), jit_compile=mode == "xla")
         fresh = type(model)(model.network, model.schedule)  # no function that another mode has traced
         fresh.ema_network.set_weights(model.ema_network.get_weights())
         return draw(SEEDS).numpy(), fresh.generate(SEEDS, "ancestral", STEPS, jit_compile=mode == "xla")

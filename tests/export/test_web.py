@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from export import site
-from kddpm import samplers
+from kddpm import walks
 from kddpm.errors import InputError
 
 HERE = pathlib.Path(__file__).parent
@@ -41,17 +41,18 @@ class Keras:
 
     def __init__(self, model, facts):
         self._model = model
-        self._how = {"sampler": facts["sampler"]["name"], "num_steps": facts["num_steps"]}
+        self._how = {name: facts["sampler"][key] for name, key in (("sampler", "name"), ("num_steps", "num_steps"))}
+        self._frames = facts["num_steps"] + 1
 
     def noise(self, seed):
-        return samplers.initial_noise(np.array([seed], np.int32), self._model.image_shape).numpy()[0]
+        return walks.initial_noise(np.array([seed], np.int32), self._model.image_shape).numpy()[0]
 
     @functools.cache  # noqa: B019 (lives as long as the module's tests)
     def pictures(self, seed, label=None):
         """The picture of the noise and after each step, int32 (num_steps + 1, H, W, C)."""
         labels = None if label is None else [label]
-        frames = self._how["num_steps"] + 1
-        return self._model.generate([seed], **self._how, labels=labels, return_trajectory=frames)[1][:, 0].astype(int)
+        _, frames = self._model.generate([seed], **self._how, labels=labels, return_trajectory=self._frames)
+        return frames[:, 0].astype(int)
 
     def picture(self, seed, label=None):
         return self.pictures(seed, label)[-1]
@@ -171,11 +172,12 @@ def assert_same_picture(found, expected):
 
 @pytest.fixture(scope="module")
 def node(sites, exported):
-    """For each seed what LiteRT.js computes in Node, of a model with classes or without."""
+    """For each seed what LiteRT.js computes in Node, of a model with classes or without, and of any sampler."""
 
     @functools.cache
-    def run(classes):
-        files = exported(classes=classes), exported(classes=classes).with_suffix(".json")
+    def run(classes, sampler="ancestral"):
+        model = exported(classes=classes, sampler=sampler)
+        files = model, model.with_suffix(".json")
         command = ["node", HERE / "litert_node.mjs", *files, ",".join(map(str, SEEDS))]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -199,6 +201,17 @@ def test_pictures_in_node_are_those_of_keras(node, keras, keras_with_classes, fa
     model = keras_with_classes if classes else keras
     expected, results = model.pictures(seed), node(classes)[str(seed)]
     found = [decoded(picture, np.int32, expected[0].shape) for picture in results["pictures"]]
+    assert_same_picture(np.stack(found), expected[1:])
+    assert_same_picture(decoded(results["generated"], np.int32, expected[0].shape), expected[-1])
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver", "heun"])
+def test_samplers_with_a_memory_in_node_paint_what_keras_paints(node, trained_like, exported, described, sampler):
+    """Their state is more than a picture; the client passes it on without a look."""
+    facts = described(exported(sampler=sampler))
+    expected, results = Keras(trained_like, facts).pictures(-5), node(False, sampler)["-5"]
+    found = [decoded(picture, np.int32, expected[0].shape) for picture in results["pictures"]]
+    assert len(found) == facts["num_steps"] == {"dpm_solver": 6, "heun": 11}[sampler]
     assert_same_picture(np.stack(found), expected[1:])
     assert_same_picture(decoded(results["generated"], np.int32, expected[0].shape), expected[-1])
 

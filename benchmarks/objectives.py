@@ -1,0 +1,141 @@
+"""Which prediction, weighting and sampler? Every objective on `digits` with the same budget, judged by bits and by eye.
+
+    .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives             # trains, about two hours on two cores
+    .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives --samplers  # steps against quality
+    /tmp/quality/bin/python benchmarks/objectives.py --judge=/tmp/objectives    # the tables, as Markdown
+
+The first two want the project's `.venv`, the last one benchmarks/requirements.txt in an environment of its own. Each
+model is trained for 2,000 steps of the preset `digits` on all but 300 of the digits; those 300 are what the bits per
+dimension are of. What is there already is not made again.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import numpy as np
+
+PREDICTIONS, WEIGHTINGS = ("eps", "x0", "v", "mu"), ("simple", "vlb", "min_snr", "hybrid")
+SAMPLERS, STEPS = ("ancestral", "ddim", "dpm_solver", "heun", "predictor_corrector"), (1000, 250, 50, 20, 10, 5)
+STEPS_OF_TRAINING, HELD_OUT, PICTURES = 2000, 300, 500
+OBJECTIVE_OF_SAMPLERS = ("eps", "simple")
+
+
+def split():
+    """The digits to train on, and the others, both with labels; the same split at every call."""
+    from kddpm import data
+
+    digits = data.load("digits")
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    return [
+        data.ImageData(**{**vars(digits), "images": digits.images[rows], "labels": digits.labels[rows]})
+        for rows in (order[HELD_OUT:], order[:HELD_OUT])
+    ]
+
+
+def train(prediction, weighting, folder):
+    """A trained model, from its weights where they are there."""
+    import keras
+
+    from kddpm import checkpoints, data, presets
+
+    config = presets.make_config(
+        "digits", prediction=prediction, weighting=weighting, variance="learned" if weighting == "hybrid" else "small"
+    )
+    keras.utils.set_random_seed(0)
+    model = checkpoints.build_model(config, (8, 8, 1))
+    weights = folder / "ema.weights.h5"
+    if weights.exists():
+        model.ema_network.load_weights(weights)
+        return model
+    rate = keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
+    model.compile(keras.optimizers.Adam(rate))
+    batches = data.batches(split()[0], config.batch_size, seed=0, stop=STEPS_OF_TRAINING)
+    model.fit(batches, steps_per_epoch=STEPS_OF_TRAINING, verbose=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.ema_network.save_weights(weights)
+    return model
+
+
+def objectives(out):
+    """Train every objective, save 500 pictures and the bits of each."""
+    held_out = split()[1].images
+    for prediction in PREDICTIONS:
+        for weighting in WEIGHTINGS:
+            folder = out / f"{prediction}_{weighting}"
+            if (folder / "bits.json").exists():
+                continue
+            began = time.perf_counter()
+            model = train(prediction, weighting, folder)
+            pictures = model.generate(range(PICTURES), num_steps=250, batch_size=PICTURES, verbose=False)
+            np.savez_compressed(folder / "samples.npz", images=pictures)
+            bits = {}
+            for variance in ("learned",) if weighting == "hybrid" else ("small", "large"):
+                model.variance = variance
+                model.walks.clear()
+                result = model.bits_per_dim(held_out, batch_size=HELD_OUT, verbose=False)
+                bits[variance] = (result.total, result.standard_error)
+            (folder / "bits.json").write_text(json.dumps(bits))
+            print(f"{prediction} {weighting}: {bits}, {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def samplers(out):
+    """500 pictures of each sampler in each number of steps."""
+    model = train(*OBJECTIVE_OF_SAMPLERS, out / "_".join(OBJECTIVE_OF_SAMPLERS))
+    for sampler in SAMPLERS:
+        for steps in STEPS:
+            path = out / "samplers" / f"{sampler}_{steps}.npz"
+            if path.exists():
+                continue
+            began = time.perf_counter()
+            pictures = model.generate(range(PICTURES), sampler, steps, batch_size=PICTURES, verbose=False)
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, images=pictures)
+            print(f"{sampler} in {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def judge(out):
+    """Print both tables."""
+    from digits_quality import Judge
+
+    judged = Judge()
+
+    def quality(path):
+        named, balance = judged(np.load(path)["images"])
+        return f"{100 * named:.1f} ({balance:.2f})"
+
+    print("| prediction | weighting | named, % (balance) | bits, small | bits, large | bits, learned |")
+    print("|---|---|---|---|---|---|")
+    for prediction in PREDICTIONS:
+        for weighting in WEIGHTINGS:
+            folder = out / f"{prediction}_{weighting}"
+            bits = json.loads((folder / "bits.json").read_text())
+            cells = [f"{bits[v][0]:.3f} ± {bits[v][1]:.3f}" if v in bits else "" for v in ("small", "large", "learned")]
+            print(f"| {prediction} | {weighting} | {quality(folder / 'samples.npz')} | {' | '.join(cells)} |")
+    print()
+    print(f"| sampler | {' | '.join(f'{steps:,}' for steps in STEPS)} |")
+    print("|---|" + "---|" * len(STEPS))
+    for sampler in SAMPLERS:
+        cells = [quality(out / "samplers" / f"{sampler}_{steps}.npz") for steps in STEPS]
+        print(f"| {sampler} | {' | '.join(cells)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=pathlib.Path, help="where models and pictures go")
+    parser.add_argument("--samplers", action="store_true", help="compare samplers instead of objectives")
+    parser.add_argument("--judge", type=pathlib.Path, help="print the tables of what --out made")
+    arguments = parser.parse_args()
+    if arguments.judge:
+        judge(arguments.judge)
+    elif not arguments.out:
+        parser.error("--out or --judge is needed")
+    elif arguments.samplers:
+        samplers(arguments.out)
+    else:
+        objectives(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

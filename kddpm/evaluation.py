@@ -1,0 +1,253 @@
+"""`evaluate(run_dir)`: numbers of a trained run on exact images, printed and written beside it.
+
+bits_per_dim.json    the variational bound on the images, each term and each image of it, and what it cost
+bits_per_dim.png     the terms against t
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import kddpm
+from kddpm import checkpoints, data, plots, presets
+from kddpm.errors import InputError
+from kddpm.files import replacing
+from kddpm.likelihood import BitsPerDim
+from kddpm.model import DiffusionModel
+from kddpm.runs import RunDirectory
+
+_MOST_KINDS = 4  # of changes to images, in one line
+
+
+def evaluate(
+    run_dir: str | os.PathLike,
+    metrics: Sequence[str] = ("bits_per_dim",),
+    *,
+    dataset: str | None = None,
+    max_images: int | None = None,
+    num_terms: int | None = None,
+    clip: bool = True,
+    batch_size: int = 64,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    verbose: bool = True,
+) -> dict[str, dict]:
+    """Evaluate the averaged weights of a run.
+
+    Args:
+        run_dir: directory of a run of `kddpm.training`.
+        metrics: keys of `METRICS`.
+        dataset: as in `data.load`; None = what the run was trained on.
+        max_images: take this many images, the first of an order shuffled by `seed`; None = all.
+        num_terms: as in `likelihood.bits_per_dim`.
+        clip: the same.
+        batch_size: the same.
+        seed: of the noise, of the choice of terms and of images; int32.
+        out: folder for the files; None = evaluation/ of the run.
+        tfds_data_dir: as in `training.train`.
+        cache_dir: the same.
+        skip_bad_images: the same.
+        verbose: whether to say what is happening, print the numbers and show progress bars.
+
+    Returns:
+        {metric: content of its JSON file}.
+
+    Raises:
+        InputError: an unknown metric; no such run; images that were resized or recoloured, labels that are missing or
+            not the run's; or as in `likelihood.bits_per_dim`.
+    """
+
+    def say(line):
+        if verbose:
+            print(line, flush=True)
+
+    for name in metrics:
+        if name not in METRICS:
+            raise InputError(f"`metrics` must be among {', '.join(METRICS)}. Received: {name!r}")
+    run = RunDirectory(run_dir)
+    config, trained_on = run.read()
+    spec = dataset or config.dataset
+    say(f"Reading {spec} ...")
+    # The run's own data by the run's own arguments: a cache of them serves both.
+    own = spec == config.dataset
+    height, width, channels = trained_on["image_shape"]
+    source = data.load(
+        spec,
+        config.image_size if own else (height, width),
+        config.channels if own else channels,
+        tfds_data_dir=tfds_data_dir,
+        cache_dir=cache_dir or run.data_path,
+        skip_bad_images=skip_bad_images,
+        progress=verbose,
+    )
+    _check(source, config, trained_on)
+    model = checkpoints.load_run(run_dir)
+    indices = _chosen(len(source.images), max_images, seed)
+    facts = {
+        "kddpm": kddpm.__version__,
+        "run_dir": str(run_dir),
+        "weights_sha256": _sha256(run.weights_path),
+        "dataset": spec,
+        "digest": source.digest,
+        "trained_on_these": source.digest == trained_on["digest"],
+        "max_images": max_images,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    out = run.path / "evaluation" if out is None else pathlib.Path(out)
+    options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
+    options["verbose"] = "auto" if verbose else False
+    results = {}
+    for name in metrics:
+        results[name] = METRICS[name](model, source, indices, facts, options, out, say)
+    return results
+
+
+def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
+    """The bound; all of it into a JSON file, its terms into a figure, a table of it to `say`."""
+    images, labels = source.images, source.labels
+    if indices is not None:
+        images, labels = images[indices], None if labels is None else labels[indices]
+    before = _memory()
+    result = model.bits_per_dim(images, labels if model.network.num_classes else None, **options)
+    memory = _memory_of(before, _memory(), min(options["batch_size"], len(images)))
+    middle = result.total - result.prior - float(result.terms[0])
+    content = {
+        **facts,
+        "num_terms": options["num_terms"],
+        "clip": options["clip"],
+        "num_images": len(images),
+        "total": result.total,
+        "standard_error": result.standard_error,
+        "monte_carlo_error": result.monte_carlo_error,
+        "prior": result.prior,
+        "middle": middle,
+        "decoder": float(result.terms[0]),
+        "seconds_per_image": result.seconds_per_image,
+        **memory,
+        "terms": result.terms,
+        "indices": indices,
+        "images": result.images,
+    }
+    say("\n".join(_table(result, middle, memory, source, facts["trained_on_these"])))
+    _write_json(out / "bits_per_dim.json", content)
+    plots.bits_by_term(result, out / "bits_per_dim.png")
+    say(f"bits_per_dim.json and bits_per_dim.png in {out}")
+    return content
+
+
+METRICS: dict[str, Callable] = {"bits_per_dim": _bits_per_dim}
+
+
+def _table(result: BitsPerDim, middle: float, memory: dict, source: data.ImageData, trained_on_these: bool):
+    yield (
+        f"Bits per dimension of {len(result.images):,} of {len(source.images):,} images of {source.source}"
+        + (", which the run was trained on" if trained_on_these else "")
+    )
+    choice = f", of which the choice of terms {result.monte_carlo_error:.4f}" if result.monte_carlo_error else ""
+    last = len(result.terms) - 1
+    rows = {
+        "total": f"{result.total:.4f} +- {result.standard_error:.4f}{choice}",
+        f"prior, L_{last + 1}": f"{result.prior:.4f}",
+        f"L_1 .. L_{last}": f"{middle:.4f}",
+        "decoder, L_0": f"{result.terms[0]:.4f}",
+        "time per image": f"{result.seconds_per_image:.3g} s",
+    }
+    if memory["peak_memory_bytes"] is not None:
+        peak, added, each = (
+            f"{memory[f'{name}_bytes'] / 1e6:,.1f} MB"
+            for name in ("peak_memory", "evaluation_memory", "evaluation_memory_per_image")
+        )
+        most = "at most " if memory["evaluation_memory_is_upper_bound"] else ""
+        rows["peak memory"] = f"{peak}, of which the evaluation took {most}{added}: {each} an image of a batch"
+    for name, text in rows.items():
+        yield f"  {name:<15} {text}"
+
+
+def _check(source: data.ImageData, config: presets.TrainConfig, trained_on: dict) -> None:
+    """Whether a model of this run can be asked about these images."""
+    if source.altered:
+        height, width, channels = trained_on["image_shape"]
+        kinds = sorted(source.altered.items(), key=lambda item: -item[1])
+        text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
+        more = ", ..." if len(kinds) > _MOST_KINDS else ""
+        raise InputError(
+            f"--dataset must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they "
+            f"are: an image that was resized has other bits to code. Received: {source.source}, with "
+            f"{sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})"
+        )
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(
+            f"--dataset must have labels, as the run has {config.num_classes} classes. Received: {source.source}"
+        )
+    expected, received = trained_on["class_names"], list(source.class_names)
+    numbers = [str(i) for i in range(len(received))]
+    if len(received) > config.num_classes or received not in (expected[: len(received)], numbers):
+        raise InputError(
+            f"--dataset must have the run's classes, {_shown(expected)}. Received: {source.source}, with "
+            f"{_shown(received)}"
+        )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
+
+
+def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
+    """Which images to take, in increasing order; None = all."""
+    if max_images is None or max_images >= count:
+        return None
+    if max_images < 1:
+        raise InputError(f"`max_images` must be at least 1. Received: {max_images}")
+    return np.sort(np.random.default_rng(seed % 2**32).permutation(count)[:max_images])
+
+
+def _memory() -> tuple[int, int] | None:
+    """Bytes that this process holds, and the most it has held; None where the system, unlike Linux, does not say."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    sizes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
+    return (int(sizes["VmRSS"]) * 1024, int(sizes["VmHWM"]) * 1024) if len(sizes) == 2 else None
+
+
+def _memory_of(before: tuple[int, int] | None, after: tuple[int, int] | None, batch: int) -> dict:
+    """What lies between, compilation included. Where the peak is older, it was at most that much."""
+    known = before is not None and after is not None
+    added = after[1] - before[0] if known else None
+    return {
+        "peak_memory_bytes": after[1] if known else None,
+        "evaluation_memory_bytes": added,
+        "evaluation_memory_per_image_bytes": added // batch if known else None,
+        "evaluation_memory_is_upper_bound": after[1] == before[1] if known else None,
+    }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+    """A key a line; arrays as lists, and null for what is no finite number."""
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            return [plain(item) for item in value.tolist()]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    lines = (f"  {json.dumps(key)}: {json.dumps(plain(value), allow_nan=False)}" for key, value in content.items())
+    with replacing(path) as beside:
+        beside.write_text("{\n" + ",\n".join(lines) + "\n}\n")
