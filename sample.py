@@ -50,7 +50,7 @@ def main():
         photos, mask = picture_files.read_inputs(edit, FLAGS[edit].value, FLAGS.mask, trained_on["image_shape"])
         print("\n".join(photos.notes), end="\n" if photos.notes else "")
         seeds = commands.seeds_of_photos(seeds if SEEDS.value else None, len(photos.images))
-    labels = commands.parse_labels(LABELS.value, len(seeds), needed=edit and config.num_classes)
+    labels = commands.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
     check_output("--out", out, is_folder=not out.suffix)
     commands.start_tensorflow()
 

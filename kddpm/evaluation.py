@@ -1,7 +1,11 @@
 """`evaluate(run_dir)`: numbers of a trained run on exact images, printed and written beside it.
 
-bits_per_dim.json    the variational bound on the images, each term and each image of it, and what it cost
-bits_per_dim.png     the terms against t
+    bits_per_dim.json    the variational bound on the images, and what it cost; null where a number is unknown
+    bits_per_dim.png     its terms against t
+
+The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
+over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their places in the data set,
+null = all in order. Memory is that of the process, compilation included.
 """
 
 import hashlib
