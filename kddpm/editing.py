@@ -1,5 +1,6 @@
 """Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,8 +85,7 @@ def interpolate(
     Returns:
         uint8 (count, H, W, C).
     """
-    if count < 2:
-        raise InputError(f"`count` must be at least 2. Received: {count}")
+    _check_count("count", count, 2)
     ends = np.concatenate([_checked(model, np.asarray(end)[np.newaxis]) for end in (a, b)])
     labels = generation.checked_labels(model, labels, np.arange(2, dtype=np.int32))
     start, end = invert(
@@ -140,8 +140,9 @@ def variations(
     Raises:
         InputError: a strength outside [0, 1], images of another shape, or as in `DiffusionModel.generate`.
     """
-    if not 0 <= strength <= 1:
-        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength}")
+    if not (isinstance(strength, numbers.Real) and 0 <= strength <= 1):
+        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength!r}")
+    sampler = samplers.by_name(sampler)
     x_0, seeds = _images_and_seeds(model, images, seeds)
     labels = generation.checked_labels(model, labels, seeds)
     generation.check_guidance(model, guidance_scale)
@@ -208,9 +209,8 @@ def inpaint(
             f"`sampler` must be ancestral or ddim for inpainting. Received: {samplers.name_of(sampler)}, which takes "
             "several rows a step"
         )
-    for name, value in (("jump_length", jump_length), ("resamplings", resamplings)):
-        if value < 1:
-            raise InputError(f"`{name}` must be at least 1. Received: {value}")
+    _check_count("jump_length", jump_length, 1)
+    _check_count("resamplings", resamplings, 1)
     x_0, seeds = _images_and_seeds(model, images, seeds)
     known = _checked_mask(model, mask, len(x_0))
     labels = generation.checked_labels(model, labels, seeds)
@@ -227,7 +227,8 @@ def inpaint(
 
 def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
     """RePaint's way down: which step to take at each row, and how many steps to climb after it."""
-    left = dict.fromkeys(range(0, num_steps - jump_length, jump_length), resamplings - 1)
+    # The authors' t = 0 is the first noising step, level 1 here; from the data themselves there is no way back.
+    left = dict.fromkeys(range(1, num_steps - jump_length + 1, jump_length), resamplings - 1)
     order, climbs, level = [], [], num_steps
     while level > 0:
         order.append(num_steps - level)
@@ -270,6 +271,11 @@ def _slerp(a, b, shares):
     if np.sin(angle) < 1e-4:
         return (1 - shares) * a + shares * b
     return ((np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)).astype(np.float32)
+
+
+def _check_count(name, value, least):
+    if not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"`{name}` must be an integer of at least {least}. Received: {value!r}")
 
 
 def _checked(model, images) -> np.ndarray:

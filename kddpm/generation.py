@@ -1,6 +1,7 @@
 """Pictures from a model: the walk of `kddpm.walks` over any number of images, chunk by chunk, with a progress bar."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -193,7 +194,7 @@ def check_guidance(model, guidance_scale: float) -> None:
     Raises:
         InputError: a scale that is negative or no number, a network without classes, or one trained without dropout.
     """
-    if not (isinstance(guidance_scale, int | float) and 0 <= guidance_scale < float("inf")):
+    if not (isinstance(guidance_scale, numbers.Real) and 0 <= guidance_scale < float("inf")):
         raise InputError(f"`guidance_scale` must be a number of at least 0. Received: {guidance_scale!r}")
     if guidance_scale == 1:
         return

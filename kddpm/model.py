@@ -41,7 +41,8 @@ class DiffusionModel(keras.Model):
     Args:
         network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
             `num_classes` and, for a learned variance, `out_channels`.
-        schedule: a `NoiseSchedule`, None = linear with T = 1000.
+        schedule: the `NoiseSchedule` to train on, None = linear with T = 1000. What a network means by mu and by a
+            learned variance depends on every step of it.
         prediction: what the network says: "eps", "x0", "mu" or "v".
         weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
         variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.

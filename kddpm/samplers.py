@@ -115,7 +115,10 @@ class DDIM(Sampler):
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (4) on a (respaced) schedule."""
         std = self.eta * np.sqrt(schedule.posterior_variances)
-        from_xt = np.sqrt(schedule.one_minus_alpha_bars_prev - std**2) / np.sqrt(schedule.one_minus_alpha_bars)
+        rest = np.maximum(
+            schedule.one_minus_alpha_bars_prev - std**2, 0.0
+        )  # 0 but for rounding, at eta = 1 after pure noise
+        from_xt = np.sqrt(rest) / np.sqrt(schedule.one_minus_alpha_bars)
         from_x0 = np.sqrt(schedule.alpha_bars_prev) - from_xt * np.sqrt(schedule.alpha_bars)
         down = np.arange(schedule.num_timesteps)[::-1]
         return Rows(down, *(column[::-1] for column in (from_x0, from_xt, std)))
@@ -237,6 +240,7 @@ class Inversion:
     spacing: str = "trailing"
 
     def __post_init__(self):
+        Sampler.__post_init__(self)
         if not isinstance(self.iterations, int) or self.iterations < 1:
             raise InputError(f"`iterations` must be an integer of at least 1. Received: {self.iterations!r}")
 

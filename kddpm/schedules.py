@@ -245,6 +245,8 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
         raise InputError(f"`num_steps` must be an integer in 1 .. {last + 1} (T). Received: {num_steps!r}")
     if spacing not in SPACINGS:
         raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {spacing!r}")
+    if num_steps == 1:
+        return np.array([last])
     if spacing == "trailing":
         steps = np.round(np.arange(1, num_steps + 1) * ((last + 1) / num_steps)) - 1
     elif spacing == "linspace":

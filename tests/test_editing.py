@@ -64,10 +64,10 @@ def test_an_inverted_image_is_painted_again(model):
 def test_inversion_of_a_network(trained_like):
     """More iterations come closer; the pictures are the network's own."""
     pictures, errors = trained_like.generate(range(4), "ddim"), []
-    for iterations in (1, 3, 10):
+    for iterations in (1, 8):
         again = paint_from(trained_like, trained_like.invert(pictures, iterations=iterations))
         errors.append(np.abs(images.to_uint8(again).numpy().astype(int) - pictures).mean())
-    assert errors[0] > 2 > errors[1] > 10 * errors[2]  # grey levels
+    assert errors[0] > 2 and errors[1] < 0.2  # grey levels
 
 
 def test_every_form_of_the_same_images_is_inverted_alike(model):
@@ -357,8 +357,8 @@ FLOATS = images.to_float(PHOTOS).numpy()
         (lambda m: m.inpaint(PHOTOS, MASK[..., np.newaxis]), r"`mask` must be 4 x 4, .* shape \(4, 4, 1\)"),
         (lambda m: m.inpaint(PHOTOS, np.stack([MASK] * 2)), r"`mask` must be 4 x 4, or 3 .* shape \(2, 4, 4\)"),
         (lambda m: m.inpaint(PHOTOS, MASK.astype(str)), "`mask` must be bool or numbers. Received: <U5"),
-        (lambda m: m.inpaint(PHOTOS, MASK, jump_length=0), "`jump_length` must be at least 1. Received: 0"),
-        (lambda m: m.inpaint(PHOTOS, MASK, resamplings=0), "`resamplings` must be at least 1. Received: 0"),
+        (lambda m: m.inpaint(PHOTOS, MASK, jump_length=0), "`jump_length` must be an integer of at least 1. Received: 0"),
+        (lambda m: m.inpaint(PHOTOS, MASK, resamplings=0), "`resamplings` must be an integer of at least 1. Received: 0"),
         (lambda m: m.inpaint(PHOTOS, MASK, [1, 2]), "`seeds` must be one an image. Received: 2 seeds, 3 images"),
         (lambda m: m.inpaint(PHOTOS, MASK, guidance_scale=2.0), "`guidance_scale` needs a network with classes"),
         (lambda m: m.inpaint(2 * FLOATS, MASK), r"Images must be uint8, or finite floats in \[-1, 1\]"),
@@ -366,7 +366,7 @@ FLOATS = images.to_float(PHOTOS).numpy()
         (lambda m: m.invert(PHOTOS[0]), r"Images must have the shape \(N, 4, 4, 1\)"),
         (lambda m: m.invert(PHOTOS[:0]), "Images must be at least one. Received: none"),
         (lambda m: m.invert(PHOTOS, labels=[0, 1, 2]), "`labels` were given, but the network has no classes"),
-        (lambda m: m.interpolate(*PHOTOS[:2], 1), "`count` must be at least 2. Received: 1"),
+        (lambda m: m.interpolate(*PHOTOS[:2], 1), "`count` must be an integer of at least 2. Received: 1"),
         (lambda m: m.interpolate(PHOTOS[0], PHOTOS[0, :3]), r"Images must have the shape \(N, 4, 4, 1\)"),
         (lambda m: m.interpolate(*PHOTOS[:2], labels=[0, 1]), "`labels` were given, but the network has no classes"),
     ],

@@ -108,8 +108,7 @@ def test_a_scale_of_zero_knows_no_class(model_with_classes):
     assert apart(made[0], best_model(SHAPE, std=0.1).generate(SEEDS, num_steps=5)) <= 1
 
 
-@pytest.mark.parametrize("scale", [0.5, 2.5])
-@pytest.mark.parametrize("sampler", ["ancestral", "dpm_solver"])
+@pytest.mark.parametrize(("sampler", "scale"), [("ancestral", 0.5), ("dpm_solver", 2.5)])
 def test_guided_pictures_are_those_of_a_class_further_away(model_with_classes, sampler, scale):
     """eps of N(m, std^2) is linear in m: guided with scale w, the classes are those with the means w m."""
     further = best_model(SHAPE, std=0.1, class_means=(-0.3 * scale, 0.2 * scale))

@@ -137,19 +137,20 @@ def test_gaussian_bits_are_those_of_the_data():
     assert len(result.terms) == 1000 and np.isfinite(result.terms).all()
 
 
-def test_estimators_scatter_as_the_theory_says(drawn):
-    """docs/theory.md reads this off the figure: each margin below is several times what the seeds leave open."""
-    left, right = drawn(plots.estimators, lengths=(10, 50), images=400).axes
-    values = {name: line.get_ydata() for name, line in zip(plots._ESTIMATORS, left.lines, strict=True)}
-    gradients = {name: line.get_ydata() for name, line in zip(plots._ESTIMATORS, right.lines, strict=True)}
-    assert np.all(values["trajectory"] < 0.01 * values["one_sample"])
-    assert values["one_sample"][1] < values["pair"][1]
-    for name in ("trajectory", "pair"):
-        assert gradients[name][0] > 2 * gradients["one_sample"][0]
-        assert gradients[name][1] > 5 * gradients["one_sample"][1]
-    measured = toy.estimator_variances(10, 400)
-    assert left.lines[0].get_ydata()[0] == pytest.approx(measured["trajectory"][0])
-    assert right.lines[0].get_ydata()[0] == pytest.approx(10 * measured["trajectory"][1])
+def test_estimators_shows_what_was_measured(drawn, monkeypatch):
+    """Values as they are; gradients times what a trajectory costs. Whether that is so, test_theory.py asks."""
+
+    def measured(num_timesteps, images):
+        assert images == 7
+        return {"trajectory": (0.05, 0.2), "pair": (900.0, 3.0 * num_timesteps), "one_sample": (800.0, 1.0)}
+
+    monkeypatch.setattr(toy, "estimator_variances", measured)
+    left, right = drawn(plots.estimators, lengths=(10, 50), images=7).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[0.05, 0.05], [900, 900], [800, 800]]
+    assert [line.get_ydata().tolist() for line in right.lines] == [[2.0, 10.0], [30.0, 150.0], [1.0, 1.0]]
+    labels = [line.get_label() for line in left.lines]
+    assert [label.split(": ")[1] for label in labels] == ["T network calls", "1 network call", "1 network call"]
+    assert labels[0].startswith("a whole trajectory") and "KL in closed form" in labels[2]
 
 
 def test_a_toy_animation_goes_to_noise_and_back(tmp_path):

@@ -64,7 +64,8 @@ def test_every_choice_of_the_package_is_explained():
 
 @pytest.mark.parametrize("equation", [row for body, _ in BLOCKS for row in equations(body)] + sorted(set(INLINE)))
 def test_equations_are_well_formed(equation):
-    MathTextParser("path").parse(f"${equation}$")
+    width, *_ = MathTextParser("path").parse(f"${equation}$")  # an error where it is not
+    assert width > 0
 
 
 @pytest.mark.parametrize("equation", sorted(set(INLINE)))
@@ -72,6 +73,14 @@ def test_formulas_in_a_line_survive_markdown(equation):
     """Markdown reads backslashes before punctuation, and underscores after it, before it reads mathematics."""
     assert "\n" not in equation
     assert not re.search(r"\\[^A-Za-z]", equation) and "}_" not in equation and "*" not in equation
+
+
+def test_formulas_in_a_line_stand_apart():
+    """GitHub looks for mathematics between a dollar after a space or bracket and a dollar before one, or a stop."""
+    for line in PROSE.splitlines():
+        assert line.count("$") % 2 == 0, line
+        for opening, closing in re.findall(r"(^|.)\$[^$]+\$(.|$)", line):
+            assert opening in "( -" and closing in ") ,.:;?-", line
 
 
 def test_numbers_of_equations_and_sections_exist():
@@ -87,7 +96,7 @@ def test_pictures_and_links_exist():
     assert {path for _, path in pictures} == {f"figures/{file}" for file, _ in plots.FIGURES.values()}
     assert all(len(text) > 20 for text, _ in pictures)
     for path in re.findall(r"\]\((.*?)\)", PAGE):
-        assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{5}", path) or (DOCS / path).is_file(), path
+        assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", path) or (DOCS / path).is_file(), path
     for name, number in re.findall(r"\[arXiv:(.*?)\]\(https://arxiv.org/abs/(.*?)\)", PAGE):
         assert name == number
 
@@ -104,9 +113,8 @@ def test_citations_and_references_are_the_same():
     listed = re.findall(rf"^- ({work})\. ", REFERENCES, re.MULTILINE)
     assert cited == set(listed)
     assert len(listed) == len(REFERENCES.strip().splitlines())
-    assert [re.sub(r" (et al\.|&)", "", name) for name in listed] == sorted(
-        re.sub(r" (et al\.|&)", "", name) for name in listed
-    )
+    keys = [(name.split()[0], name.split()[-1]) for name in listed]
+    assert keys == sorted(keys)
 
 
 def test_lines_are_short():
@@ -128,7 +136,7 @@ def test_quotes_about_the_linear_schedule():
     assert "falls from 0.6 at t = 1 to 0.01 at t = 100 and stays near there" in TEXT
     weights = parametrization.loss_weights(linear, "eps", "vlb", "small")
     assert round(weights[1], 1) == 0.6 and round(weights[100], 2) == 0.01
-    assert np.all((weights[100:] > 0.005) & (weights[100:] < 0.011))
+    assert np.all((weights[100:] > 0.0045) & (weights[100:] < 0.011))
 
 
 @pytest.mark.parametrize("name", schedules.BY_NAME)
@@ -155,13 +163,12 @@ def test_quotes_about_gaussian_pixels():
 
 
 def test_quotes_about_estimators():
-    """600 draws know each variance to 10 %, 60 trajectories to 20 %."""
-    assert (
-        "with a network that is 5 % off" in TEXT and "about 20 times less at T = 100 than either of the others" in TEXT
-    )
-    gradient = {name: row[1] for name, row in toy.estimator_variances(100, 600, error=0.05).items()}
+    """1,000 draws know a variance to 5 %, 100 trajectories to 15 %, their tails included; the ratios are 20 and 25."""
+    assert "with a network that is 5 % off" in TEXT
+    assert "about 20 times less at T = 100 than either of the others" in TEXT
+    gradient = {name: row[1] for name, row in toy.estimator_variances(100, 1000, error=0.05).items()}
     assert 12 < gradient["pair"] / gradient["one_sample"] < 35
-    assert 12 < 100 * gradient["trajectory"] / gradient["one_sample"] < 35
+    assert 12 < 100 * gradient["trajectory"] / gradient["one_sample"] < 40
 
 
 def test_the_network_has_as_many_weights_as_it_says():

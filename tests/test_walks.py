@@ -59,7 +59,7 @@ def test_a_walk_in_two_halves_is_the_walk(sampler, mode):
 def test_every_mode_gives_the_same(sampler):
     learned = getattr(sampler, "variance", None) == "learned"
     denoiser = with_fraction(denoiser_of(linear_100)) if learned else denoiser_of(linear_100)
-    table = samplers.step_table(sampler, linear_100, 10, variance="learned" if learned else "small")
+    table = samplers.step_table(sampler, linear_100, 5, variance="learned" if learned else "small")
     eager, graph, xla = (draw(denoiser, table, range(3), (4, 4, 3), mode) for mode in MODES)
     np.testing.assert_allclose(graph, eager, atol=1e-5)
     np.testing.assert_allclose(xla, eager, atol=1e-5)
