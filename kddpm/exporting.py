@@ -186,9 +186,10 @@ def signatures(model, table: walks.StepTable, batch_size: int, guidance_scale: f
             output = of_x * x + of_output * output
         return {"eps": output}
 
+    state = walks.initial_state(tf.zeros([batch_size, *shape]), table)
     specs = {
         "seed": tf.TensorSpec([batch_size], tf.int32, "seed"),
-        "x": tf.TensorSpec([batch_size, *shape], tf.float32, "x"),
+        "x": tf.TensorSpec(state.shape, tf.float32, "x"),
         "index": tf.TensorSpec([1], tf.int32, "index"),
         "t": tf.TensorSpec([batch_size], tf.int32, "t"),
     }
@@ -196,6 +197,8 @@ def signatures(model, table: walks.StepTable, batch_size: int, guidance_scale: f
         specs["label"] = tf.TensorSpec([batch_size], tf.int32, "label")
     functions = {}
     for function in (generate, start, step, finish, denoise):
+        if function is denoise:
+            specs["x"] = tf.TensorSpec([batch_size, *shape], tf.float32, "x")
         names = [name for name in inspect.signature(function).parameters if name in specs]
         functions[function.__name__] = tf.function(function, [specs[name] for name in names], autograph=False)
     return functions

@@ -103,7 +103,8 @@ def measure(candidate: dict, reference: dict, pictures, batches, timesteps, adva
     walked = _array(candidate["start"](seed=batch["seed"]))
     step_errors, denoise_errors = [], []
     for index, t in enumerate(timesteps):
-        of_t = {"x": x, "t": np.full(len(x), t, np.int32), **label}
+        # Of a sampler's state, the picture comes first; what it remembers is beside it.
+        of_t = {"x": x[..., : pictures.shape[-1]], "t": np.full(len(x), t, np.int32), **label}
         of_step = {"index": np.array([index], np.int32), **batch}
         denoise_errors.append(np.abs(_array(candidate["denoise"](**of_t)) - _array(reference["denoise"](**of_t))))
         after = _array(reference["step"](x=x, **of_step))

@@ -44,7 +44,7 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
     figure, axes = _subplots(7, 4)
     axes.plot(steps, losses, color=_BLUE, alpha=0.3, linewidth=1)
     axes.plot(steps, smooth, color=_BLUE, linewidth=2)
-    axes.set(xlabel="training step", ylabel="L_simple, per pixel", yscale="log")
+    axes.set(xlabel="training step", ylabel="loss, per pixel", yscale="log")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.grid(alpha=0.3, which="both")

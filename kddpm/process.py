@@ -43,7 +43,7 @@ class GaussianDiffusion:
 
     def q_sample(self, x_0, t, noise):
         """x_t from x_0 and standard normal noise, equation (2)."""
-        x_0, noise = as_float(x_0), as_float(noise)
+        x_0, noise = _alike(x_0, noise)
         return at_t(self._sqrt_alpha_bars, t, x_0) * x_0 + at_t(self._sqrt_one_minus_alpha_bars, t, x_0) * noise
 
     def q_mean_variance(self, x_0, t):
@@ -53,7 +53,7 @@ class GaussianDiffusion:
 
     def q_step(self, x_prev, t, noise):
         """x_t from x_{t-1} and standard normal noise, equation (1)."""
-        x_prev, noise = as_float(x_prev), as_float(noise)
+        x_prev, noise = _alike(x_prev, noise)
         return (
             at_t(np.sqrt(self.schedule.alphas), t, x_prev) * x_prev
             + at_t(np.sqrt(self.schedule.betas), t, x_prev) * noise
@@ -186,6 +186,12 @@ def as_float(x):
     """x as a float32 tensor, or the float64 tensor that came."""
     x = ops.convert_to_tensor(x)
     return x if ops.dtype(x) == "float64" else ops.cast(x, "float32")
+
+
+def _alike(x, noise):
+    """Both in the dtype of x."""
+    x = as_float(x)
+    return x, ops.cast(noise, ops.dtype(x))
 
 
 def at_t(table: np.ndarray, t, x):

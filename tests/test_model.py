@@ -120,10 +120,14 @@ def test_draws_are_uniform_timesteps_and_standard_normal_noise():
     assert abs((eps[1:] * eps[:-1]).mean()) < 5 / np.sqrt(eps.size)
 
 
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_the_share_of_labels_that_is_dropped(rate):
+def test_the_share_of_labels_that_is_dropped(rate, timestep_sampling):
     """A bound of 5 standard errors; the draws are fixed, so it passes or fails for good."""
-    n, model = 20_000, small(network={"num_classes": 3}, label_dropout=rate)
+    n = 20_000
+    model = small(network={"num_classes": 3}, label_dropout=rate, timestep_sampling=timestep_sampling)
+    if timestep_sampling == "importance":
+        give_history(model)
     x_0, y = np.zeros((n, *SHAPE), np.float32), np.arange(n) % 3
     t, _, eps, label, _ = draw(model, _TRAIN, 0, x_0, y)
     dropped = label == 3  # "no class"

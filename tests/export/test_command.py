@@ -38,7 +38,7 @@ def finished_run(tmp_path_factory):
     model = checkpoints.build_model(config, (8, 8, 1))
     rng = np.random.default_rng(0)
     for weight in model.ema_network.weights:
-        weight.assign(weight + rng.normal(size=weight.shape) * 0.1)
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.05)
     model.ema_network.save_weights(run.weights_path)
     return path
 
