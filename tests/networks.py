@@ -10,16 +10,19 @@ T = 20
 
 @keras.saving.register_keras_serializable("tests")
 class OneConv(keras.Model):
-    """One 3x3 convolution of x_t, shifted by what tables say of t, in 0 .. T - 1, and of the label."""
+    """One 3x3 convolution of x_t, shifted by what tables say of t, in 0 .. num_timesteps - 1, and of the label."""
 
-    def __init__(self, image_shape=(4, 4, 1), num_classes=None, dropout=0.0, out_channels=None, **kwargs):
+    def __init__(
+        self, image_shape=(4, 4, 1), num_classes=None, dropout=0.0, out_channels=None, num_timesteps=T, **kwargs
+    ):
         super().__init__(**kwargs)
+        self.num_timesteps = num_timesteps
         self.image_shape, self.num_classes, self.rate = tuple(image_shape), num_classes, dropout
         self.out_channels = channels = out_channels or image_shape[-1]
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self.conv = keras.layers.Conv2D(channels, 3, padding="same", dtype=self.dtype_policy)
         self.conv.build((None, *image_shape))
-        self.timestep = keras.layers.Embedding(T, channels, dtype=self.dtype_policy)
+        self.timestep = keras.layers.Embedding(num_timesteps, channels, dtype=self.dtype_policy)
         self.timestep.build((None,))
         if num_classes:
             self.label = keras.layers.Embedding(num_classes + 1, channels, dtype=self.dtype_policy)
@@ -38,4 +41,5 @@ class OneConv(keras.Model):
             "num_classes": self.num_classes,
             "dropout": self.rate,
             "out_channels": self.out_channels,
+            "num_timesteps": self.num_timesteps,
         }
