@@ -21,11 +21,8 @@ CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
 SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")
 OUT = flags.DEFINE_string("out", None, "folder for the numbers and the figure; RUN_DIR/evaluation if not given")
-TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
-CACHE_DIR = flags.DEFINE_string(
-    "cache_dir", None, "for decoded images that do not fit in memory; the run's if not given"
-)
-SKIP_BAD_IMAGES = flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
+commands.define_data_flags()
+flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 
 def main():
@@ -56,9 +53,7 @@ def main():
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         out=out,
-        tfds_data_dir=TFDS_DATA_DIR.value,
-        cache_dir=CACHE_DIR.value,
-        skip_bad_images=SKIP_BAD_IMAGES.value,
+        **commands.data_options(),
     )
 
 

@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from kddpm import commands, picture_files, runs
+from kddpm import commands, picture_files, runs, sampling_flags
 from kddpm.errors import InputError
 from kddpm.files import check_output
 
@@ -26,9 +26,9 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a tim
 FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
 COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
 
-commands.define_sampler_flags(sampler="the run's", num_steps="the run's")
-commands.define_edit_flags()
-flags.adopt_module_key_flags(commands)  # so that --help shows them
+sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
+sampling_flags.define_edit_flags()
+flags.adopt_module_key_flags(sampling_flags)  # so that --help shows them
 FLAGS = flags.FLAGS
 
 
@@ -36,21 +36,21 @@ def main():
     """Flags to a method of `DiffusionModel`, its pictures to a file."""
     if not RUN_DIR.value:
         raise InputError("--run_dir is needed: the directory of a run of train.py")
-    edit = commands.chosen_edit()
+    edit = sampling_flags.chosen_edit()
     out = pathlib.Path(OUT.value)
-    commands.check_suffix(out, edit)
+    sampling_flags.check_suffix(out, edit)
     for flag, least in ((COLUMNS, 1), (FRAMES, 2)):
         if flag.value is not None and flag.value < least:
             raise InputError(f"--{flag.name} must be at least {least}. Received: {flag.value}")
     seeds = commands.parse_numbers("seeds", SEEDS.value or "0-63")
     config, trained_on = runs.RunDirectory(RUN_DIR.value).read()
     name = FLAGS.sampler or config.sampler
-    options = commands.sampler_options(name, edit)
+    options = sampling_flags.sampler_options(name, edit)
     if edit:
         photos, mask = picture_files.read_inputs(edit, FLAGS[edit].value, FLAGS.mask, trained_on["image_shape"])
         print("\n".join(photos.notes), end="\n" if photos.notes else "")
-        seeds = commands.seeds_of_photos(seeds if SEEDS.value else None, len(photos.images))
-    labels = commands.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
+        seeds = sampling_flags.seeds_of_photos(seeds if SEEDS.value else None, len(photos.images))
+    labels = sampling_flags.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
     check_output("--out", out, is_folder=not out.suffix)
     commands.start_tensorflow()
 

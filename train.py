@@ -18,11 +18,8 @@ from kddpm.errors import InputError
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
 PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
-TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
-CACHE_DIR = flags.DEFINE_string(
-    "cache_dir", None, "for decoded images that do not fit in memory; the run's if not given"
-)
-SKIP_BAD_IMAGES = flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
+commands.define_data_flags()
+flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
 for name, field in FIELDS.items():
@@ -44,13 +41,7 @@ def main():
 
     from kddpm import training
 
-    training.train(
-        config,
-        RUN_DIR.value,
-        tfds_data_dir=TFDS_DATA_DIR.value,
-        cache_dir=CACHE_DIR.value,
-        skip_bad_images=SKIP_BAD_IMAGES.value,
-    )
+    training.train(config, RUN_DIR.value, **commands.data_options())
 
 
 if __name__ == "__main__":

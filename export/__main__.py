@@ -15,7 +15,7 @@ import tempfile
 from absl import flags
 
 from export import site
-from kddpm import commands, runs
+from kddpm import commands, runs, sampling_flags
 from kddpm.errors import InputError
 from kddpm.files import check_output
 
@@ -28,8 +28,8 @@ PARITY_SEEDS = flags.DEFINE_integer("parity_seeds", 8, "pictures compared with K
 THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")
 SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
 PORT = flags.DEFINE_integer("port", 8000, "of --serve")
-commands.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
-flags.adopt_module_key_flags(commands)  # so that --help shows them
+sampling_flags.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
+flags.adopt_module_key_flags(sampling_flags)  # so that --help shows them
 FLAGS = flags.FLAGS
 
 DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "site"}
@@ -61,7 +61,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
     config, data = runs.RunDirectory(RUN_DIR.value).read()
     name = FLAGS.sampler or config.sampler
-    options = commands.sampler_options(name)
+    options = sampling_flags.sampler_options(name)
     if is_page:
         site.check(out, BATCH_SIZE.value)
     commands.start_tensorflow()

@@ -1,4 +1,4 @@
-"""What the scripts share: one line for bad input, the flags of samplers, the notation of seeds. No TensorFlow."""
+"""What the scripts share: one line for bad input, the flags of data, the notation of seeds. No TensorFlow."""
 
 import contextlib
 import os
@@ -10,9 +10,6 @@ import tempfile
 from absl import app, flags, logging
 
 from kddpm.errors import InputError
-from kddpm.parametrization import VARIANCES
-from kddpm.presets import SAMPLERS
-from kddpm.schedules import SPACINGS
 
 
 def run(main) -> None:
@@ -37,119 +34,16 @@ def _program(path: str) -> str:
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
-# Which samplers take a flag beside those that all take.
-_OWNERS = {"variance": "ancestral", "eta": "ddim", "corrections": "predictor_corrector", "snr": "predictor_corrector"}
-_CLIPS = {"true": True, "false": False, "dynamic": "dynamic"}
+def define_data_flags() -> None:
+    """Where images are read from and kept: the same for every script that opens a data set."""
+    flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
+    flags.DEFINE_string("cache_dir", None, "for decoded images that do not fit in memory; the run's if not given")
+    flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
 
 
-def define_sampler_flags(sampler: str, num_steps: str) -> None:
-    """The flags --sampler, --num_steps and what the samplers take beside; the arguments say what is the default."""
-    flags.DEFINE_string("sampler", None, f"{', '.join(SAMPLERS)}; {sampler} if not given")
-    flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
-    flags.DEFINE_enum("spacing", None, SPACINGS, "which steps, where fewer than T; trailing if not given")
-    flags.DEFINE_enum(
-        "clip",
-        "true",
-        list(_CLIPS),
-        "clip the predicted image to [-1, 1] at every step; dynamic = to its own 99.5 % quantile",
-        case_sensitive=False,
-    )
-    flags.DEFINE_float("guidance_scale", None, "of classes: 1 = none, more = clearer; the run's if not given")
-    flags.DEFINE_enum("variance", None, VARIANCES, "of the ancestral sampler; the run's if not given")
-    flags.DEFINE_float("eta", None, "of ddim: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
-    flags.DEFINE_integer("corrections", None, "of predictor_corrector: Langevin steps a step; 1 if not given")
-    flags.DEFINE_float("snr", None, "of predictor_corrector: size of a Langevin step; 0.16 if not given")
-
-
-def sampler_options(name: str, edit: str | None = None) -> dict:
-    """The arguments of the sampler of that name, from its flags.
-
-    Args:
-        name: of the sampler.
-        edit: one of `EDITS` that it is for, None = generating.
-
-    Raises:
-        InputError: no such sampler, one that the edit cannot use, or a flag of another one.
-    """
-    if name not in SAMPLERS:
-        raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}. Received: {name}")
-    if edit == "inpaint" and name not in _INPAINTING:
-        raise InputError(f"--sampler must be one of {', '.join(_INPAINTING)} for --inpaint. Received: {name}")
-    options = {"clip": _CLIPS[flags.FLAGS.clip]}
-    if flags.FLAGS.spacing is not None:
-        options["spacing"] = flags.FLAGS.spacing
-    for flag, owner in _OWNERS.items():
-        if (value := flags.FLAGS[flag].value) is not None:
-            if name != owner:
-                raise InputError(f"--{flag} belongs to --sampler={owner}. Received: --sampler={name}")
-            options[flag] = value
-    return options
-
-
-EDITS = ("variations", "inpaint", "interpolate")
-# Flags of one edit alone, and flags that some of them do not take.
-_OF_AN_EDIT = {
-    "strength": "variations", "mask": "inpaint", "jump_length": "inpaint", "resamplings": "inpaint",
-    "count": "interpolate",
-}  # fmt: skip
-_OF_NO_EDIT = ("frames",)
-_INPAINTING = ("ancestral", "ddim")
-_OF_NO_INTERPOLATION = ("seeds", "sampler", "spacing", "clip", "guidance_scale", *_OWNERS)
-
-
-def define_edit_flags() -> None:
-    """The flags of pictures made from pictures: which edit of what, and what the edits take beside."""
-    flags.DEFINE_string("variations", None, "an image file, or NAME.npz with images: paint pictures like it")
-    flags.DEFINE_float("strength", 0.5, "of --variations: 0 = the picture itself, 1 = another one")
-    flags.DEFINE_string(
-        "inpaint", None, "an image file, or NAME.npz with images: paint the part that --mask leaves open"
-    )
-    flags.DEFINE_string("mask", None, "of --inpaint, an image file: white = keep, black = paint")
-    flags.DEFINE_integer("jump_length", 10, "of --inpaint: steps to go back for the new to fit the old")
-    flags.DEFINE_integer("resamplings", 5, "of --inpaint: how often each stretch of steps is taken; 1 = once")
-    flags.DEFINE_string("interpolate", None, "two image files, A,B: paint pictures on the way from A to B")
-    flags.DEFINE_integer("count", 9, "of --interpolate: pictures, A and B included")
-
-
-def chosen_edit() -> str | None:
-    """Which of `EDITS` the flags ask for, None = none.
-
-    Raises:
-        InputError: two at once, a flag of another one, or a value out of range.
-    """
-    given = [name for name in flags.FLAGS if flags.FLAGS[name].present]
-    chosen = [name for name in EDITS if name in given]
-    if len(chosen) > 1:
-        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
-    edit = chosen[0] if chosen else None
-    for name in given:
-        owner = _OF_AN_EDIT.get(name, edit)
-        if owner != edit:
-            raise InputError(f"--{name} belongs to --{owner}. Received: {f'--{edit}' if edit else 'no such flag'}")
-        if edit and (name in _OF_NO_EDIT or (edit == "interpolate" and name in _OF_NO_INTERPOLATION)):
-            raise InputError(f"--{name} has no meaning for --{edit}. Received: both")
-    if edit == "inpaint" and not flags.FLAGS.mask:
-        raise InputError("--mask is needed for --inpaint: an image file, white = keep, black = paint")
-    if not 0 <= flags.FLAGS.strength <= 1:
-        raise InputError(f"--strength must lie in 0 .. 1. Received: {flags.FLAGS.strength}")
-    for name, least in (("jump_length", 1), ("resamplings", 1), ("count", 2)):
-        if flags.FLAGS[name].value < least:
-            raise InputError(f"--{name} must be at least {least}. Received: {flags.FLAGS[name].value}")
-    return edit
-
-
-def check_suffix(out: pathlib.Path, edit: str | None) -> None:
-    """Whether --out names a form in which the pictures can be written.
-
-    Raises:
-        InputError: another suffix.
-    """
-    animated = edit in (None, "interpolate")
-    if out.suffix.lower() not in (".png", ".gif" if animated else ".png", ".npz", ""):
-        forms = ".png, .gif or .npz" if animated else ".png or .npz"
-        raise InputError(
-            f"--out must end in {forms}, or be a folder{f', for --{edit}' if edit else ''}. Received: {out}"
-        )
+def data_options() -> dict:
+    """The arguments of the same names, of `training.train` and `evaluation.evaluate`, from these flags."""
+    return {name: flags.FLAGS[name].value for name in ("tfds_data_dir", "cache_dir", "skip_bad_images")}
 
 
 METRICS = ("bits_per_dim",)  # of evaluate.py
@@ -198,35 +92,6 @@ def _held_back_stderr():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
-    """The seeds of edited pictures: one for each picture, of a single picture any number; None = 0 .. photos - 1.
-
-    Raises:
-        InputError: another number of seeds.
-    """
-    if seeds is None:
-        return list(range(photos))
-    if len(seeds) != photos != 1:
-        raise InputError(f"--seeds must be one for each of {photos} pictures to edit. Received: {len(seeds)}")
-    return seeds
-
-
-def parse_labels(text: str | None, count: int, needed: bool = False) -> list[int] | None:
-    """The labels of `count` pictures from --labels, one for all or one for each; None if there are none.
-
-    Raises:
-        InputError: as in `parse_numbers`, another number of them, or none where they are needed.
-    """
-    if not text:
-        if needed:
-            raise InputError("--labels is needed to edit with a run with classes: that of the picture, or another")
-        return None
-    labels = parse_numbers("labels", text)
-    if len(labels) not in (1, count):
-        raise InputError(f"--labels must be one for all, or one for each of {count} pictures. Received: {len(labels)}")
-    return labels * count if len(labels) == 1 else labels
 
 
 def parse_numbers(flag: str, text: str) -> list[int]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from kddpm import image_cache, image_files, npz_files
+from kddpm import decoding, image_cache, image_files, npz_files
 from kddpm.errors import InputError
 
 KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
@@ -66,7 +66,7 @@ def load(
     Args:
         spec: one of the table in the module's docstring.
         image_size: None = as the images are, which must then agree; an int is a square; or (height, width). Images of
-            another size are cropped around the centre and resized, as `image_files` says.
+            another size are cropped around the centre and resized, as `decoding` says.
         channels: None = 1 when every image is grey, else 3; 1 = luma; 3 = RGB.
         tfds_data_dir: where TensorFlow Datasets keeps its files; None = its own default.
         cache_dir: where decoded images above 2 GiB go, and are found again at the next start; None = refuse them.
@@ -226,7 +226,7 @@ def _image_files(
     progress: bool,
 ) -> _Source:
     def fill(out: np.ndarray) -> image_cache.Filled:
-        undecoded, altered = image_files.decode_all(files, out, progress)
+        undecoded, altered = decoding.decode_all(files, out, progress)
         bad = files.bad | undecoded
         total = len(files.names) + len(files.bad)
         if bad and not skip:
@@ -244,7 +244,7 @@ def _image_files(
         return image_cache.Filled(len(kept), labels, files.class_names, bad, altered)
 
     def shape() -> tuple[int, int, int, int]:
-        return len(files.names), *image_files.common_shape(files, size, channels, progress)
+        return len(files.names), *decoding.common_shape(files, size, channels, progress)
 
     return _Source([os.path.abspath(path), files.stamps, sorted(files.bad)], shape, fill)
 
@@ -254,7 +254,7 @@ def _npz(spec: str, path: str, size: tuple[int, int] | None, channels: int | Non
     target = (archive.shape[0], *(size or archive.shape[1:3]), channels or (1 if archive.shape[3] == 1 else 3))
 
     def fill(out: np.ndarray) -> image_cache.Filled:
-        _, altered = image_files.fit_arrays(archive.blocks(), out)
+        _, altered = decoding.fit_arrays(archive.blocks(), out)
         return image_cache.Filled(len(out), archive.labels, _numbered(archive.labels), altered=altered)
 
     info = os.stat(path)
@@ -316,7 +316,7 @@ def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_di
                 labels[i] = example["label"] if label is not None else 0
                 yield example["image"][None]
 
-        written, altered = image_files.fit_arrays(blocks(), out)
+        written, altered = decoding.fit_arrays(blocks(), out)
         if written != count:
             raise InputError(f"{spec}: expected {count} images. Received: {written}")
         if label is None or labels.min() < 0:  # -1 marks a split whose labels are kept secret

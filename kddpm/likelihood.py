@@ -86,12 +86,12 @@ def bits_per_dim(
     labels = _checked_labels(model, labels, count)
     inputs.int32("seed", [seed])
     seeds = inputs.int32("seed", np.arange(count) + seed)
-    chosen = _chosen_terms(num_terms, num_timesteps, seeds)
+    each = _terms_each(num_terms, num_timesteps)
     compute = _compiled(model, clip)
     batch = min(batch_size, count)
-    terms, priors, seconds = np.empty(chosen.shape), np.empty(count), 0.0
+    bound, seconds = _Bound(count, num_timesteps), 0.0
     with tqdm(
-        total=-(-count // batch) * chosen.shape[1],
+        total=-(-count // batch) * each,
         desc=f"Bits per dimension of {count} images",
         unit="term",
         delay=2 if verbose == "auto" else 0,
@@ -99,21 +99,24 @@ def bits_per_dim(
     ) as bar:
         for first in range(0, count, batch):
             rows = np.arange(first, first + batch) % count  # the last batch is filled up
-            kept = slice(first, min(first + batch, count))
+            kept = min(batch, count - first)
             x_0 = tf.constant(images[rows].astype(np.float64) / 127.5 - 1)
             arguments = x_0, tf.constant(seeds[rows]), tf.constant(labels[rows])
-            priors[kept] = objectives.prior_nats(model.diffusion, x_0)[: kept.stop - first]
+            chosen = _chosen_terms(each, num_timesteps, seeds[rows])
             if not first:
-                compute(*arguments, tf.constant(chosen[rows, :1]), tf.constant(0))  # compiles, before the clock runs
-            for start in range(0, chosen.shape[1], _TERMS_A_CALL):
-                t = chosen[rows, start : start + _TERMS_A_CALL]
+                compute(*arguments, tf.constant(chosen[:, :1]), tf.constant(0))  # compiles, before the clock runs
+            nats = np.empty(chosen.shape)
+            for start in range(0, each, _TERMS_A_CALL):
+                t = chosen[:, start : start + _TERMS_A_CALL]
                 began = time.perf_counter()
-                nats = compute(*arguments, tf.constant(t), tf.constant(start)).numpy()
+                nats[:, start : start + _TERMS_A_CALL] = (
+                    compute(*arguments, tf.constant(t), tf.constant(start)).numpy().T
+                )
                 seconds += time.perf_counter() - began
-                terms[kept, start : start + _TERMS_A_CALL] = nats.T[: kept.stop - first]
                 bar.update(t.shape[1])
-    seconds_per_image = seconds / (-(-count // batch) * batch)
-    return _result(chosen, terms / math.log(2), priors / math.log(2), num_timesteps, seconds_per_image)
+            prior = objectives.prior_nats(model.diffusion, x_0).numpy()
+            bound.add(chosen[:kept], nats[:kept] / math.log(2), prior[:kept] / math.log(2))
+    return bound.result(seconds / (-(-count // batch) * batch))
 
 
 def _checked_labels(model, labels, count) -> np.ndarray:
@@ -127,15 +130,21 @@ def _checked_labels(model, labels, count) -> np.ndarray:
     return labels if classes else np.zeros(count, np.int32)
 
 
-def _chosen_terms(num_terms, num_timesteps, seeds) -> np.ndarray:
-    """t of each image's terms, int32 (N, terms): all T in order, or 0 and those drawn."""
-    if num_terms is not None and (not isinstance(num_terms, int | np.integer) or num_terms < 2):
+def _terms_each(num_terms, num_timesteps) -> int:
+    """How many terms are taken of each image, L_0 among them."""
+    if num_terms is None:
+        return num_timesteps
+    if not isinstance(num_terms, int | np.integer) or num_terms < 2:
         raise InputError(f"`num_terms` must be an integer of at least 2, or None. Received: {num_terms!r}")
-    if num_terms is None or num_terms >= num_timesteps - 1:
-        return np.tile(np.arange(num_timesteps, dtype=np.int32), (len(seeds), 1))
-    chosen = np.zeros((len(seeds), 1 + num_terms), np.int32)
-    for row, seed in zip(chosen, seeds, strict=True):
-        row[1:] = np.random.default_rng(int(seed) % 2**32).integers(1, num_timesteps, num_terms)
+    return min(1 + int(num_terms), num_timesteps)
+
+
+def _chosen_terms(each, num_timesteps, seeds) -> np.ndarray:
+    """t of the terms of each image, int32 (N, each): all T in order, or 0 and those drawn."""
+    chosen = np.tile(np.arange(each, dtype=np.int32), (len(seeds), 1))
+    if each < num_timesteps:
+        for row, seed in zip(chosen, seeds, strict=True):
+            row[1:] = np.random.default_rng(int(seed) % 2**32).integers(1, num_timesteps, each - 1)
     return chosen
 
 
@@ -177,19 +186,38 @@ def _compiled(model, clip):
     return model.walks[key]
 
 
-def _result(chosen, terms, priors, num_timesteps, seconds_per_image) -> BitsPerDim:
-    """From terms (N, terms) in bits, t of which is `chosen`, L_0 first."""
-    count, drawn = len(terms), terms.shape[1] - 1
-    # The average of the terms drawn, T - 1 times; of all of them, that is their sum.
-    totals = priors + terms[:, 0] + (num_timesteps - 1) * terms[:, 1:].sum(axis=1) / max(drawn, 1)
-    monte_carlo = 0.0
-    if drawn < num_timesteps - 1:
-        variances = (num_timesteps - 1) ** 2 * terms[:, 1:].var(axis=1, ddof=1) / drawn
-        monte_carlo = float(np.sqrt(variances.sum()) / count)
-    sums, counts = np.zeros(num_timesteps), np.zeros(num_timesteps)
-    np.add.at(sums, chosen, terms)
-    np.add.at(counts, chosen, 1)
-    with np.errstate(invalid="ignore"):
-        means = sums / counts
-    error = float(totals.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
-    return BitsPerDim(float(totals.mean()), error, monte_carlo, totals, means, float(priors.mean()), seconds_per_image)
+class _Bound:
+    """The sums that a `BitsPerDim` is made of, over batches of images."""
+
+    def __init__(self, count, num_timesteps):
+        self.images, self.priors, self.variances = np.empty(count), np.empty(count), np.zeros(count)
+        self.sums, self.counts = np.zeros(num_timesteps), np.zeros(num_timesteps)
+        self.filled = 0
+
+    def add(self, chosen, terms, priors):
+        """Images more: terms (n, each) in bits, t of which is `chosen`, L_0 first; priors (n,)."""
+        rows = slice(self.filled, self.filled + len(terms))
+        self.filled = rows.stop
+        others, drawn = len(self.sums) - 1, terms.shape[1] - 1
+        # The average of the terms drawn, T - 1 times; of all of them, that is their sum.
+        self.images[rows] = priors + terms[:, 0] + others * terms[:, 1:].sum(axis=1) / max(drawn, 1)
+        self.priors[rows] = priors
+        if drawn < others:
+            self.variances[rows] = others**2 * terms[:, 1:].var(axis=1, ddof=1) / drawn
+        np.add.at(self.sums, chosen, terms)
+        np.add.at(self.counts, chosen, 1)
+
+    def result(self, seconds_per_image) -> BitsPerDim:
+        count = len(self.images)
+        with np.errstate(invalid="ignore"):
+            terms = self.sums / self.counts
+        error = float(self.images.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+        return BitsPerDim(
+            total=float(self.images.mean()),
+            standard_error=error,
+            monte_carlo_error=float(np.sqrt(self.variances.sum()) / count),
+            images=self.images,
+            terms=terms,
+            prior=float(self.priors.mean()),
+            seconds_per_image=seconds_per_image,
+        )

@@ -1,7 +1,7 @@
 """Pictures in files, as `sample.py` takes them to edit and as it leaves what it painted. No TensorFlow.
 
 A picture to edit is an image file, or one of those in a .npz archive; it is made to fit a model by the rules of
-`kddpm.image_files`. A mask is an image file, white where the picture is kept and black where it is painted anew.
+`kddpm.decoding`. A mask is an image file, white where the picture is kept and black where it is painted anew.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from kddpm import image_files, images, npz_files
+from kddpm import decoding, images, npz_files
 from kddpm.errors import InputError
 from kddpm.files import replacing
 
@@ -44,7 +44,7 @@ def read_inputs(
     """What an edit is made from: the pictures, and the mask of --inpaint.
 
     Args:
-        edit: one of `commands.EDITS`.
+        edit: one of `sampling_flags.EDITS`.
         value: of its flag: a file, or for --interpolate two, A,B.
         mask: the file of --mask, for --inpaint.
         image_shape: (H, W, C) of the model.
@@ -78,10 +78,10 @@ def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, in
         if pathlib.Path(path).suffix.lower() == ".npz":
             archive = npz_files.open_npz(f"{name}={path}", path)
             array = np.empty((archive.shape[0], *image_shape), np.uint8)
-            _, altered = image_files.fit_arrays(archive.blocks(), array)
+            _, altered = decoding.fit_arrays(archive.blocks(), array)
             changes, size = max(altered, key=altered.get, default=""), archive.shape[1:3]
         else:
-            array, changes, size = image_files.read_image(name, path, (height, width), channels)
+            array, changes, size = decoding.read_image(name, path, (height, width), channels)
             array = array[np.newaxis]
         arrays.append(array)
         sizes += [size] * len(array)
@@ -106,13 +106,13 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
     Raises:
         InputError: a file that is missing or no picture, one of another size, or one without black.
     """
-    mask, _, size = image_files.read_image(name, path, None, 1)
+    mask, _, size = decoding.read_image(name, path, None, 1)
     if size not in (tuple(image_size), tuple(photo_size)):
         expected = " or ".join(dict.fromkeys(f"{w}x{h}" for h, w in (image_size, photo_size)))
         raise InputError(f"{name} must be {expected}, as the picture is. Received: {path}, {size[1]}x{size[0]}")
     if size != tuple(image_size):
         picture = Image.fromarray(mask[..., 0])
-        mask, _ = image_files.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
+        mask, _ = decoding.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
     keep = mask[..., 0] > 127
     if keep.all():
         raise InputError(f"{name} must have black in it, where to paint. Received: {path}, all white")

@@ -1,4 +1,3 @@
-import pathlib
 import subprocess
 import sys
 
@@ -25,41 +24,6 @@ def test_other_text_is_refused(text):
 def test_numbers_beyond_int32_are_refused():
     with pytest.raises(InputError, match="--seeds must fit int32, .* Received: 2147483648"):
         commands.parse_numbers("seeds", "2147483648")
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "labels"), [(None, 3, None), ("", 3, None), ("4", 3, [4, 4, 4]), ("1,0-1", 3, [1, 0, 1])]
-)
-def test_labels_are_one_for_all_or_one_for_each(text, count, labels):
-    assert commands.parse_labels(text, count) == labels
-
-
-def test_other_numbers_of_labels_are_refused():
-    with pytest.raises(InputError, match="--labels must be one for all, or one for each of 3 pictures. Received: 2"):
-        commands.parse_labels("0,1", 3)
-    with pytest.raises(InputError, match="--labels is needed"):
-        commands.parse_labels(None, 3, needed=True)
-
-
-def test_seeds_of_edited_pictures():
-    assert commands.seeds_of_photos(None, 3) == [0, 1, 2]
-    assert commands.seeds_of_photos([7, 9], 1) == [7, 9]
-    assert commands.seeds_of_photos([7, 9], 2) == [7, 9]
-    for seeds in ([7], [7, 8, 9]):
-        with pytest.raises(
-            InputError, match=f"--seeds must be one for each of 2 pictures to edit. Received: {len(seeds)}"
-        ):
-            commands.seeds_of_photos(seeds, 2)
-
-
-@pytest.mark.parametrize("edit", [None, "variations", "inpaint", "interpolate"])
-def test_forms_of_output(edit):
-    animated = edit in (None, "interpolate")
-    for name in ("a.png", "a.NPZ", "folder", *["a.gif"][:animated]):
-        commands.check_suffix(pathlib.Path(name), edit)
-    for name in ("a.jpg", *["a.gif"][animated:]):
-        with pytest.raises(InputError, match=f"--out must end in .png.* or be a folder.*. Received: {name}"):
-            commands.check_suffix(pathlib.Path(name), edit)
 
 
 def test_metrics_are_known_names():

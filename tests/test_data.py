@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kddpm import data, image_cache, image_files
+from kddpm import data, decoding, image_cache
 from kddpm.errors import InputError
 
 
@@ -262,8 +262,8 @@ def test_memory_map_is_used_again_until_something_changes(tmp_path, small_limit,
     write_images(folder, random_images(6, 8, 8, 3))
     (folder / "2.png").write_bytes(b"")
     decoded = []
-    decode_all = image_files.decode_all
-    monkeypatch.setattr(image_files, "decode_all", lambda *args: decoded.append(1) or decode_all(*args))
+    decode_all = decoding.decode_all
+    monkeypatch.setattr(decoding, "decode_all", lambda *args: decoded.append(1) or decode_all(*args))
 
     def load(**kwargs):
         decoded.clear()
@@ -303,7 +303,7 @@ def test_what_was_changed_is_found_again_and_asked_of_older_caches(tmp_path, sma
 
     assert load() == {"cropped": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(image_files, "decode_all", None)  # it is not called again
+        patch.setattr(decoding, "decode_all", None)  # it is not called again
         assert load() == {"cropped": 1}
     (record,) = cache.glob("*.json")
     content = json.loads(record.read_text())

@@ -1,0 +1,64 @@
+"""Images, encoded in every way that the tests of `decoding` and `image_files` need."""
+
+import io
+import struct
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kddpm import data
+from kddpm.errors import InputError
+
+
+def random_image(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def png(array, bits, color_type, extra=b""):
+    """A PNG of any depth, which Pillow does not write: grey 0, RGB 2, grey with alpha 4."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = array.shape[:2]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
+    rows = b"".join(b"\0" + row.tobytes() for row in array.astype(">u2" if bits == 16 else "u1"))
+    extra = chunk(b"tRNS", extra) if extra else b""
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def load_one(tmp_path, content, name="a.png", **kwargs):
+    """The only image of a folder, given as bytes or as a Pillow image."""
+    folder = tmp_path / "one"
+    folder.mkdir(exist_ok=True)
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    else:
+        content.save(folder / name)
+    return data.load(f"folder:{folder}", **kwargs).images[0]
+
+
+def write_zip(path, members):
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return f"zip:{path}"
+
+
+def png_bytes(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+GREY = png_bytes(random_image(4, 4))
+
+
+def bad_lines(spec, **kwargs):
+    with pytest.raises(InputError) as caught:
+        data.load(spec, **kwargs)
+    return str(caught.value).splitlines()
