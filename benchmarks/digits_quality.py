@@ -5,8 +5,8 @@
 
 Prints how many pictures a small MLP names with probability above 0.9, for generated and for real digits (those by
 five-fold cross-validation, so that no picture is judged by a classifier that saw it), how often each class occurs, with
---labels how often it is the one that was asked for, and how far each generated picture is from the nearest real one.
-Needs benchmarks/requirements.txt.
+--labels how often it is the one that was asked for, how far the statistics of their pixels are from those of real
+digits, and how far each generated picture is from the nearest real one. Needs benchmarks/requirements.txt.
 """
 
 import argparse
@@ -31,18 +31,33 @@ class Judge:
         """(N, 10) for uint8 images (N, 8, 8, 1)."""
         return self.classifier.predict_proba(images.reshape(-1, 64) / 255)
 
-    def __call__(self, images):
-        """The share of images that are named with p > 0.9, and how many of 10 classes occur, as exp(entropy) / 10."""
-        judged = self.probabilities(images)
-        shares = np.bincount(judged.argmax(1), minlength=10) / len(images)
-        entropy = -np.sum(shares[shares > 0] * np.log(shares[shares > 0]))
-        return (judged.max(axis=1) > 0.9).mean(), np.exp(entropy) / 10
+    def named(self, images):
+        """The share of images that are named with p > 0.9."""
+        return (self.probabilities(images).max(axis=1) > 0.9).mean()
+
+    def balance(self, images):
+        """How many of the 10 classes occur, as exp(entropy) / 10."""
+        shares = np.bincount(self.probabilities(images).argmax(1), minlength=10) / len(images)
+        return np.exp(-np.sum(shares[shares > 0] * np.log(shares[shares > 0]))) / 10
 
     def cross_validated(self):
         """Probabilities of the real digits, each by a classifier that did not see it."""
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
         classifier = MLPClassifier((256,), max_iter=400, random_state=0)
         return cross_val_predict(classifier, self.real / 255, self.labels, cv=folds, method="predict_proba")
+
+
+def frechet(images, references):
+    """Between normal distributions with the means and covariances of both, (N, D) and (M, D), root mean square over D.
+
+    Dowson & Landau 1982, eq. 4; the same formula, over features of another network, is the FID.
+    """
+    a, b = (np.cov(x, rowvar=False) for x in (images, references))
+    values, vectors = np.linalg.eigh(a)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
+    square = np.sum((images.mean(0) - references.mean(0)) ** 2) + np.trace(a) + np.trace(b) - 2 * overlap
+    return np.sqrt(max(square, 0) / images.shape[1])
 
 
 def nearest(images, references, exclude_self=False):
@@ -74,6 +89,10 @@ def main():
     print(f"{'named as asked, or right':28s}{right[0] if len(right) > 1 else '':>10s}{right[-1]:>10s}")
     for digit in range(10):
         print(f"{f'named {digit}':28s}{(judged.argmax(1) == digit).mean():10.1%}{(labels == digit).mean():10.1%}")
+    # Both are 500 beside other real ones, as the distance shrinks with the number of pictures.
+    order = np.random.default_rng(0).permutation(len(real))
+    chance = frechet(real[order[:500]], real[order[500:]])
+    print(f"{'pixel statistics apart by':28s}{frechet(samples, real):10.1f}{chance:10.1f}")
     distances, real_distances = nearest(samples, real), nearest(real, real, exclude_self=True)
     for name, function in {"smallest": np.min, "median": np.median, "largest": np.max}.items():
         print(f"{f'to nearest real: {name}':28s}{function(distances):10.1f}{function(real_distances):10.1f}")

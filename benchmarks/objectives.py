@@ -17,9 +17,12 @@ import time
 import numpy as np
 
 PREDICTIONS, WEIGHTINGS = ("eps", "x0", "v", "mu"), ("simple", "vlb", "min_snr", "hybrid")
+# What the network predicts, the weights, and how t is drawn.
+OBJECTIVES = [(prediction, weighting, "uniform") for prediction in PREDICTIONS for weighting in WEIGHTINGS]
+OBJECTIVES += [("eps", "vlb", "importance"), ("v", "vlb", "importance")]
 SAMPLERS, STEPS = ("ancestral", "ddim", "dpm_solver", "heun", "predictor_corrector"), (1000, 250, 50, 20, 10, 5)
 STEPS_OF_TRAINING, HELD_OUT, PICTURES = 2000, 300, 500
-OBJECTIVE_OF_SAMPLERS = ("eps", "simple")
+OBJECTIVE_OF_SAMPLERS = ("eps", "simple", "uniform")
 
 
 def split():
@@ -34,14 +37,24 @@ def split():
     ]
 
 
-def train(prediction, weighting, folder):
+def folder_of(out, prediction, weighting, sampling):
+    """Where the model of an objective is kept."""
+    return out / f"{prediction}_{weighting}{'' if sampling == 'uniform' else f'_{sampling}'}"
+
+
+def train(objective, folder):
     """A trained model, from its weights where they are there."""
     import keras
 
     from kddpm import checkpoints, data, presets
 
+    prediction, weighting, sampling = objective
     config = presets.make_config(
-        "digits", prediction=prediction, weighting=weighting, variance="learned" if weighting == "hybrid" else "small"
+        "digits",
+        prediction=prediction,
+        weighting=weighting,
+        variance="learned" if weighting == "hybrid" else "small",
+        timestep_sampling=sampling,
     )
     keras.utils.set_random_seed(0)
     model = checkpoints.build_model(config, (8, 8, 1))
@@ -61,28 +74,27 @@ def train(prediction, weighting, folder):
 def objectives(out):
     """Train every objective, save 500 pictures and the bits of each."""
     held_out = split()[1].images
-    for prediction in PREDICTIONS:
-        for weighting in WEIGHTINGS:
-            folder = out / f"{prediction}_{weighting}"
-            if (folder / "bits.json").exists():
-                continue
-            began = time.perf_counter()
-            model = train(prediction, weighting, folder)
-            pictures = model.generate(range(PICTURES), num_steps=250, batch_size=PICTURES, verbose=False)
-            np.savez_compressed(folder / "samples.npz", images=pictures)
-            bits = {}
-            for variance in ("learned",) if weighting == "hybrid" else ("small", "large"):
-                model.variance = variance
-                model.walks.clear()
-                result = model.bits_per_dim(held_out, batch_size=HELD_OUT, verbose=False)
-                bits[variance] = (result.total, result.standard_error)
-            (folder / "bits.json").write_text(json.dumps(bits))
-            print(f"{prediction} {weighting}: {bits}, {time.perf_counter() - began:.0f} s", flush=True)
+    for objective in OBJECTIVES:
+        folder = folder_of(out, *objective)
+        if (folder / "bits.json").exists():
+            continue
+        began = time.perf_counter()
+        model = train(objective, folder)
+        pictures = model.generate(range(PICTURES), num_steps=250, batch_size=PICTURES, verbose=False)
+        np.savez_compressed(folder / "samples.npz", images=pictures)
+        bits = {}
+        for variance in ("learned",) if "hybrid" in objective else ("small", "large"):
+            model.variance = variance
+            model.compiled_functions.clear()
+            result = model.bits_per_dim(held_out, batch_size=HELD_OUT, verbose=False)
+            bits[variance] = (result.total, result.standard_error)
+        (folder / "bits.json").write_text(json.dumps(bits))
+        print(f"{' '.join(objective)}: {bits}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def samplers(out):
     """500 pictures of each sampler in each number of steps."""
-    model = train(*OBJECTIVE_OF_SAMPLERS, out / "_".join(OBJECTIVE_OF_SAMPLERS))
+    model = train(OBJECTIVE_OF_SAMPLERS, folder_of(out, *OBJECTIVE_OF_SAMPLERS))
     for sampler in SAMPLERS:
         for steps in STEPS:
             path = out / "samplers" / f"{sampler}_{steps}.npz"
@@ -95,30 +107,33 @@ def samplers(out):
             print(f"{sampler} in {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def judge(out):
+def tables(out):
     """Print both tables."""
-    from digits_quality import Judge
+    from digits_quality import Judge, frechet
 
-    judged = Judge()
+    judge = Judge()
 
     def quality(path):
-        named, balance = judged(np.load(path)["images"])
-        return f"{100 * named:.1f} ({balance:.2f})"
+        pictures = np.load(path)["images"]
+        apart = frechet(pictures.reshape(len(pictures), -1).astype(float), judge.real)
+        return f"{100 * judge.named(pictures):.1f}", f"{judge.balance(pictures):.2f}", f"{apart:.1f}"
 
-    print("| prediction | weighting | named, % (balance) | bits, small | bits, large | bits, learned |")
-    print("|---|---|---|---|---|---|")
-    for prediction in PREDICTIONS:
-        for weighting in WEIGHTINGS:
-            folder = out / f"{prediction}_{weighting}"
-            bits = json.loads((folder / "bits.json").read_text())
-            cells = [f"{bits[v][0]:.3f} ± {bits[v][1]:.3f}" if v in bits else "" for v in ("small", "large", "learned")]
-            print(f"| {prediction} | {weighting} | {quality(folder / 'samples.npz')} | {' | '.join(cells)} |")
+    print("| prediction | weighting | named, % | balance | statistics | bits, small | bits, large | bits, learned |")
+    print("|---" * 8 + "|")
+    for objective in OBJECTIVES:
+        folder = folder_of(out, *objective)
+        bits = json.loads((folder / "bits.json").read_text())
+        prediction, weighting, sampling = objective
+        cells = [prediction, weighting if sampling == "uniform" else f"{weighting}, {sampling}"]
+        cells += quality(folder / "samples.npz")
+        cells += [f"{bits[v][0]:.2f} ± {bits[v][1]:.2f}" if v in bits else "" for v in ("small", "large", "learned")]
+        print(f"| {' | '.join(cells)} |")
     print()
     print(f"| sampler | {' | '.join(f'{steps:,}' for steps in STEPS)} |")
     print("|---|" + "---|" * len(STEPS))
     for sampler in SAMPLERS:
-        cells = [quality(out / "samplers" / f"{sampler}_{steps}.npz") for steps in STEPS]
-        print(f"| {sampler} | {' | '.join(cells)} |")
+        judged = [quality(out / "samplers" / f"{sampler}_{steps}.npz") for steps in STEPS]
+        print(f"| {sampler} | {' | '.join(f'{named}, {apart}' for named, _, apart in judged)} |")
 
 
 def main():
@@ -128,7 +143,7 @@ def main():
     parser.add_argument("--judge", type=pathlib.Path, help="print the tables of what --out made")
     arguments = parser.parse_args()
     if arguments.judge:
-        judge(arguments.judge)
+        tables(arguments.judge)
     elif not arguments.out:
         parser.error("--out or --judge is needed")
     elif arguments.samplers:

@@ -23,11 +23,14 @@ _HOMES = {
 }
 _ROOMS = (
     "data",
+    "editing",
     "images",
     "layers",
+    "likelihood",
     "noise",
     "objectives",
     "parametrization",
+    "plots",
     "presets",
     "process",
     "samplers",

@@ -1,6 +1,5 @@
 """Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
 
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +8,8 @@ import tensorflow as tf
 from kddpm import generation, inputs, noise, samplers
 from kddpm import images as kd_images
 from kddpm.errors import InputError
+
+_JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
 
 
 def invert(
@@ -29,7 +30,7 @@ def invert(
         model: a `DiffusionModel`.
         images: uint8, or float in [-1, 1], (N, H, W, C).
         num_steps: as in `DiffusionModel.generate`.
-        labels: classes, one an image; None = the index of the image modulo the number of classes.
+        labels: classes, one an image, for a network with classes.
         iterations: network calls a step; more = closer.
         clip: as of the `DDIM` that shall find the way back.
         spacing: the same.
@@ -38,14 +39,21 @@ def invert(
 
     Returns:
         float32 (N, H, W, C), about standard normal for images like those of the training.
+
+    Raises:
+        InputError: images of another shape or type, labels missing or out of range, or arguments out of range.
+
+    Example:
+        >>> x_T = model.invert(images, num_steps=100)
+        >>> images_again = model.generate(range(len(images)), "ddim", num_steps=100, x_T=x_T)
     """
     x_0 = _checked(model, images)
-    indices = np.arange(len(x_0), dtype=np.int32)
+    inversion = samplers.Inversion(iterations, clip, spacing)
     x_T, _ = generation.paint(
         model,
-        generation.step_table(model, samplers.Inversion(iterations, clip, spacing), num_steps),
-        indices,
-        generation.checked_labels(model, labels, indices),
+        samplers.step_table(inversion, model.schedule, num_steps, model.prediction),
+        np.arange(len(x_0), dtype=np.int32),
+        generation.labels_of_images(model, labels, len(x_0)),
         x=x_0,
         batch_size=batch_size,
         verbose=verbose,
@@ -84,10 +92,13 @@ def interpolate(
 
     Returns:
         uint8 (count, H, W, C).
+
+    Raises:
+        InputError: as in `invert`, or a count below 2.
     """
-    _check_count("count", count, 2)
+    count = inputs.count("count", count, 2)
     ends = np.concatenate([_checked(model, np.asarray(end)[np.newaxis]) for end in (a, b)])
-    labels = generation.checked_labels(model, labels, np.arange(2, dtype=np.int32))
+    labels = generation.labels_of_images(model, labels, 2)
     start, end = invert(
         model, ends, num_steps, labels=labels, iterations=iterations, batch_size=batch_size, verbose=verbose
     )
@@ -129,7 +140,7 @@ def variations(
         seeds: one a picture; None = 0 .. N - 1.
         sampler: as in `DiffusionModel.generate`.
         num_steps: of the whole way from T, as in `DiffusionModel.generate`; the last `strength` of them are taken.
-        labels: as in `DiffusionModel.generate`.
+        labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `DiffusionModel.generate`.
         batch_size: as in `DiffusionModel.generate`.
         verbose: as in `DiffusionModel.generate`.
@@ -140,11 +151,13 @@ def variations(
     Raises:
         InputError: a strength outside [0, 1], images of another shape, or as in `DiffusionModel.generate`.
     """
-    if not (isinstance(strength, numbers.Real) and 0 <= strength <= 1):
-        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength!r}")
+    strength = inputs.number("strength", strength)
+    if not 0 <= strength <= 1:
+        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength}")
+    batch_size = inputs.count("batch_size", batch_size)
     sampler = samplers.by_name(sampler)
     x_0, seeds = _images_and_seeds(model, images, seeds)
-    labels = generation.checked_labels(model, labels, seeds)
+    labels = generation.labels_of_images(model, labels, len(seeds))
     generation.check_guidance(model, guidance_scale)
     steps = len(generation.step_table(model, samplers.DDIM(), num_steps).timesteps)
     if not round(strength * steps):
@@ -152,9 +165,7 @@ def variations(
     table = generation.step_table(model, sampler, num_steps, strength)
     x = None
     if round(strength * steps) < steps:
-        t = np.full(len(x_0), np.searchsorted(model.schedule.timesteps, table.timesteps[0]), np.int32)
-        drawn = noise.normal(tf.constant(seeds), noise.INITIAL_STREAM, 0, model.image_shape)
-        x = model.diffusion.q_sample(x_0, t, drawn).numpy()
+        x = _noised(model, x_0, np.searchsorted(model.schedule.timesteps, table.timesteps[0]), seeds, batch_size)
     floats, _ = generation.paint(
         model, table, seeds, labels, x=x,
         guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
@@ -172,7 +183,7 @@ def inpaint(
     *,
     labels: Sequence[int] | None = None,
     guidance_scale: float = 1.0,
-    jump_length: int = 10,
+    jump_length: int | None = None,
     resamplings: int = 5,
     batch_size: int = 64,
     verbose: bool | str = "auto",
@@ -189,9 +200,9 @@ def inpaint(
         seeds: one a picture; None = 0 .. N - 1.
         sampler: "ancestral" or "ddim", or one of the two with its arguments.
         num_steps: as in `DiffusionModel.generate`, resampling not counted.
-        labels: as in `DiffusionModel.generate`.
+        labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `DiffusionModel.generate`.
-        jump_length: steps to go back.
+        jump_length: steps to go back, fewer than there are; None = 10, or all but one where there are fewer.
         resamplings: how often each stretch of steps is taken; 1 = once.
         batch_size: as in `DiffusionModel.generate`.
         verbose: as in `DiffusionModel.generate`.
@@ -200,8 +211,8 @@ def inpaint(
         uint8 (N, H, W, C); known pixels are exactly those of the image.
 
     Raises:
-        InputError: a mask of another shape, a sampler of another kind, images of another shape, or as in
-            `DiffusionModel.generate`.
+        InputError: a mask of another shape, a sampler of another kind, images of another shape, a jump of as many
+            steps as there are, or as in `DiffusionModel.generate`.
     """
     sampler = samplers.by_name(sampler)
     if not isinstance(sampler, samplers.Ancestral | samplers.DDIM):
@@ -209,20 +220,39 @@ def inpaint(
             f"`sampler` must be ancestral or ddim for inpainting. Received: {samplers.name_of(sampler)}, which takes "
             "several rows a step"
         )
-    _check_count("jump_length", jump_length, 1)
-    _check_count("resamplings", resamplings, 1)
+    resamplings = inputs.count("resamplings", resamplings)
     x_0, seeds = _images_and_seeds(model, images, seeds)
     known = _checked_mask(model, mask, len(x_0))
-    labels = generation.checked_labels(model, labels, seeds)
+    labels = generation.labels_of_images(model, labels, len(seeds))
     generation.check_guidance(model, guidance_scale)
     table = generation.step_table(model, sampler, num_steps)
-    order, climbs = _resampled(table.num_steps, jump_length, resamplings)
+    order, climbs = _resampled(table.num_rows, _checked_jump(jump_length, resamplings, table.num_rows), resamplings)
     edit = _repaint(model, table.timesteps, order, climbs, x_0, known)
     floats, _ = generation.paint(
         model, table.take(order), seeds, labels, edit=edit,
         guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Inpainting",
     )  # fmt: skip
     return kd_images.to_uint8(floats).numpy()
+
+
+def _checked_jump(jump_length, resamplings, num_steps) -> int:
+    if jump_length is None:
+        return min(_JUMP_LENGTH, max(num_steps - 1, 1))
+    jump_length = inputs.count("jump_length", jump_length)
+    if resamplings > 1 and jump_length >= num_steps:
+        raise InputError(
+            f"`jump_length` must be less than the {num_steps} steps, or resamplings=1 for none. Received: {jump_length}"
+        )
+    return jump_length
+
+
+def _noised(model, x_0, t: int, seeds, batch_size) -> np.ndarray:
+    """x_t of images (N, H, W, C), with the noise that `generate` would start from."""
+    chunks = []
+    for rows in (slice(i, i + batch_size) for i in range(0, len(x_0), batch_size)):
+        drawn = noise.normal(tf.constant(seeds[rows]), noise.INITIAL_STREAM, 0, model.image_shape)
+        chunks.append(model.diffusion.q_sample(x_0[rows], np.full(len(drawn), t, np.int32), drawn).numpy())
+    return np.concatenate(chunks)
 
 
 def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
@@ -271,11 +301,6 @@ def _slerp(a, b, shares):
     if np.sin(angle) < 1e-4:
         return (1 - shares) * a + shares * b
     return ((np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)).astype(np.float32)
-
-
-def _check_count(name, value, least):
-    if not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"`{name}` must be an integer of at least {least}. Received: {value!r}")
 
 
 def _checked(model, images) -> np.ndarray:

@@ -32,7 +32,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 import kddpm
-from kddpm import generation, images, layers, litert, parametrization, parity, samplers, walks
+from kddpm import generation, images, inputs, layers, litert, parametrization, parity, samplers, walks
 from kddpm.errors import InputError
 from kddpm.files import check_output, replacing
 
@@ -87,7 +87,12 @@ def export(
     num_steps = min(_DEFAULT_STEPS, model.schedule.num_timesteps) if num_steps is None else num_steps
     table = generation.step_table(model, sampler, num_steps)
     generation.check_guidance(model, guidance_scale)
-    _check(model, path, format, precision, batch_size, class_names, parity_seeds, threads)
+    guidance_scale = float(guidance_scale)
+    batch_size, parity_seeds, threads = (
+        inputs.count(name, value)
+        for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
+    )
+    _check(model, path, format, precision, class_names, threads)
     tell = print if verbose else lambda *_: None
 
     model = _in_float32(model)
@@ -105,7 +110,7 @@ def export(
             candidate = litert.load(content, threads)
             facts = {**_facts_of_file(content), "threads": threads}
         batches = _batches(model, parity_seeds, batch_size)
-        passes = 2 * len(batches) + table.num_steps
+        passes = 2 * len(batches) + table.num_rows
         with tqdm(total=passes, desc="Comparing with Keras", unit="pass", disable=not verbose) as bar:
             pictures = _pictures(model, batches, sampler, num_steps, guidance_scale, bar)
             agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
@@ -118,12 +123,8 @@ def export(
             "precision": precision,
             "image_shape": list(model.image_shape),
             "batch_size": batch_size,
-            "sampler": {
-                "name": samplers.name_of(sampler),
-                "num_steps": len(np.unique(table.timesteps)),
-                **dataclasses.asdict(sampler),
-            },
-            "num_steps": table.num_steps,
+            "sampler": _described_sampler(model, sampler, table),
+            "num_steps": table.num_rows,
             "num_timesteps": model.schedule.num_timesteps,
             "prediction": model.prediction,
             "guidance_scale": guidance_scale,
@@ -137,6 +138,14 @@ def export(
     with replacing(side_file(path)) as side:
         side.write_text(text)
     return json.loads(text)
+
+
+def _described_sampler(model, sampler, table) -> dict:
+    """Its name, steps and arguments, each as a flag of sample.py takes it."""
+    arguments = dataclasses.asdict(sampler)
+    if arguments.get("variance", model.variance) is None:
+        arguments["variance"] = model.variance
+    return {"name": samplers.name_of(sampler), "num_steps": len(np.unique(table.timesteps)), **arguments}
 
 
 def side_file(path: str | os.PathLike) -> pathlib.Path:
@@ -207,10 +216,14 @@ def signatures(model, table: walks.StepTable, batch_size: int, guidance_scale: f
 def report(description: dict) -> str:
     """A description as a table to read."""
     agreement, latency = description["parity"], description["latency_ms"]
+    sampler = dict(description["sampler"])
+    name, num_steps = sampler.pop("name"), sampler.pop("num_steps")
+    calls = description["num_steps"]
     rows = {
         "file": f"{description['file']}, {description['bytes'] / 1e6:.2f} MB, {description['precision']}",
-        "picture": f"{'x'.join(map(str, description['image_shape']))}, {description['num_steps']} steps of "
-        + ", ".join(str(v) if k == "name" else f"{k}={v}" for k, v in description["sampler"].items()),
+        "picture": f"{'x'.join(map(str, description['image_shape']))}, {num_steps} steps of {name}"
+        + (f" in {calls} calls of the network" if calls != num_steps else "")
+        + "".join(f", {argument}={value}" for argument, value in sampler.items()),
         "signatures": "; ".join(f"{name}({', '.join(s['inputs'])})" for name, s in description["signatures"].items()),
     }
     if "operators" in description:
@@ -238,14 +251,11 @@ def report(description: dict) -> str:
     return "\n".join(lines)
 
 
-def _check(model, path, format, precision, batch_size, class_names, parity_seeds, threads):
+def _check(model, path, format, precision, class_names, threads):
     for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
         if value not in choices:
             raise InputError(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
-    for name, value in (("batch_size", batch_size), ("parity_seeds", parity_seeds)):
-        if value < 1:
-            raise InputError(f"`{name}` must be at least 1. Received: {value}")
-    if not 1 <= threads <= _MOST_THREADS:
+    if threads > _MOST_THREADS:
         raise InputError(f"`threads` must lie in 1 .. {_MOST_THREADS}. Received: {threads}")
     classes = model.network.num_classes
     if class_names is not None and len(class_names) != (classes or 0):

@@ -1,8 +1,11 @@
-"""A look at what a user passes in: images, labels, seeds. Whatever cannot be used ends here, in one line."""
+"""A look at what a user passes in: images, labels, seeds, numbers. Whatever cannot be used ends here, in one line."""
 
 import contextlib
+import math
+import numbers
 import re
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +15,35 @@ from kddpm.errors import InputError
 _RANGE = "Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)."
 
 
+def number(name: str, value) -> float:
+    """`value` as a float.
+
+    Raises:
+        InputError: anything else than a finite real number.
+    """
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"`{name}` must be a number. Received: {value!r}")
+    return float(value)
+
+
+def count(name: str, value, least: int = 1) -> int:
+    """`value` as an int.
+
+    Raises:
+        InputError: anything else than an integer of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"`{name}` must be an integer of at least {least}. Received: {value!r}")
+    return int(value)
+
+
 def int32(name: str, values) -> np.ndarray:
     """`values` as int32 (N,), N > 0.
 
     Raises:
         InputError: anything else than a list of integers, or integers that do not fit.
     """
-    array = np.asarray(values if hasattr(values, "dtype") else list(values))
+    array = np.asarray(list(values) if isinstance(values, Iterable) and not hasattr(values, "dtype") else values)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
         raise InputError(f"`{name}` must be a non-empty list of integers. Received: {values!r}")
     if array.min() < -(2**31) or array.max() >= 2**31:

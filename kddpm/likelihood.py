@@ -63,8 +63,9 @@ def bits_per_dim(
         model: a `DiffusionModel`.
         images: uint8 (N, H, W, C), as they are in the files: an image that was resized has other bits to code.
         labels: int (N,), for a network with classes.
-        num_terms: None = all T terms; or L_0, L_T and this many of the others, at least 2, drawn evenly for each image
-            with repetitions; T - 1 or more are all of them, without.
+        num_terms: None = all T terms; or L_0, L_T and this many of the others, at least 2, drawn for each image with
+            repetitions, L_t with a probability like 1 / t, which is about how large they are; T - 1 or more are all of
+            them, without.
         clip: clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
         seed: of the noise and of the choice of terms, int32.
         batch_size: images at a time.
@@ -72,23 +73,24 @@ def bits_per_dim(
 
     Raises:
         InputError: images that are not uint8 or of another shape, labels missing, out of range or for a network without
-            classes, fewer than 2 terms, a seed that does not fit.
+            classes, fewer than 2 terms, a seed that does not fit, dynamic thresholding, which a bound knows nothing of.
     """
+    if not isinstance(clip, bool | np.bool_):
+        raise InputError(f"`clip` must be True or False for bits per dimension. Received: {clip!r}")
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise InputError(f"`images` must be exact uint8 for bits per dimension. Received: {images.dtype}")
     if not len(images):
         raise InputError("`images` must be at least one. Received: none")
     inputs.checked_images(images, None, model.image_shape, None)
-    if batch_size < 1:
-        raise InputError(f"`batch_size` must be positive. Received: {batch_size}")
+    batch = min(inputs.count("batch_size", batch_size), len(images))
     count, num_timesteps = len(images), model.schedule.num_timesteps
-    labels = _checked_labels(model, labels, count)
+    labels = generation.labels_of_images(model, labels, count)
+    labels = np.zeros(count, np.int32) if labels is None else labels  # which nobody reads
     inputs.int32("seed", [seed])
     seeds = inputs.int32("seed", np.arange(count) + seed)
     each = _terms_each(num_terms, num_timesteps)
     compute = _compiled(model, clip)
-    batch = min(batch_size, count)
     bound, seconds = _Bound(count, num_timesteps), 0.0
     with tqdm(
         total=-(-count // batch) * each,
@@ -98,8 +100,7 @@ def bits_per_dim(
         disable=not verbose,
     ) as bar:
         for first in range(0, count, batch):
-            rows = np.arange(first, first + batch) % count  # the last batch is filled up
-            kept = min(batch, count - first)
+            rows = slice(first, first + batch)
             x_0 = tf.constant(images[rows].astype(np.float64) / 127.5 - 1)
             arguments = x_0, tf.constant(seeds[rows]), tf.constant(labels[rows])
             chosen = _chosen_terms(each, num_timesteps, seeds[rows])
@@ -115,53 +116,44 @@ def bits_per_dim(
                 seconds += time.perf_counter() - began
                 bar.update(t.shape[1])
             prior = objectives.prior_nats(model.diffusion, x_0).numpy()
-            bound.add(chosen[:kept], nats[:kept] / math.log(2), prior[:kept] / math.log(2))
-    return bound.result(seconds / (-(-count // batch) * batch))
-
-
-def _checked_labels(model, labels, count) -> np.ndarray:
-    """Labels as int32 (N,); zeros that nobody reads for a network without classes."""
-    classes = model.network.num_classes
-    if classes and labels is None:
-        raise InputError(f"`labels` are needed: the network has {classes} classes. Received: None")
-    if classes and np.shape(labels) != (count,):
-        raise InputError(f"`labels` must be one an image, ({count},). Received: shape {np.shape(labels)}")
-    labels = generation.checked_labels(model, labels, np.arange(count))
-    return labels if classes else np.zeros(count, np.int32)
+            bound.add(chosen, nats / math.log(2), prior / math.log(2))
+    return bound.result(seconds / count)
 
 
 def _terms_each(num_terms, num_timesteps) -> int:
     """How many terms are taken of each image, L_0 among them."""
-    if num_terms is None:
-        return num_timesteps
-    if not isinstance(num_terms, int | np.integer) or num_terms < 2:
-        raise InputError(f"`num_terms` must be an integer of at least 2, or None. Received: {num_terms!r}")
-    return min(1 + int(num_terms), num_timesteps)
+    return num_timesteps if num_terms is None else min(1 + inputs.count("num_terms", num_terms, 2), num_timesteps)
 
 
 def _chosen_terms(each, num_timesteps, seeds) -> np.ndarray:
     """t of the terms of each image, int32 (N, each): all T in order, or 0 and those drawn."""
     chosen = np.tile(np.arange(each, dtype=np.int32), (len(seeds), 1))
     if each < num_timesteps:
+        others, shares = np.arange(1, num_timesteps), _shares(num_timesteps)
         for row, seed in zip(chosen, seeds, strict=True):
-            row[1:] = np.random.default_rng(int(seed) % 2**32).integers(1, num_timesteps, each - 1)
+            row[1:] = np.random.default_rng(int(seed) % 2**32).choice(others, each - 1, p=shares)
     return chosen
 
 
-def _compiled(model, clip):
-    """(x_0, seeds, label, t, start) -> nats (terms, B): one loop over the terms, traced once and kept."""
-    key = ("bits_per_dim", clip)
-    if key not in model.walks:
-        diffusion = model.diffusion
-        names = model.schedule.timesteps.astype(np.int32)
-        signature = [
-            tf.TensorSpec((None, *model.image_shape), tf.float64),
-            tf.TensorSpec((None,), tf.int32),
-            tf.TensorSpec((None,), tf.int32),
-            tf.TensorSpec((None, None), tf.int32),
-            tf.TensorSpec((), tf.int32),
-        ]
+def _shares(num_timesteps) -> np.ndarray:
+    """The probability of L_1 .. L_{T-1} to be drawn, (T - 1,)."""
+    shares = 1 / np.arange(1, num_timesteps)
+    return shares / shares.sum()
 
+
+def _compiled(model, clip):
+    """(x_0, seeds, label, t, start) -> nats (terms, B): one loop over the terms."""
+    diffusion = model.diffusion
+    names = model.schedule.timesteps.astype(np.int32)
+    signature = [
+        tf.TensorSpec((None, *model.image_shape), tf.float64),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, None), tf.int32),
+        tf.TensorSpec((), tf.int32),
+    ]
+
+    def make():
         @tf.function(input_signature=signature, autograph=False)
         def compute(x_0, seeds, label, t, start):
             predict = generation.denoiser(model, label if model.network.num_classes else None, learned_variance=True)
@@ -182,8 +174,9 @@ def _compiled(model, clip):
             loop = tf.while_loop(lambda index, _: index < terms, term, (tf.constant(0), nats), parallel_iterations=1)
             return loop[1].stack()
 
-        model.walks[key] = compute
-    return model.walks[key]
+        return compute
+
+    return generation.compiled(model, ("bits_per_dim", clip), make)
 
 
 class _Bound:
@@ -199,11 +192,14 @@ class _Bound:
         rows = slice(self.filled, self.filled + len(terms))
         self.filled = rows.stop
         others, drawn = len(self.sums) - 1, terms.shape[1] - 1
-        # The average of the terms drawn, T - 1 times; of all of them, that is their sum.
-        self.images[rows] = priors + terms[:, 0] + others * terms[:, 1:].sum(axis=1) / max(drawn, 1)
-        self.priors[rows] = priors
         if drawn < others:
-            self.variances[rows] = others**2 * terms[:, 1:].var(axis=1, ddof=1) / drawn
+            estimates = terms[:, 1:] / _shares(len(self.sums))[chosen[:, 1:] - 1]  # each one of the sum of all
+            middle = estimates.mean(axis=1)
+            self.variances[rows] = estimates.var(axis=1, ddof=1) / drawn
+        else:
+            middle = terms[:, 1:].sum(axis=1)
+        self.images[rows] = priors + terms[:, 0] + middle
+        self.priors[rows] = priors
         np.add.at(self.sums, chosen, terms)
         np.add.at(self.counts, chosen, 1)
 
@@ -211,11 +207,13 @@ class _Bound:
         count = len(self.images)
         with np.errstate(invalid="ignore"):
             terms = self.sums / self.counts
-        error = float(self.images.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+        monte_carlo = float(np.sqrt(self.variances.sum()) / count)
+        # Their spread holds the choice of terms as well; that of a few images can miss it.
+        error = max(float(self.images.std(ddof=1) / math.sqrt(count)), monte_carlo) if count > 1 else math.nan
         return BitsPerDim(
             total=float(self.images.mean()),
             standard_error=error,
-            monte_carlo_error=float(np.sqrt(self.variances.sum()) / count),
+            monte_carlo_error=monte_carlo,
             images=self.images,
             terms=terms,
             prior=float(self.priors.mean()),

@@ -41,8 +41,8 @@ class DiffusionModel(keras.Model):
     Args:
         network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
             `num_classes` and, for a learned variance, `out_channels`.
-        schedule: the `NoiseSchedule` to train on, None = linear with T = 1000. What a network means by mu and by a
-            learned variance depends on every step of it.
+        schedule: the `NoiseSchedule` to train on, or the name of one in `schedules.BY_NAME`, with T = 1000; None =
+            linear. What a network means by mu and by a learned variance depends on every step of it.
         prediction: what the network says: "eps", "x0", "mu" or "v".
         weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
         variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.
@@ -66,7 +66,7 @@ class DiffusionModel(keras.Model):
     def __init__(
         self,
         network: keras.Model,
-        schedule: schedules.NoiseSchedule | None = None,
+        schedule: schedules.NoiseSchedule | str | None = None,
         *,
         prediction: str = "eps",
         weighting: str = "simple",
@@ -79,16 +79,16 @@ class DiffusionModel(keras.Model):
         name: str = "diffusion_model",
     ):
         super().__init__(name=name, dtype="float32")
-        if not 0 <= ema_momentum < 1:
+        if not 0 <= inputs.number("ema_momentum", ema_momentum) < 1:
             raise InputError(f"`ema_momentum` must lie in [0, 1). Received: {ema_momentum}")
-        if not 0 <= label_dropout < 1:
+        if not 0 <= inputs.number("label_dropout", label_dropout) < 1:
             raise InputError(f"`label_dropout` must lie in [0, 1). Received: {label_dropout}")
         inputs.int32("seed", [seed])
-        if clip_norm is not None and not clip_norm > 0:
+        if clip_norm is not None and not inputs.number("clip_norm", clip_norm) > 0:
             raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
         self.network = network
         self.image_shape = tuple(network.image_shape)
-        self.schedule = schedule or schedules.linear()
+        self.schedule = _schedule(schedule)
         parametrization.check(prediction, weighting, variance, timestep_sampling, self.schedule.zero_terminal_snr)
         _check_channels(network, variance)
         if self.schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
@@ -127,7 +127,7 @@ class DiffusionModel(keras.Model):
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
         self._traced_shapes = {}
-        self.walks = {}  # compiled by `generation`
+        self.compiled_functions = {}  # of `generation.compiled`
         self.built = True
 
     def call(self, inputs, training=False):
@@ -285,6 +285,7 @@ class DiffusionModel(keras.Model):
         *,
         labels: Sequence[int] | None = None,
         guidance_scale: float = 1.0,
+        x_T=None,
         batch_size: int = 64,
         return_trajectory: int | bool = False,
         verbose: bool | str = "auto",
@@ -302,9 +303,10 @@ class DiffusionModel(keras.Model):
             num_steps: how many steps, or which ones; None = all T.
             labels: classes, one a picture; None = seed modulo the number of classes.
             guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
-                network says without a class, 0 = no class at all. Anything but 1 calls the network on twice the batch.
+                network says without a class, 0 = no class at all. Others call the network on twice the batch.
+            x_T: float (N, H, W, C) to start from in place of the seeds' noise, such as `invert` gives.
             batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
-            return_trajectory: also return this many frames of every picture's way from noise; True = 50.
+            return_trajectory: also return frames of every picture's way from noise, at most this many; True = 50.
             verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
             jit_compile: compile with XLA: slower to start, faster where the network is small.
 
@@ -313,11 +315,13 @@ class DiffusionModel(keras.Model):
 
         Raises:
             InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
-                or for a network without classes, guidance of a model trained without label dropout.
+                or for a network without classes, guidance of a model trained without label dropout, an x_T of
+                another shape.
         """
         return generation.generate(
-            self, seeds, sampler, num_steps, labels, guidance_scale, batch_size, return_trajectory, verbose, jit_compile
-        )
+            self, seeds, sampler, num_steps, labels, guidance_scale, x_T, batch_size, return_trajectory, verbose,
+            jit_compile,
+        )  # fmt: skip
 
     def variations(self, images, strength: float, seeds: Sequence[int] | None = None, **kwargs):
         """Pictures like those given: noise to level t, denoise; arguments and errors as in `editing.variations`."""
@@ -413,6 +417,16 @@ class DiffusionModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
+
+
+def _schedule(schedule):
+    if isinstance(schedule, schedules.NoiseSchedule):
+        return schedule
+    if schedule is None or isinstance(schedule, str):
+        return schedules.by_name(schedule or "linear")
+    raise InputError(
+        f"`schedule` must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name. Received: {schedule!r}"
+    )
 
 
 def _network_inputs(x_t, t, label):

@@ -67,7 +67,7 @@ def normal(seeds, stream: int, step, shape: tuple[int, ...]):
 
     Args:
         seeds: int32 (B,), one a picture.
-        stream: `INITIAL_STREAM` or `STEP_STREAM`, or any other number for a stream of one's own.
+        stream: one of the above, or any other number for a stream of one's own.
         step: int32 scalar; with the element's index it is the counter.
         shape: of one picture, without the batch; static.
 

@@ -33,6 +33,7 @@ _TINY = 1e-37  # keeps logarithms finite in the branch that is not taken
 _HISTORY_DECAY = 0.9  # a memory of about 10 losses of each t, as long as Nichol & Dhariwal 2021, section 3.3
 _HISTORY_NEEDED = 10
 _UNIFORM_SHARE = 0.001
+_LARGEST_LOSS = 1e15  # whose square is a float32
 
 
 def training_loss(diffusion, x_0, x_t, t, noise, output, prediction="eps", weighting="simple", variance="small"):
@@ -50,7 +51,8 @@ def training_loss(diffusion, x_0, x_t, t, noise, output, prediction="eps", weigh
         variance: "small", "large" or "learned".
 
     Returns:
-        (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants.
+        (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants; at t
+        = 0 the square stands in for the decoder, unless the variance is learned.
     """
     predicted, fraction = split_output(output, variance)
     if variance == "learned" and weighting == "vlb":
@@ -68,8 +70,8 @@ def training_loss(diffusion, x_0, x_t, t, noise, output, prediction="eps", weigh
 
 def mean_squared_error(target, predicted):
     """|target - predicted|^2 as a mean over everything but the batch, (B,); at least float32."""
-    target, predicted = as_float(target), as_float(predicted)
-    return _mean(ops.square(target - predicted))
+    target = as_float(target)
+    return _mean(ops.square(target - ops.cast(predicted, ops.dtype(target))))
 
 
 def last_step_loss_nats(diffusion, x_prev, x_t, t, predicted):
@@ -279,14 +281,16 @@ def updated_loss_history(squares, counts, t, losses):
     """
     seen = ops.equal(ops.expand_dims(t, 0), ops.expand_dims(ops.arange(squares.shape[0]), 1))  # (T, B)
     times = ops.sum(ops.cast(seen, squares.dtype), axis=1)
-    means = ops.sum(ops.where(seen, ops.square(losses), 0.0), axis=1) / ops.maximum(times, 1)
+    squared = ops.square(ops.minimum(losses, _LARGEST_LOSS))
+    means = ops.sum(ops.where(seen, squared, 0.0), axis=1) / ops.maximum(times, 1)
     kept = ops.where(counts > 0, ops.power(_HISTORY_DECAY, times), ops.cast(times == 0, squares.dtype))
     return kept * squares + (1 - kept) * means, counts + times
 
 
 def _term(diffusion, x_0, x_t, t, mean, log_variance):
     """L_t of a p(x_{t-1} | x_t) of that mean and log-variance."""
-    x_0, x_t = as_float(x_0), as_float(x_t)
+    x_t = as_float(x_t)
+    x_0 = ops.cast(x_0, ops.dtype(x_t))
     true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
     kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
     return ops.where(t == 0, -_mean(decoder_log_likelihood_nats(x_0, mean, log_variance)), _mean(kl))

@@ -19,7 +19,7 @@ So an error of the output is b_t times as large in x_0, and every weight of |x_0
     (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
          small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t              (Ho et al. 2020, section 3.2)
          learned  exp(f log beta_t + (1 - f) log posterior variance), f = (1 + output) / 2 from the network's other
-                  C channels, not held to [0, 1]                                        (Nichol & Dhariwal 2021, eq. 15)
+                  C channels, held to 20 nats around the two             (Nichol & Dhariwal 2021, eq. 15)
          At t = 0 the posterior variance is 0, and that of t = 1 stands in for it and for the beta of "large", as in
          Ho et al.'s code.
 

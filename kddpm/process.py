@@ -19,13 +19,15 @@ from kddpm import parametrization
 from kddpm.errors import InputError
 from kddpm.schedules import NoiseSchedule
 
+_FAR_NATS = 20.0
+
 
 class GaussianDiffusion:
     """Equations (1) to (6) for one schedule.
 
     Throughout, `x_0`, `x_t`, `noise` and predictions are float tensors (B, ...), `t` is an integer tensor (B,) of
-    0-based steps, and a result has the shape of `x_t`. Arithmetic is float32, or float64 where the input is float64:
-    the float64 tables are cast as they are read.
+    0-based steps, and a result has the shape of `x_t`. Arithmetic is float32, or float64 where the first argument is
+    float64: the others, and the float64 tables, are cast as they are read.
 
     Args:
         schedule: a `NoiseSchedule`.
@@ -65,46 +67,46 @@ class GaussianDiffusion:
 
     def x0_from_eps(self, x_t, t, eps):
         """x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), equation (2)."""
-        x_t, eps = as_float(x_t), as_float(eps)
+        x_t, eps = _alike(x_t, eps)
         return (x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * eps) / at_t(self._sqrt_alpha_bars, t, x_t)
 
     def eps_from_x0(self, x_t, t, x_0):
         """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), equation (2)."""
-        x_t, x_0 = as_float(x_t), as_float(x_0)
+        x_t, x_0 = _alike(x_t, x_0)
         return (x_t - at_t(self._sqrt_alpha_bars, t, x_t) * x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
     def mu_from_x0(self, x_t, t, x_0):
         """mu = c0_t x_0 + ct_t x_t, equation (3)."""
-        x_t, x_0 = as_float(x_t), as_float(x_0)
+        x_t, x_0 = _alike(x_t, x_0)
         return (
             at_t(self.schedule.posterior_coefs_x0, t, x_t) * x_0 + at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t
         )
 
     def x0_from_mu(self, x_t, t, mu):
         """x_0 = (mu - ct_t x_t) / c0_t, equation (3)."""
-        x_t, mu = as_float(x_t), as_float(mu)
+        x_t, mu = _alike(x_t, mu)
         return (mu - at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t) / at_t(
             self.schedule.posterior_coefs_x0, t, x_t
         )
 
     def v_from_x0(self, x_t, t, x_0):
         """v = (sqrt(alpha_bar_t) x_t - x_0) / sqrt(1 - alpha_bar_t), equations (2) and (4)."""
-        x_t, x_0 = as_float(x_t), as_float(x_0)
+        x_t, x_0 = _alike(x_t, x_0)
         return (at_t(self._sqrt_alpha_bars, t, x_t) * x_t - x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
     def x0_from_v(self, x_t, t, v):
         """x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v, equations (2) and (4)."""
-        x_t, v = as_float(x_t), as_float(v)
+        x_t, v = _alike(x_t, v)
         return at_t(self._sqrt_alpha_bars, t, x_t) * x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * v
 
     def score_from_eps(self, x_t, t, eps):
         """score = -eps / sqrt(1 - alpha_bar_t), equation (5)."""
-        eps = as_float(eps)
+        eps = _alike(x_t, eps)[1]
         return -eps / at_t(self._sqrt_one_minus_alpha_bars, t, eps)
 
     def eps_from_score(self, x_t, t, score):
         """eps = -sqrt(1 - alpha_bar_t) score, equation (5)."""
-        score = as_float(score)
+        score = _alike(x_t, score)[1]
         return -at_t(self._sqrt_one_minus_alpha_bars, t, score) * score
 
     def x0_from(self, prediction: str, x_t, t, output):
@@ -147,10 +149,9 @@ class GaussianDiffusion:
         if variance != "learned":
             return at_t(parametrization.log_variances(self.schedule, variance), t, x_t)
         low, high = (at_t(table, t, x_t) for table in parametrization.log_variance_range(self.schedule))
-        share = (ops.cast(fraction, ops.dtype(x_t)) + 1) / 2
-        return low + share * (high - low)
+        return learned_log_variance(ops.cast(fraction, ops.dtype(x_t)), low, high)
 
-    def p_mean_log_variance(self, x_t, t, output, prediction: str, variance: str, clip: bool = True):
+    def p_mean_log_variance(self, x_t, t, output, prediction: str, variance: str, clip: bool = False):
         """Mean and log-variance of p(x_{t-1} | x_t), equation (6).
 
         Args:
@@ -171,8 +172,19 @@ class GaussianDiffusion:
         return self.mu_from_x0(x_t, t, x_0), self.log_variance(variance, x_t, t, fraction)
 
 
+def learned_log_variance(fraction, low, high):
+    """Between `low` and `high` where `fraction`, the network's other channels, goes from -1 to 1, and a little beyond.
+
+    This is equation (3) of `kddpm.parametrization`. It ends 20 nats beyond, so that no variance leaves float32.
+    """
+    log_variance = low + (fraction + 1) / 2 * (high - low)
+    return ops.clip(log_variance, low - _FAR_NATS, high + _FAR_NATS)
+
+
 def split_output(output, variance: str):
     """A network's output as (prediction, fraction of a learned variance or None)."""
+    if variance not in parametrization.VARIANCES:
+        raise InputError(f"`variance` must be one of {', '.join(parametrization.VARIANCES)}. Received: {variance!r}")
     if variance != "learned":
         return output, None
     return ops.split(output, 2, axis=-1)
@@ -188,10 +200,10 @@ def as_float(x):
     return x if ops.dtype(x) == "float64" else ops.cast(x, "float32")
 
 
-def _alike(x, noise):
-    """Both in the dtype of x."""
+def _alike(x, other):
+    """Both in the dtype of x, float32 or float64."""
     x = as_float(x)
-    return x, ops.cast(noise, ops.dtype(x))
+    return x, ops.cast(other, ops.dtype(x))
 
 
 def at_t(table: np.ndarray, t, x):

@@ -29,20 +29,21 @@ Fewer steps than T come from a respaced schedule, whose betas are those between 
 the schedule that the network was trained on.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from kddpm import parametrization
+from kddpm import inputs, parametrization
 from kddpm.errors import InputError
-from kddpm.schedules import SPACINGS, NoiseSchedule, timestep_grid
+from kddpm.schedules import SPACINGS, NoiseSchedule, checked_steps, timestep_grid
 from kddpm.walks import Rows, StepTable
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
+class Sampler(abc.ABC):
     """What all samplers share.
 
     Args:
@@ -59,6 +60,10 @@ class Sampler:
             raise InputError(f'`clip` must be True, False or "dynamic". Received: {self.clip!r}')
         if self.spacing not in SPACINGS:
             raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {self.spacing!r}")
+
+    @abc.abstractmethod
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """What it does on a (respaced) schedule; `variance` is the model's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +114,7 @@ class DDIM(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "eta", inputs.number("eta", self.eta))
         if not 0 <= self.eta <= 1:
             raise InputError(f"`eta` must lie in [0, 1]. Received: {self.eta}")
 
@@ -197,8 +203,8 @@ class PredictorCorrector(Sampler):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.corrections, int) or self.corrections < 1:
-            raise InputError(f"`corrections` must be an integer of at least 1. Received: {self.corrections!r}")
+        object.__setattr__(self, "corrections", inputs.count("corrections", self.corrections))
+        object.__setattr__(self, "snr", inputs.number("snr", self.snr))
         if not 0 < self.snr < 0.7:  # beyond 1 / sqrt(2) a step overshoots the mean
             raise InputError(f"`snr` must lie between 0 and 0.7. Received: {self.snr}")
 
@@ -230,6 +236,8 @@ class PredictorCorrector(Sampler):
 class Inversion:
     """DDIM backwards, from an image to the x_T that DDIM of the same steps paints it from, equation (8).
 
+    No `Sampler`, as it does not paint; it is told what to clip and where to stop in the same words.
+
     Args:
         iterations: of the fixed point, network calls a step; 1 asks about the x that the step starts from.
         clip, spacing: as of the `DDIM` that shall find the way back.
@@ -241,8 +249,7 @@ class Inversion:
 
     def __post_init__(self):
         Sampler.__post_init__(self)
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise InputError(f"`iterations` must be an integer of at least 1. Received: {self.iterations!r}")
+        object.__setattr__(self, "iterations", inputs.count("iterations", self.iterations))
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (8) on a (respaced) schedule: `iterations` rows a step."""
@@ -273,9 +280,9 @@ BY_NAME = {
 
 
 def by_name(sampler: str | Sampler, **options) -> Sampler:
-    """The sampler of that name, `options` being its arguments; a sampler passes through."""
+    """The sampler of that name, `options` being its arguments; a sampler passes through, changed by them."""
     if isinstance(sampler, Sampler):
-        return sampler
+        return dataclasses.replace(sampler, **options)
     if not isinstance(sampler, str) or sampler not in BY_NAME:
         raise InputError(f"`sampler` must be one of {', '.join(BY_NAME)}, or a sampler. Received: {sampler!r}")
     return BY_NAME[sampler](**options)
@@ -306,40 +313,56 @@ def step_table(
         strength: the share of the steps to take, the last ones; they begin at the t that is left.
 
     Raises:
-        InputError: more steps than T, steps that leave out T - 1, where the noise is, or a learned variance of a model
-            that has none.
+        InputError: more steps than T, steps that do not increase or leave out T - 1, where the noise is; variances of
+            another number, a learned variance of a model that has none; or a sampler that needs some signal in x_T on
+            a schedule that leaves none.
     """
-    if num_steps is None:
-        num_steps, respaced = np.arange(schedule.num_timesteps), schedule
-    else:
-        if not isinstance(num_steps, Sequence | np.ndarray):
-            num_steps = timestep_grid(schedule, num_steps, sampler.spacing)
-        respaced = schedule.respace(num_steps)
-    if num_steps[-1] != schedule.num_timesteps - 1:
-        raise InputError(
-            f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
-            f"Received: a last step of {num_steps[-1]}"
-        )
+    kept = _kept_steps(schedule, num_steps, sampler.spacing)
+    respaced = schedule if num_steps is None else schedule.respace(kept)
+    if isinstance(getattr(sampler, "variance", None), tuple):
+        sampler = dataclasses.replace(sampler, variance=_one_each(sampler.variance, kept)[: _share(strength, kept)])
     if strength < 1:
-        num_steps = num_steps[: round(strength * len(num_steps))]
-        respaced = respaced.respace(range(len(num_steps)))
+        kept = kept[: _share(strength, kept)]
+        respaced = respaced.respace(range(len(kept)))
     if getattr(sampler, "variance", None) == "learned" and variance != "learned":
         raise InputError(f"`variance` learned needs a model that learned one. Received: a model with {variance!r}")
     rows = sampler.rows(respaced, variance)
-    kept = np.asarray(num_steps)[rows.at]
-    a, b = (column[kept] for column in parametrization.x0_coefficients(schedule, prediction))
-    return StepTable(schedule.timesteps[kept], a, b, rows, sampler.clip)
+    at = kept[rows.at]
+    a, b = (column[at] for column in parametrization.x0_coefficients(schedule, prediction))
+    return StepTable(schedule.timesteps[at], a, b, rows, sampler.clip)
+
+
+def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
+    """Indices of the steps to take, increasing, of which the last is where the noise is."""
+    if num_steps is None:
+        return np.arange(schedule.num_timesteps)
+    if isinstance(num_steps, str) or np.ndim(num_steps) == 0:
+        return timestep_grid(schedule, num_steps, spacing)
+    kept = checked_steps("num_steps", num_steps, schedule.num_timesteps)
+    if kept[-1] != schedule.num_timesteps - 1:
+        raise InputError(
+            f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
+            f"Received: a last step of {kept[-1]}"
+        )
+    return kept
+
+
+def _share(strength, kept) -> int:
+    return round(strength * len(kept))
+
+
+def _one_each(variances, kept):
+    if len(variances) != len(kept):
+        raise InputError(
+            f"`variance` must have one entry for each of {len(kept)} steps. Received: {len(variances)} entries"
+        )
+    return variances
 
 
 def _ancestral_rows(schedule, variance) -> Rows:
     down = np.arange(schedule.num_timesteps)[::-1]
     learned = None
     if isinstance(variance, tuple):
-        if len(variance) != schedule.num_timesteps:
-            raise InputError(
-                f"`variance` must have one entry for each of {schedule.num_timesteps} steps. "
-                f"Received: {len(variance)} entries"
-            )
         std = np.sqrt(variance)
     elif variance == "learned":
         learned = tuple(end[::-1] for end in parametrization.log_variance_range(schedule))

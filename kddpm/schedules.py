@@ -9,8 +9,6 @@ is whole. Everything follows from beta_t (Ho et al. 2020, section 2):
     (4)  posterior mean      = c0_t x_0 + ct_t x_t                                                         (Ho, eq. 7)
          c0_t = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t)
          ct_t = sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)
-    (5)  weight of |eps - eps_theta|^2 in the bound, in nats = beta_t^2 / (2 variance_t alpha_t (1 - alpha_bar_t))
-                                                                                                          (Ho, eq. 12)
 
 Products are sums of logarithms here and 1 - alpha_bar is -expm1(log alpha_bar), so that neither end of the schedule
 loses digits. All tables are float64 NumPy arrays of shape (T,) and read-only.
@@ -27,7 +25,7 @@ _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last steps o
 
 
 class NoiseSchedule:
-    """The tables of one schedule, equations (1) to (5).
+    """The tables of one schedule, equations (1) to (4).
 
     Args:
         betas: noise added by each step, shape (T,), each strictly between 0 and 1; the last may be 1, which leaves no
@@ -41,7 +39,6 @@ class NoiseSchedule:
         betas, alphas, log_alpha_bars, alpha_bars, alpha_bars_prev: equations (1) and (2); `_prev` is one step earlier.
         one_minus_alpha_bars, one_minus_alpha_bars_prev: the variance of x_t given x_0.
         posterior_variances, posterior_coefs_x0, posterior_coefs_xt: equations (3) and (4); the variance is 0 at t = 0.
-        eps_loss_weights_nats: equation (5) with the posterior variance, 0 at t = 0 where Ho et al. use the decoder.
 
     Raises:
         InputError: betas of another shape, or outside (0, 1); timesteps that do not increase.
@@ -66,7 +63,7 @@ class NoiseSchedule:
             t = outside[0]
             raise InputError(f"`betas` must lie strictly between 0 and 1. Received: beta={betas[t]:g} at t={t}")
         self.num_timesteps = len(betas)
-        self.timesteps = np.arange(len(betas)) if timesteps is None else _increasing(timesteps)
+        self.timesteps = np.arange(len(betas)) if timesteps is None else checked_steps("timesteps", timesteps)
         if len(self.timesteps) != len(betas):
             raise InputError(f"`timesteps` must have {len(betas)} entries, one a beta. Received: {len(self.timesteps)}")
 
@@ -82,9 +79,6 @@ class NoiseSchedule:
         self.posterior_variances = betas * noise_ratio
         self.posterior_coefs_x0 = np.sqrt(self.alpha_bars_prev) * betas / self.one_minus_alpha_bars
         self.posterior_coefs_xt = np.sqrt(self.alphas) * noise_ratio
-        factors = 2 * self.posterior_variances[1:] * self.alphas[1:] * self.one_minus_alpha_bars[1:]
-        with np.errstate(divide="ignore"):  # infinite where alpha is 0: eps says nothing about x_0 there
-            self.eps_loss_weights_nats = np.concatenate([[0.0], betas[1:] ** 2 / factors])
         for table in vars(self).values():
             if isinstance(table, np.ndarray):
                 table.flags.writeable = False
@@ -111,11 +105,7 @@ class NoiseSchedule:
         Raises:
             InputError: an empty list, an order that does not increase, an index out of range.
         """
-        kept = _increasing(timesteps)
-        if kept[0] < 0 or kept[-1] >= self.num_timesteps:
-            raise InputError(
-                f"`timesteps` must lie in 0 .. {self.num_timesteps - 1}. Received: {kept[0]} .. {kept[-1]}"
-            )
+        kept = checked_steps("timesteps", timesteps, self.num_timesteps)
         log_alpha_bars = self.log_alpha_bars[kept]
         betas = -np.expm1(np.diff(log_alpha_bars, prepend=0.0))
         return NoiseSchedule(betas, self.timesteps[kept])
@@ -265,6 +255,20 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     return np.minimum(steps, last - room[::-1])  # ... and none beyond what is left to the end
 
 
+def checked_steps(name: str, steps, num_timesteps: int | None = None) -> np.ndarray:
+    """`steps` as int64 (N,).
+
+    Raises:
+        InputError: no integers, none at all, an order that does not increase, or some outside 0 .. num_timesteps - 1.
+    """
+    array = np.array(steps)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or np.any(np.diff(array) <= 0):
+        raise InputError(f"`{name}` must be increasing integers. Received: {steps!r}")
+    if num_timesteps is not None and not (array[0] >= 0 and array[-1] < num_timesteps):
+        raise InputError(f"`{name}` must lie in 0 .. {num_timesteps - 1}. Received: {array[0]} .. {array[-1]}")
+    return array.astype(np.int64)
+
+
 def _steps(num_timesteps) -> int:
     if not _is_count(num_timesteps):
         raise InputError(f"`num_timesteps` must be a positive integer. Received: {num_timesteps!r}")
@@ -278,10 +282,3 @@ def _is_count(value) -> bool:
 def _check_ends(start, end):
     if not (0 < start < 1 and 0 < end < 1):
         raise InputError(f"`start` and `end` must lie strictly between 0 and 1. Received: start={start}, end={end}")
-
-
-def _increasing(timesteps) -> np.ndarray:
-    steps = np.array(timesteps)
-    if steps.ndim != 1 or steps.size == 0 or steps.dtype.kind not in "iu" or np.any(np.diff(steps) <= 0):
-        raise InputError(f"`timesteps` must be increasing integers. Received: {timesteps!r}")
-    return steps.astype(np.int64)

@@ -236,7 +236,7 @@ def backwards(
 
     state = walks.initial_state(walks.initial_noise(seeds, model.image_shape), table)
     way = [state]
-    for index in range(table.num_steps):
+    for index in range(table.num_rows):
         way.append(step(way[-1], tf.constant(index)))
     return np.stack([to_points(walks.picture_of(state, table)) for state in way])
 

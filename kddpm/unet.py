@@ -59,6 +59,7 @@ class UNet(keras.Model):
             "width": width,
             "blocks_per_level": blocks_per_level,
             "multipliers": min(multipliers, default=0),
+            "out_channels": 1 if out_channels is None else out_channels,
         }.items():
             if value < 1:
                 raise InputError(f"`{argument}` must be at least 1. Received: {value}")
@@ -71,7 +72,7 @@ class UNet(keras.Model):
         self.dropout = dropout
         self.num_classes = num_classes
         self.groups = groups or _default_groups([width * m for m in multipliers])
-        self.out_channels = out_channels or self.image_shape[-1]
+        self.out_channels = self.image_shape[-1] if out_channels is None else out_channels
         self._make_layers()
         self.build()
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import noise
+from kddpm.process import learned_log_variance
 
 _DYNAMIC_QUANTILE = 0.995  # Saharia et al. 2022, section 2.3
 
@@ -60,8 +61,8 @@ class StepTable:
     clip: bool | str
 
     @property
-    def num_steps(self) -> int:
-        """Number of steps, each one network call."""
+    def num_rows(self) -> int:
+        """Number of rows, each one network call; a sampler may take several a step."""
         return len(self.timesteps)
 
     @property
@@ -106,12 +107,13 @@ class StepTable:
             return tf.gather(column.astype(np.float32), index)
 
         rows = self.rows
+        output = tf.cast(output, tf.float32)
         x_t, memory = tf.split(state, 2, axis=-1) if self.has_memory else (state, None)
         std = at(rows.noise_std)
         if self.learned_variance:
             output, fraction = tf.split(output, 2, axis=-1)
-            low, high = (at(column) for column in rows.log_variance_range)
-            std = std * tf.exp(0.5 * (low + (fraction + 1) / 2 * (high - low)))
+            ends = (at(column) for column in rows.log_variance_range)
+            std = std * tf.exp(0.5 * learned_log_variance(fraction, *ends))
         x_0 = _clipped(at(self.x0_from_xt) * x_t + at(self.x0_from_output) * output, self.clip)
         x_prev = at(rows.from_x0) * x_0 + at(rows.from_xt) * x_t
         if memory is not None:
@@ -180,7 +182,7 @@ def walk(denoiser: Callable, table: StepTable, state, seeds, start=0, stop=None,
         after = take_step(denoiser, table, state, seeds, index)
         return index + 1, after if after_step is None else after_step(after, index)
 
-    stop = tf.convert_to_tensor(table.num_steps if stop is None else stop, tf.int32)
+    stop = tf.convert_to_tensor(table.num_rows if stop is None else stop, tf.int32)
     start = tf.convert_to_tensor(start, tf.int32)
     return tf.while_loop(lambda index, _: index < stop, body, (start, state), parallel_iterations=1)[1]
 

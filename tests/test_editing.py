@@ -81,8 +81,7 @@ def test_every_form_of_the_same_images_is_inverted_alike(model):
 
 
 def test_inversion_of_images_with_classes(model_with_classes):
-    x_T = model_with_classes.invert(PHOTOS)
-    np.testing.assert_array_equal(model_with_classes.invert(PHOTOS, labels=[0, 1, 2]), x_T)
+    x_T = model_with_classes.invert(PHOTOS, labels=[0, 1, 2])
     other = model_with_classes.invert(PHOTOS, labels=[0, 2, 2])
     np.testing.assert_allclose(other[[0, 2]], x_T[[0, 2]], atol=1e-5)
     assert not np.allclose(other[1], x_T[1], atol=0.1)
@@ -128,8 +127,8 @@ def test_an_interpolation_takes_the_class_of_the_nearer_end(model_with_classes, 
     inverted, walked = painted
     assert inverted.labels.tolist() == [2, 1] and walked.labels.tolist() == [2, 2, 2, 1, 1]
     assert inverted.table.timesteps[-1] == walked.table.timesteps[0] == 19
-    model_with_classes.interpolate(*PHOTOS[:2], 2, num_steps=4)
-    assert painted[-1].labels.tolist() == [0, 1] and painted[-1].table.num_steps == 4
+    model_with_classes.interpolate(*PHOTOS[:2], 2, num_steps=4, labels=[0, 2])
+    assert painted[-1].labels.tolist() == [0, 2] and painted[-1].table.num_rows == 4
 
 
 # Variations.
@@ -197,9 +196,22 @@ def test_resampling_follows_the_published_schedule(model, monkeypatch, steps, ju
         return np.zeros((3, *SHAPE), np.float32), None
 
     monkeypatch.setattr(generation, "paint", only_listen)
-    model.inpaint(PHOTOS, MASK, num_steps=steps, jump_length=jump_length, resamplings=resamplings)
+    options = {"num_steps": steps, "jump_length": jump_length, "resamplings": resamplings}
+    if resamplings > 1 and jump_length >= steps:
+        with pytest.raises(InputError, match=f"`jump_length` must be less than the {steps} steps, .* {jump_length}$"):
+            model.inpaint(PHOTOS, MASK, **options)
+        return
+    model.inpaint(PHOTOS, MASK, **options)
     grid = samplers.timestep_grid(model.schedule, steps)
     assert asked == [grid[t] for t, _, _ in repaint_levels(steps, jump_length, resamplings)]
+
+
+@pytest.mark.parametrize(("steps", "jump_length"), [(20, 10), (11, 10), (10, 9), (2, 1)])
+def test_jumps_fit_the_steps_where_none_are_asked_for(model, painted, steps, jump_length):
+    model.inpaint(PHOTOS, MASK, num_steps=steps)
+    model.inpaint(PHOTOS, MASK, num_steps=steps, jump_length=jump_length)
+    first, second = (call.table.timesteps.tolist() for call in painted)
+    assert first == second and len(first) > steps
 
 
 @pytest.mark.parametrize("sampler", [Ancestral("large"), DDIM(), DDIM(1.0, clip="dynamic")], ids=str)
@@ -296,7 +308,7 @@ def test_known_pixels_have_the_noise_of_every_level(painted):
     call, alpha_bars = painted[0], np.append(FIFTY.alpha_bars[4::5], 1.0)
     predict, seeds = generation.denoiser(model), tf.constant(call.seeds)
     x, levels = walks.initial_noise(seeds, (1, 2, 1)), repaint_levels(10, 2, 2)
-    assert call.table.num_steps == len(levels)
+    assert call.table.num_rows == len(levels)
     for row, (_, _, level) in enumerate(levels):
         x = walks.take_step(predict, call.table, x, seeds, row)
         x = call.edit.function(x, row, seeds, *call.edit.arrays)
@@ -318,10 +330,17 @@ def test_labels_and_guidance_are_passed_on(model_with_classes, painted):
         assert call.labels.tolist() == [2, 0, 1] and call.guidance_scale == 2.0
         means = made[:, ~MASK].mean(axis=(1, 2))
         assert means[0] > 150 and means[1] < 100 and 100 < means[2] < 155
-    model_with_classes.inpaint(PHOTOS, MASK, [4, -1, 3])
-    model_with_classes.variations(PHOTOS, 0.5, [4, -1, 3])
-    assert [call.labels.tolist() for call in painted[2:]] == [[1, 2, 0]] * 2
+    model_with_classes.inpaint(PHOTOS, MASK, [4, -1, 3], labels=[1, 2, 0])
+    model_with_classes.variations(PHOTOS, 0.5, [4, -1, 3], labels=[1, 2, 0])
     assert [call.guidance_scale for call in painted[2:]] == [1.0] * 2
+    for edit in (
+        lambda: model_with_classes.inpaint(PHOTOS, MASK),
+        lambda: model_with_classes.variations(PHOTOS, 0.5),
+        lambda: model_with_classes.interpolate(*PHOTOS[:2]),
+        lambda: model_with_classes.invert(PHOTOS),
+    ):
+        with pytest.raises(InputError, match="`labels` are needed: the network has 3 classes. Received: None"):
+            edit()
 
 
 FLOATS = images.to_float(PHOTOS).numpy()
@@ -332,7 +351,7 @@ FLOATS = images.to_float(PHOTOS).numpy()
     [
         (lambda m: m.variations(PHOTOS, -0.1), r"`strength` must lie in \[0, 1\]. Received: -0.1"),
         (lambda m: m.variations(PHOTOS, 1.1), r"`strength` must lie in \[0, 1\]. Received: 1.1"),
-        (lambda m: m.variations(PHOTOS, float("nan")), r"`strength` must lie in \[0, 1\]. Received: nan"),
+        (lambda m: m.variations(PHOTOS, float("nan")), "`strength` must be a number. Received: nan"),
         (lambda m: m.variations(2 * FLOATS, 0.5), r"Images must be uint8, or finite floats in \[-1, 1\]"),
         (lambda m: m.variations(FLOATS / FLOATS.max() * np.nan, 0.5), r"finite floats in \[-1, 1\] .* from nan to nan"),
         (lambda m: m.variations(PHOTOS.astype(int), 0.5), "Images must be uint8, or float .* Received: int64"),
@@ -346,7 +365,7 @@ FLOATS = images.to_float(PHOTOS).numpy()
         (lambda m: m.variations(PHOTOS, 0.5, num_steps=21), r"`num_steps` must be an integer in 1 .. 20 \(T\)"),
         (lambda m: m.variations(PHOTOS, 0.5, labels=[0, 1, 2]), "`labels` were given, but the network has no classes"),
         (lambda m: m.variations(PHOTOS, 0.5, guidance_scale=2.0), "`guidance_scale` needs a network with classes"),
-        (lambda m: m.variations(PHOTOS, 0.5, batch_size=0), "`batch_size` must be positive. Received: 0"),
+        (lambda m: m.variations(PHOTOS, 0.5, batch_size=0), "`batch_size` must be an integer of at least 1. Received: 0"),
         *(
             (lambda m, name=name: m.inpaint(PHOTOS, MASK, sampler=name),
              f"`sampler` must be ancestral or ddim for inpainting. Received: {name}")

@@ -292,7 +292,7 @@ def test_the_float32_twin_of_a_model_predicts_what_the_model_predicts(make_unet)
         ),
         ({"guidance_scale": 2.0}, "`guidance_scale` needs a network with classes"),
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 \.\. 20 \(T\)\. Received: 21"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"threads": 1000}, r"`threads` must lie in 1 \.\. 256\. Received: 1000"),
         ({"parity_seeds": 0}, "`parity_seeds` must be at least 1"),
         ({"class_names": ["a"]}, r"`class_names` must be one a class, 0\. Received: 1"),

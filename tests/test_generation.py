@@ -211,7 +211,7 @@ def test_any_scale_of_at_least_zero_is_guidance(model_with_classes, scale):
 
 @pytest.mark.parametrize("scale", [-1, -0.1, float("nan"), float("inf"), "2", None])
 def test_other_scales_are_refused(model_with_classes, scale):
-    with pytest.raises(InputError, match=f"`guidance_scale` must be a number of at least 0. Received: {scale!r}"):
+    with pytest.raises(InputError, match=f"`guidance_scale` must be (a number|at least 0). Received: {scale!r}"):
         model_with_classes.generate([1], guidance_scale=scale)
 
 

@@ -837,7 +837,7 @@ def test_pictures_are_of_the_averaged_weights(painter):
         ({"num_steps": [5, 3]}, "`timesteps` must be increasing integers"),
         ({"num_steps": [3, 18]}, "`num_steps` must end at T - 1 = 19, .* Received: a last step of 18"),
         ({"labels": [0]}, "`labels` were given, but the network has no classes"),
-        ({"batch_size": 0}, "`batch_size` must be positive. Received: 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),
     ],
 )
 def test_generate_refuses_what_it_cannot_use(arguments, message):

@@ -87,9 +87,9 @@ def test_eps_weight_of_the_bound_is_that_of_ho_et_al(name):
         weights = parametrization.loss_weights(schedule, "eps", "vlb", variance)
         ho = schedule.betas**2 / (2 * schedule.alphas * schedule.one_minus_alpha_bars)
         np.testing.assert_allclose(weights[1:], ho[1:] / sigma_squared[1:], rtol=1e-11)
-    weights = parametrization.loss_weights(schedule, "eps", "vlb")
-    np.testing.assert_allclose(weights[1:], schedule.eps_loss_weights_nats[1:], rtol=1e-11)
-    assert weights[0] > 0, "at t = 0 training has a weight where the bound has the decoder"
+    assert parametrization.loss_weights(schedule, "eps", "vlb")[0] > 0, (
+        "at t = 0 training has a weight where the bound has the decoder"
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

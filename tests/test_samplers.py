@@ -101,9 +101,9 @@ def test_langevin_rows_keep_the_marginal(corrections):
     sampler = PredictorCorrector(corrections, 0.3, clip=False)
     table, denoiser = samplers.step_table(sampler, linear_100, [9, 50, 99]), gaussian_denoiser(linear_100, 0.3, 0.2)
     count = 1 + corrections
-    assert table.num_steps == 3 * count - corrections
+    assert table.num_rows == 3 * count - corrections
     assert table.timesteps.tolist() == [99, *[50] * count, *[9] * count]
-    for row in set(range(table.num_steps)) - {0, count, 2 * count}:
+    for row in set(range(table.num_rows)) - {0, count, 2 * count}:
         level = 1 - row // count  # into the respaced schedule
         alpha_bar, marginal_mean = respaced.alpha_bars[level], math.sqrt(respaced.alpha_bars[level]) * 0.3
         marginal = alpha_bar * 0.2**2 + 1 - alpha_bar
@@ -173,7 +173,7 @@ def test_every_table_is_finite(sampler):
 @pytest.mark.parametrize("sampler", EVERY_KIND[:-1], ids=str)
 def test_a_strength_takes_the_last_steps(sampler, strength):
     whole, part = (samplers.step_table(sampler, linear_100, 10, "v", strength=s) for s in (1.0, strength))
-    rows = part.num_steps
+    rows = part.num_rows
     assert part.timesteps.tolist() == whole.timesteps[-rows:].tolist()
     assert len(set(part.timesteps)) == 10 * strength and part.timesteps[0] == 100 * strength - 1
     first = int(isinstance(sampler, DPMSolver))  # whose first step remembers nothing
@@ -196,7 +196,7 @@ def test_names_and_steps():
     assert {samplers.name_of(kind()): kind for kind in samplers.BY_NAME.values()} == samplers.BY_NAME
     assert samplers.step_table(DDIM(), linear_100).timesteps.tolist() == list(range(99, -1, -1))
     assert samplers.step_table(DDIM(), linear_100, np.int64(3)).timesteps.tolist() == [99, 66, 32]
-    assert samplers.step_table(DDIM(), linear_100, 3).num_steps == 3
+    assert samplers.step_table(DDIM(), linear_100, 3).num_rows == 3
     for spacing in schedules.SPACINGS:
         grid = schedules.timestep_grid(linear_100, 7, spacing)
         assert samplers.step_table(DDIM(spacing=spacing), linear_100, 7).timesteps.tolist() == grid[::-1].tolist()
@@ -228,7 +228,9 @@ def test_names_and_steps():
         (lambda: samplers.step_table(DDIM(), linear_100, 2.5), r"`num_steps` must be an integer .* Received: 2.5"),
         (lambda: DDIM(-0.1), r"`eta` must lie in \[0, 1\]. Received: -0.1"),
         (lambda: DDIM(1.1), r"`eta` must lie in \[0, 1\]. Received: 1.1"),
-        (lambda: DDIM(math.nan), r"`eta` must lie in \[0, 1\]. Received: nan"),
+        (lambda: DDIM(math.nan), "`eta` must be a number. Received: nan"),
+        (lambda: DDIM("a"), "`eta` must be a number. Received: 'a'"),
+        (lambda: DDIM(None), "`eta` must be a number. Received: None"),
         (
             lambda: samplers.step_table(DDIM(), linear_100, 101),
             r"`num_steps` must be an integer in 1 .. 100 \(T\). .* 101",
@@ -238,16 +240,18 @@ def test_names_and_steps():
             lambda: samplers.step_table(DDIM(), linear_100, [0, 50, 98]),
             "`num_steps` must end at T - 1 = 99, where sampling starts. Received: a last step of 98",
         ),
-        (lambda: samplers.step_table(DDIM(), linear_100, [50, 0, 99]), "`timesteps` must be increasing integers"),
-        (lambda: samplers.step_table(DDIM(), linear_100, [50, 100]), "`timesteps` must lie in 0 .. 99"),
-        (lambda: samplers.step_table(DDIM(), linear_100, []), "`timesteps` must be increasing integers"),
+        (lambda: samplers.step_table(DDIM(), linear_100, [50, 0, 99]), "`num_steps` must be increasing integers"),
+        (lambda: samplers.step_table(DDIM(), linear_100, [50, 100]), "`num_steps` must lie in 0 .. 99"),
+        (lambda: samplers.step_table(DDIM(), linear_100, []), "`num_steps` must be increasing integers"),
+        (lambda: samplers.step_table(DDIM(), linear_100, "20"), "`num_steps` must be an integer in 1 .. 100"),
+        (lambda: samplers.step_table(DDIM(), linear_100, np.array(20.0)), "`num_steps` must be an integer in 1 .. 100"),
         (lambda: DDIM(clip="sometimes"), "`clip` must be True, False or \"dynamic\". Received: 'sometimes'"),
         (lambda: Heun(spacing="even"), "`spacing` must be one of trailing, linspace, .*. Received: 'even'"),
         (lambda: PredictorCorrector(0), "`corrections` must be an integer of at least 1. Received: 0"),
         (lambda: PredictorCorrector(1.5), "`corrections` must be an integer of at least 1. Received: 1.5"),
         (lambda: PredictorCorrector(snr=0.0), "`snr` must lie between 0 and 0.7. Received: 0.0"),
         (lambda: PredictorCorrector(snr=0.8), "`snr` must lie between 0 and 0.7. Received: 0.8"),
-        (lambda: PredictorCorrector(snr=math.nan), "`snr` must lie between 0 and 0.7. Received: nan"),
+        (lambda: PredictorCorrector(snr=math.nan), "`snr` must be a number. Received: nan"),
         (lambda: Inversion(0), "`iterations` must be an integer of at least 1. Received: 0"),
         (lambda: Inversion(2.5), "`iterations` must be an integer of at least 1. Received: 2.5"),
         (lambda: Inversion(clip="sometimes"), "`clip` must be True, False or \"dynamic\". Received: 'sometimes'"),

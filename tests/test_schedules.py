@@ -17,7 +17,6 @@ ATTRIBUTES = {
     "posterior_variance": "posterior_variances",
     "posterior_coef_x0": "posterior_coefs_x0",
     "posterior_coef_xt": "posterior_coefs_xt",
-    "eps_loss_weight": "eps_loss_weights_nats",
 }
 MAKERS = {**schedules.BY_NAME, "from_alpha_bar": lambda steps: schedules.from_alpha_bar(lambda u: 1 - u**2, steps)}
 
@@ -46,7 +45,7 @@ def test_tables_are_those_of_a_schedule(schedule):
 
 @every_schedule
 def test_posterior_of_the_first_step_is_the_image_itself(schedule):
-    assert schedule.posterior_variances[0] == 0 and schedule.eps_loss_weights_nats[0] == 0
+    assert schedule.posterior_variances[0] == 0
     assert np.all(schedule.posterior_variances[1:] > 0)
     assert np.all(schedule.posterior_variances <= schedule.betas)
     assert schedule.posterior_coefs_xt[0] == 0

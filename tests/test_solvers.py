@@ -48,7 +48,7 @@ def test_errors_shrink_with_the_order(sampler, modes, std, pattern):
     for steps in (32, 64, 128):
         grid = (LEVELS - 1) // 2 // steps * np.cumsum([0, *pattern * (steps // 2)])
         table = samplers.step_table(sampler, schedule, grid, "x0")
-        end = walked(mixture_x0(schedule, modes, std), table, x_T, stop=table.num_steps - 1)
+        end = walked(mixture_x0(schedule, modes, std), table, x_T, stop=table.num_rows - 1)
         errors.append(np.sqrt(np.mean((end - exact) ** 2)))
     assert errors[-1] > 5e-5  # float32 adds about 1e-6
     np.testing.assert_allclose(np.log2(errors[:-1]) - np.log2(errors[1:]), sampler.order, atol=0.2)
@@ -102,8 +102,8 @@ def test_solvers_are_those_of_the_papers(sampler, by_the_paper, kept, clip):
 def test_heun_asks_twice_about_every_level_but_the_first():
     table = samplers.step_table(Heun(), linear_100, [9, 50, 99])
     assert table.timesteps.tolist() == [99, 50, 50, 9, 9]
-    assert samplers.step_table(Heun(), linear_100).num_steps == 199
-    assert samplers.step_table(DPMSolver(), linear_100).num_steps == 100
+    assert samplers.step_table(Heun(), linear_100).num_rows == 199
+    assert samplers.step_table(DPMSolver(), linear_100).num_rows == 100
 
 
 # Images to noise.

@@ -67,7 +67,7 @@ def test_samplers_of_several_rows_a_step_are_drawn_call_by_call(sampler):
     model = kddpm.DiffusionModel(toy.MLP(), schedules.cosine(20))
     way = toy.backwards(model, range(3), sampler, 5)
     pixels = model.generate(range(3), sampler, 5, verbose=False).reshape(3, 2)
-    assert len(way) == samplers.step_table(samplers.by_name(sampler), model.schedule, 5).num_steps + 1 == 10
+    assert len(way) == samplers.step_table(samplers.by_name(sampler), model.schedule, 5).num_rows + 1 == 10
     np.testing.assert_allclose(np.clip(way[-1] / toy.LIMIT, -1, 1), pixels / 127.5 - 1, atol=1 / 255 + 1e-4)
 
 

@@ -47,7 +47,7 @@ def test_a_walk_in_two_halves_is_the_walk(sampler, mode):
     table, denoiser, seeds = samplers.step_table(sampler, linear_100, 7), denoiser_of(linear_100), tf.range(3)
     start = walks.initial_state(walks.initial_noise(seeds, (4, 4, 1)), table)
     walk = MODES[mode](lambda state, start, stop: walks.walk(denoiser, table, state, seeds, start, stop))
-    ends = tf.constant([0, 4, table.num_steps])
+    ends = tf.constant([0, 4, table.num_rows])
     halfway = walk(start, ends[0], ends[1])
     end = walk(halfway, ends[1], ends[2])
     np.testing.assert_array_equal(end, walk(start, ends[0], ends[2]))
@@ -159,7 +159,7 @@ def test_something_may_be_done_after_every_step():
 def test_no_noise_at_the_last_step(sampler, monkeypatch):
     learned = getattr(sampler, "variance", None) == "learned"
     table = samplers.step_table(sampler, linear_100, 10, variance="learned" if learned else "small")
-    last = table.num_steps - 1
+    last = table.num_rows - 1
     assert table.rows.noise_std[last] == 0
     denoiser, normal = denoiser_of(linear_100), noise.normal
     if learned:
@@ -184,7 +184,7 @@ def test_the_last_step_ends_at_x0(sampler):
     table = samplers.step_table(dataclasses.replace(sampler, clip=False), linear_100, 4, "x0")
     x, x_0 = (np.random.default_rng(i).normal(size=(2, 3, 3, 1)).astype(np.float32) for i in (0, 1))
     state = walks.initial_state(x, table)
-    end = walks.picture_of(table.step(state, x_0, table.num_steps - 1, x), table)
+    end = walks.picture_of(table.step(state, x_0, table.num_rows - 1, x), table)
     np.testing.assert_allclose(end, x_0, rtol=1e-5, atol=1e-6)
 
 
