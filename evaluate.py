@@ -19,6 +19,7 @@ MAX_IMAGES = flags.DEFINE_integer("max_images", None, "the first so many of a sh
 NUM_TERMS = flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
 CLIP = flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
 SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")
 OUT = flags.DEFINE_string("out", None, "folder for the numbers and the figure; RUN_DIR/evaluation if not given")
 commands.define_data_flags()
@@ -27,15 +28,12 @@ flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 def main():
     """Flags to `kddpm.evaluation.evaluate`."""
-    if not RUN_DIR.value:
-        raise InputError("--run_dir is needed: the directory of a run of train.py")
+    run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     commands.check_metrics(METRICS.value)
-    for flag, least in ((MAX_IMAGES, 1), (NUM_TERMS, 2), (BATCH_SIZE, 1)):
-        if flag.value is not None and flag.value < least:
-            raise InputError(f"--{flag.name} must be at least {least}. Received: {flag.value}")
+    commands.check_least(max_images=1, num_terms=2, batch_size=1)
     if not -(2**31) <= SEED.value < 2**31:
         raise InputError(f"--seed must be an int32. Received: {SEED.value}")
-    run = runs.RunDirectory(RUN_DIR.value)
+    run = runs.RunDirectory(run_dir)
     run.read()
     out = OUT.value or run.path / "evaluation"
     check_output("--out", out, is_folder=True)
@@ -44,7 +42,7 @@ def main():
     from kddpm import evaluation
 
     evaluation.evaluate(
-        RUN_DIR.value,
+        run_dir,
         METRICS.value,
         dataset=DATASET.value,
         max_images=MAX_IMAGES.value,
@@ -53,6 +51,7 @@ def main():
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         out=out,
+        overwrite=OVERWRITE.value,
         **commands.data_options(),
     )
 

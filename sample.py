@@ -6,8 +6,9 @@
     python sample.py --run_dir=runs/photos --interpolate=a.jpg,b.jpg --out=way.gif
 
 --out chooses the form: .png a grid, or with --frames a filmstrip, a row a picture from noise to the end; .gif the
-same as an animation, or the way of --interpolate, to and fro; .npz the raw `images` and `seeds`; anything without a
-suffix a folder with one PNG a seed. What is edited is cropped around its centre and resized to what the run paints.
+same as an animation, or the way of --interpolate, to and fro; .npz the raw `images`, `seeds` and, with classes,
+`labels`, a data set for train.py; anything without a suffix a folder with one PNG a seed. What is edited is cropped
+around its centre and resized to what the run paints.
 """
 
 import pathlib
@@ -15,16 +16,19 @@ import pathlib
 from absl import flags
 
 from kddpm import commands, picture_files, runs, sampling_flags
-from kddpm.errors import InputError
 from kddpm.files import check_output
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
-SEEDS = flags.DEFINE_string("seeds", None, "one picture a seed: 0-63 (if not given), or 1,5,10-20")
-LABELS = flags.DEFINE_string("labels", None, "classes, one a seed or one for all; seed modulo classes if not given")
+SEEDS = flags.DEFINE_string(
+    "seeds", None, "one picture a seed: 0-7, or 1,5,10-20; 0-63 if not given, of one edited picture 0-7, else one each"
+)
+LABELS = flags.DEFINE_string(
+    "labels", None, "classes, one a seed or one for all; if not given seed modulo classes, but edits need them"
+)
 OUT = flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
 FRAMES = flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
-COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of the grid; as square as possible if not given")
+COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of a grid; as square as possible if not given")
 
 sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
 sampling_flags.define_edit_flags()
@@ -34,16 +38,13 @@ FLAGS = flags.FLAGS
 
 def main():
     """Flags to a method of `DiffusionModel`, its pictures to a file."""
-    if not RUN_DIR.value:
-        raise InputError("--run_dir is needed: the directory of a run of train.py")
+    run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     edit = sampling_flags.chosen_edit()
     out = pathlib.Path(OUT.value)
-    sampling_flags.check_suffix(out, edit)
-    for flag, least in ((COLUMNS, 1), (FRAMES, 2)):
-        if flag.value is not None and flag.value < least:
-            raise InputError(f"--{flag.name} must be at least {least}. Received: {flag.value}")
+    commands.check_least(columns=1, frames=2, batch_size=1, num_steps=1)
+    sampling_flags.check_form(out, edit)
     seeds = commands.parse_numbers("seeds", SEEDS.value or "0-63")
-    config, trained_on = runs.RunDirectory(RUN_DIR.value).read()
+    config, trained_on = runs.RunDirectory(run_dir).read()
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name, edit)
     if edit:
@@ -51,12 +52,13 @@ def main():
         print("\n".join(photos.notes), end="\n" if photos.notes else "")
         seeds = sampling_flags.seeds_of_photos(seeds if SEEDS.value else None, len(photos.images))
     labels = sampling_flags.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
+    picture_files.check_names(out, seeds, labels)
     check_output("--out", out, is_folder=not out.suffix)
     commands.start_tensorflow()
 
     from kddpm import checkpoints, samplers
 
-    model = checkpoints.load_run(RUN_DIR.value)
+    model = checkpoints.load_run(run_dir)
     common = {
         "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         "labels": labels,
@@ -79,8 +81,9 @@ def main():
         pictures, frames = model.generate(seeds, **common, return_trajectory=FRAMES.value or 60)
     else:
         pictures = model.generate(seeds, **common)
-    picture_files.save(out, pictures, seeds, frames, COLUMNS.value)
-    print(f"{len(pictures)} pictures in {out}")
+    painted = labels if labels or not config.num_classes else [seed % config.num_classes for seed in seeds]
+    picture_files.save(out, pictures, seeds, painted, frames, COLUMNS.value)
+    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}")
 
 
 if __name__ == "__main__":

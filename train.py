@@ -13,7 +13,6 @@ import json
 from absl import flags
 
 from kddpm import commands, presets
-from kddpm.errors import InputError
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
 PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
@@ -35,13 +34,12 @@ def main():
     print(json.dumps(vars(config), indent=2))
     if DRY_RUN.value:
         return
-    if not RUN_DIR.value:
-        raise InputError("--run_dir is needed: the directory that the run is kept in")
+    run_dir = commands.needed("run_dir", "the directory that the run is kept in")
     commands.start_tensorflow()
 
     from kddpm import training
 
-    training.train(config, RUN_DIR.value, **commands.data_options())
+    training.train(config, run_dir, **commands.data_options())
 
 
 if __name__ == "__main__":

@@ -12,15 +12,28 @@ dimension are of. What is there already is not made again.
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the project beside this script, installed or not
+
+from kddpm.files import replacing
 
 PREDICTIONS, WEIGHTINGS = ("eps", "x0", "v", "mu"), ("simple", "vlb", "min_snr", "hybrid")
 # What the network predicts, the weights, and how t is drawn.
 OBJECTIVES = [(prediction, weighting, "uniform") for prediction in PREDICTIONS for weighting in WEIGHTINGS]
 OBJECTIVES += [("eps", "vlb", "importance"), ("v", "vlb", "importance")]
-SAMPLERS, STEPS = ("ancestral", "ddim", "dpm_solver", "heun", "predictor_corrector"), (1000, 250, 50, 20, 10, 5)
+SAMPLERS = {
+    "ancestral": ("ancestral", {}),
+    "ancestral, large": ("ancestral", {"variance": "large"}),
+    "ddim": ("ddim", {}),
+    "dpm_solver": ("dpm_solver", {}),
+    "heun": ("heun", {}),
+    "predictor_corrector": ("predictor_corrector", {}),
+}
+STEPS = (1000, 250, 50, 20, 10, 5)
 STEPS_OF_TRAINING, HELD_OUT, PICTURES = 2000, 300, 500
 OBJECTIVE_OF_SAMPLERS = ("eps", "simple", "uniform")
 
@@ -40,6 +53,17 @@ def split():
 def folder_of(out, prediction, weighting, sampling):
     """Where the model of an objective is kept."""
     return out / f"{prediction}_{weighting}{'' if sampling == 'uniform' else f'_{sampling}'}"
+
+
+def pictures_of(out, sampler, steps):
+    """Where the pictures of a sampler are kept."""
+    return out / "samplers" / f"{sampler.replace(', ', '_')}_{steps}.npz"
+
+
+def save_pictures(path, pictures):
+    """All of them or none."""
+    with replacing(path) as beside:
+        np.savez_compressed(beside, images=pictures)
 
 
 def train(objective, folder):
@@ -66,8 +90,8 @@ def train(objective, folder):
     model.compile(keras.optimizers.Adam(rate))
     batches = data.batches(split()[0], config.batch_size, seed=0, stop=STEPS_OF_TRAINING)
     model.fit(batches, steps_per_epoch=STEPS_OF_TRAINING, verbose=0)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.ema_network.save_weights(weights)
+    with replacing(weights) as beside:
+        model.ema_network.save_weights(beside)
     return model
 
 
@@ -81,30 +105,33 @@ def objectives(out):
         began = time.perf_counter()
         model = train(objective, folder)
         pictures = model.generate(range(PICTURES), num_steps=250, batch_size=PICTURES, verbose=False)
-        np.savez_compressed(folder / "samples.npz", images=pictures)
+        save_pictures(folder / "samples.npz", pictures)
         bits = {}
         for variance in ("learned",) if "hybrid" in objective else ("small", "large"):
             model.variance = variance
             model.compiled_functions.clear()
             result = model.bits_per_dim(held_out, batch_size=HELD_OUT, verbose=False)
             bits[variance] = (result.total, result.standard_error)
-        (folder / "bits.json").write_text(json.dumps(bits))
+        with replacing(folder / "bits.json") as beside:
+            beside.write_text(json.dumps(bits))
         print(f"{' '.join(objective)}: {bits}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def samplers(out):
     """500 pictures of each sampler in each number of steps."""
+    from kddpm import samplers as kd_samplers
+
     model = train(OBJECTIVE_OF_SAMPLERS, folder_of(out, *OBJECTIVE_OF_SAMPLERS))
-    for sampler in SAMPLERS:
+    for row, (name, options) in SAMPLERS.items():
         for steps in STEPS:
-            path = out / "samplers" / f"{sampler}_{steps}.npz"
+            path = pictures_of(out, row, steps)
             if path.exists():
                 continue
             began = time.perf_counter()
+            sampler = kd_samplers.by_name(name, **options)
             pictures = model.generate(range(PICTURES), sampler, steps, batch_size=PICTURES, verbose=False)
-            path.parent.mkdir(exist_ok=True)
-            np.savez_compressed(path, images=pictures)
-            print(f"{sampler} in {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
+            save_pictures(path, pictures)
+            print(f"{row} in {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def tables(out):
@@ -132,7 +159,7 @@ def tables(out):
     print(f"| sampler | {' | '.join(f'{steps:,}' for steps in STEPS)} |")
     print("|---|" + "---|" * len(STEPS))
     for sampler in SAMPLERS:
-        judged = [quality(out / "samplers" / f"{sampler}_{steps}.npz") for steps in STEPS]
+        judged = [quality(pictures_of(out, sampler, steps)) for steps in STEPS]
         print(f"| {sampler} | {' | '.join(f'{named}, {apart}' for named, _, apart in judged)} |")
 
 

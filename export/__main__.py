@@ -55,9 +55,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         raise InputError(f"--out must end in .tflite. Received: {out}")
     if FORMAT.value == "saved_model" and PRECISION.value != "float32":
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
-    for flag in (BATCH_SIZE, PARITY_SEEDS, THREADS):
-        if flag.value < 1:
-            raise InputError(f"--{flag.name} must be at least 1. Received: {flag.value}")
+    commands.check_least(batch_size=1, parity_seeds=1, threads=1, num_steps=1)
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
     config, data = runs.RunDirectory(RUN_DIR.value).read()
     name = FLAGS.sampler or config.sampler

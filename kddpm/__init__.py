@@ -24,6 +24,7 @@ _HOMES = {
 _ROOMS = (
     "data",
     "editing",
+    "generation",
     "images",
     "layers",
     "likelihood",
@@ -35,6 +36,7 @@ _ROOMS = (
     "process",
     "samplers",
     "schedules",
+    "toy",
     "training",
     "walks",
 )

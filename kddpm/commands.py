@@ -13,7 +13,10 @@ from kddpm.errors import InputError
 
 
 def run(main) -> None:
-    """Run a script's `main()` under absl; bad input and a failing disk end in one line on stderr and exit status 2."""
+    """Run a script's `main()` under absl.
+
+    Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130.
+    """
 
     def guarded(arguments):
         try:
@@ -23,6 +26,9 @@ def run(main) -> None:
         except (InputError, OSError) as error:
             print(f"{_program(arguments[0])}: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
+            sys.exit(130)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
@@ -44,6 +50,28 @@ def define_data_flags() -> None:
 def data_options() -> dict:
     """The arguments of the same names, of `training.train` and `evaluation.evaluate`, from these flags."""
     return {name: flags.FLAGS[name].value for name in ("tfds_data_dir", "cache_dir", "skip_bad_images")}
+
+
+def needed(flag: str, what: str) -> str:
+    """The value of a flag that there is no default for.
+
+    Raises:
+        InputError: it was not given.
+    """
+    if not (value := flags.FLAGS[flag].value):
+        raise InputError(f"--{flag} is needed: {what}")
+    return value
+
+
+def check_least(**least: int) -> None:
+    """Whether the flags of these names, where they were given, are as large.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    for name, low in least.items():
+        if (value := flags.FLAGS[name].value) is not None and value < low:
+            raise InputError(f"--{name} must be at least {low}. Received: {value}")
 
 
 METRICS = ("bits_per_dim",)  # of evaluate.py

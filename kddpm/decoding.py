@@ -19,14 +19,13 @@ import concurrent.futures
 import io
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
+from kddpm import progress
 from kddpm.errors import InputError
 from kddpm.image_files import EXTENSIONS, ImageFiles, check_file_size, printable
 
@@ -39,7 +38,7 @@ _BLOCK = 16  # files a thread takes at a time
 
 
 def common_shape(
-    files: ImageFiles, image_size: tuple[int, int] | None, channels: int | None, progress: bool = True
+    files: ImageFiles, image_size: tuple[int, int] | None, channels: int | None, verbose: bool = True
 ) -> tuple[int, int, int]:
     """The (height, width, channels) that all images get, from their headers where an argument is None.
 
@@ -47,7 +46,7 @@ def common_shape(
         files: what to look into.
         image_size: (height, width); None = the size all images have.
         channels: 1 or 3; None = 1 when every file is stored as grey, or with a grey palette, else 3.
-        progress: show a bar on stderr when there are many files.
+        verbose: whether to show a progress bar when there are many files.
 
     Returns:
         (height, width, channels). Unreadable files are passed over here; `decode_all` names them.
@@ -62,7 +61,7 @@ def common_shape(
         with _open(files.read(i)) as image:
             return (_oriented_size(image) if image_size is None else (0, 0)), _is_grey(image)
 
-    headers = [found for found, reason in _for_each(files, inspect, "Inspecting", progress) if reason is None]
+    headers = [found for found, reason in _for_each(files, inspect, "Inspecting", verbose) if reason is None]
     sizes = [size for size, _ in headers]
     if image_size is None and len(set(sizes)) > 1:
         counts = sorted({size: sizes.count(size) for size in set(sizes)}.items(), key=lambda item: (-item[1], item[0]))
@@ -77,14 +76,14 @@ def common_shape(
 
 
 def decode_all(
-    files: ImageFiles, out: np.ndarray, progress: bool = True
+    files: ImageFiles, out: np.ndarray, verbose: bool = True
 ) -> tuple[dict[str, str], collections.Counter[str]]:
     """Decodes file i into `out[i]`.
 
     Args:
         files: what to decode.
         out: uint8 (N, H, W, C), written in place; rows of bad files are left as they were.
-        progress: show a bar on stderr when there are many files.
+        verbose: whether to show a progress bar when there are many files.
 
     Returns:
         {name: reason} of the files that cannot be used, without those of `files.bad`; and {what was done: images} of
@@ -97,7 +96,7 @@ def decode_all(
             out[i], changes = to_array(image, (height, width), channels)
         return changes
 
-    results = _for_each(files, decode, "Decoding", progress)
+    results = _for_each(files, decode, "Decoding", verbose)
     bad = {name: reason for name, (_, reason) in zip(files.names, results, strict=True) if reason is not None}
     return bad, collections.Counter(changes for changes, _ in results if changes)
 
@@ -269,7 +268,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _for_each(files: ImageFiles, work: Callable, text: str, progress: bool) -> list[tuple]:
+def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> list[tuple]:
     """(work(i), None), or (None, reason) where it failed, for every file in order, on a few threads."""
     count = len(files.names)
 
@@ -289,9 +288,7 @@ def _for_each(files: ImageFiles, work: Callable, text: str, progress: bool) -> l
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     with (
         warnings.catch_warnings(),
-        tqdm(
-            total=count, desc=text, unit="file", disable=not progress or count < PROGRESS_FROM_FILES, file=sys.stderr
-        ) as bar,
+        progress.bar(count, text, "file", verbose and count >= PROGRESS_FROM_FILES) as bar,
     ):
         # Pillow warns from half of MAX_PIXELS on; here the limit is an error and the rest is welcome.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

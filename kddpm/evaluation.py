@@ -5,7 +5,7 @@
 
 The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
 over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their places in the data set,
-null = all in order. Memory is that of the process, compilation included.
+null = all in order. Memory is that of the process.
 """
 
 import hashlib
@@ -13,19 +13,19 @@ import json
 import math
 import os
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 import kddpm
-from kddpm import checkpoints, data, plots, presets
+from kddpm import checkpoints, data, memory, plots, presets
 from kddpm.errors import InputError
 from kddpm.files import replacing
 from kddpm.likelihood import BitsPerDim
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
 
+_QUESTION = ("weights_sha256", "digest", "max_images", "seed", "num_terms", "clip")  # what a result answers
 _MOST_KINDS = 4  # of changes to images, in one line
 
 
@@ -40,6 +40,7 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
     out: str | os.PathLike | None = None,
+    overwrite: bool = False,
     tfds_data_dir: str | None = None,
     cache_dir: str | None = None,
     skip_bad_images: bool = False,
@@ -57,6 +58,7 @@ def evaluate(
         batch_size: the same.
         seed: of the noise, of the choice of terms and of images; int32.
         out: folder for the files; None = evaluation/ of the run.
+        overwrite: whether a result of other images, weights or settings may be replaced; the same is made anew.
         tfds_data_dir: as in `training.train`.
         cache_dir: the same.
         skip_bad_images: the same.
@@ -66,8 +68,8 @@ def evaluate(
         {metric: content of its JSON file}.
 
     Raises:
-        InputError: an unknown metric; no such run; images that were resized or recoloured, labels that are missing or
-            not the run's; or as in `likelihood.bits_per_dim`.
+        InputError: an unknown metric; no such run; another result in `out`; images that were resized or recoloured,
+            labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
     """
 
     def say(line):
@@ -111,7 +113,8 @@ def evaluate(
     options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
     options["verbose"] = "auto" if verbose else False
     results = {}
-    for name in metrics:
+    for name in dict.fromkeys(metrics):
+        _check_place(out / f"{name}.json", {**facts, **options}, overwrite)
         results[name] = METRICS[name](model, source, indices, facts, options, out, say)
     return results
 
@@ -121,9 +124,7 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
     images, labels = source.images, source.labels
     if indices is not None:
         images, labels = images[indices], None if labels is None else labels[indices]
-    before = _memory()
     result = model.bits_per_dim(images, labels if model.network.num_classes else None, **options)
-    memory = _memory_of(before, _memory(), min(options["batch_size"], len(images)))
     middle = result.total - result.prior - float(result.terms[0])
     content = {
         **facts,
@@ -137,12 +138,13 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
         "middle": middle,
         "decoder": float(result.terms[0]),
         "seconds_per_image": result.seconds_per_image,
-        **memory,
+        "bytes_per_image": result.bytes_per_image,
+        "peak_bytes": memory.peak(),
         "terms": result.terms,
         "indices": indices,
         "images": result.images,
     }
-    say("\n".join(_table(result, middle, memory, source, facts["trained_on_these"])))
+    say("\n".join(_table(result, middle, source, facts["trained_on_these"])))
     _write_json(out / "bits_per_dim.json", content)
     plots.bits_by_term(result, out / "bits_per_dim.png")
     say(f"bits_per_dim.json and bits_per_dim.png in {out}")
@@ -152,7 +154,7 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
 METRICS: dict[str, Callable] = {"bits_per_dim": _bits_per_dim}
 
 
-def _table(result: BitsPerDim, middle: float, memory: dict, source: data.ImageData, trained_on_these: bool):
+def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on_these: bool):
     yield (
         f"Bits per dimension of {len(result.images):,} of {len(source.images):,} images of {source.source}"
         + (", which the run was trained on" if trained_on_these else "")
@@ -166,15 +168,28 @@ def _table(result: BitsPerDim, middle: float, memory: dict, source: data.ImageDa
         "decoder, L_0": f"{result.terms[0]:.4f}",
         "time per image": f"{result.seconds_per_image:.3g} s",
     }
-    if memory["peak_memory_bytes"] is not None:
-        peak, added, each = (
-            f"{memory[f'{name}_bytes'] / 1e6:,.1f} MB"
-            for name in ("peak_memory", "evaluation_memory", "evaluation_memory_per_image")
-        )
-        most = "at most " if memory["evaluation_memory_is_upper_bound"] else ""
-        rows["peak memory"] = f"{peak}, of which the evaluation took {most}{added}: {each} an image of a batch"
+    if math.isfinite(result.bytes_per_image):
+        rows["memory"] = f"{result.bytes_per_image / 1e6:.3g} MB for each image of a batch"
+    if (peak := memory.peak()) is not None:
+        rows["peak memory"] = f"{peak / 1e6:,.0f} MB"
     for name, text in rows.items():
         yield f"  {name:<15} {text}"
+
+
+def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
+    """Whether a result may be written there: not in place of one that answers another question."""
+    if overwrite or not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+        other = [name for name in _QUESTION if before[name] != facts[name]]
+    except (OSError, ValueError, KeyError, TypeError):
+        other = ["format"]
+    if other:
+        raise InputError(
+            f"--out has a result of another {' and '.join(other)}; name another folder, or --overwrite it. "
+            f"Received: {path}"
+        )
 
 
 def _check(source: data.ImageData, config: presets.TrainConfig, trained_on: dict) -> None:
@@ -215,28 +230,6 @@ def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
     if max_images < 1:
         raise InputError(f"`max_images` must be at least 1. Received: {max_images}")
     return np.sort(np.random.default_rng(seed % 2**32).permutation(count)[:max_images])
-
-
-def _memory() -> tuple[int, int] | None:
-    """Bytes that this process holds, and the most it has held; None where the system, unlike Linux, does not say."""
-    try:
-        status = pathlib.Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    sizes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
-    return (int(sizes["VmRSS"]) * 1024, int(sizes["VmHWM"]) * 1024) if len(sizes) == 2 else None
-
-
-def _memory_of(before: tuple[int, int] | None, after: tuple[int, int] | None, batch: int) -> dict:
-    """What lies between, compilation included. Where the peak is older, it was at most that much."""
-    known = before is not None and after is not None
-    added = after[1] - before[0] if known else None
-    return {
-        "peak_memory_bytes": after[1] if known else None,
-        "evaluation_memory_bytes": added,
-        "evaluation_memory_per_image_bytes": added // batch if known else None,
-        "evaluation_memory_is_upper_bound": after[1] == before[1] if known else None,
-    }
 
 
 def _sha256(path: pathlib.Path) -> str:

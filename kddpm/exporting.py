@@ -29,10 +29,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 import kddpm
-from kddpm import generation, images, inputs, layers, litert, parametrization, parity, samplers, walks
+from kddpm import generation, images, inputs, layers, litert, parametrization, parity, progress, samplers, walks
 from kddpm.errors import InputError
 from kddpm.files import check_output, replacing
 
@@ -111,7 +110,7 @@ def export(
             facts = {**_facts_of_file(content), "threads": threads}
         batches = _batches(model, parity_seeds, batch_size)
         passes = 2 * len(batches) + table.num_rows
-        with tqdm(total=passes, desc="Comparing with Keras", unit="pass", disable=not verbose) as bar:
+        with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
             pictures = _pictures(model, batches, sampler, num_steps, guidance_scale, bar)
             agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
         agreement.check(parity.LIMITS[precision])

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
-from kddpm import images, inputs, samplers, walks
+from kddpm import images, inputs, progress, samplers, walks
 from kddpm.errors import InputError
 
 _STEPS_A_CALL = 50  # a walk returns to Python this often, to move the progress bar
@@ -145,13 +144,7 @@ def paint(
     chunks = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
     arrays = () if edit is None else edit.arrays
     floats, trajectories = [], []
-    with tqdm(
-        total=len(chunks) * table.num_rows,
-        desc=f"{task} {len(seeds)} pictures",
-        unit="step",
-        delay=2 if verbose == "auto" else 0,
-        disable=not verbose,
-    ) as bar:
+    with progress.bar(len(chunks) * table.num_rows, f"{task} {len(seeds)} pictures", "step", verbose) as bar:
         for chunk in chunks:
             count = len(seeds[chunk])
 

@@ -6,9 +6,8 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
-from kddpm import generation, inputs, noise, objectives
+from kddpm import generation, inputs, memory, noise, objectives, progress
 from kddpm.errors import InputError
 
 _TERMS_A_CALL = 50  # the loop returns to Python this often, to move the progress bar
@@ -28,6 +27,7 @@ class BitsPerDim:
         terms: L_0 .. L_{T-1}, means over the images for which they were taken, (T,); NaN where for none.
         prior: L_T, mean over the images.
         seconds_per_image: of wall-clock time, compilation left out.
+        bytes_per_image: of memory for every image more in a batch; NaN where that is not known, as for one image.
     """
 
     total: float
@@ -37,6 +37,7 @@ class BitsPerDim:
     terms: np.ndarray
     prior: float
     seconds_per_image: float
+    bytes_per_image: float = math.nan
 
     def __str__(self):
         extra = f", of which the choice of terms {self.monte_carlo_error:.4f}" if self.monte_carlo_error else ""
@@ -92,20 +93,15 @@ def bits_per_dim(
     each = _terms_each(num_terms, num_timesteps)
     compute = _compiled(model, clip)
     bound, seconds = _Bound(count, num_timesteps), 0.0
-    with tqdm(
-        total=-(-count // batch) * each,
-        desc=f"Bits per dimension of {count} images",
-        unit="term",
-        delay=2 if verbose == "auto" else 0,
-        disable=not verbose,
-    ) as bar:
+    with progress.bar(-(-count // batch) * each, f"Bits per dimension of {count} images", "term", verbose) as bar:
         for first in range(0, count, batch):
             rows = slice(first, first + batch)
             x_0 = tf.constant(images[rows].astype(np.float64) / 127.5 - 1)
             arguments = x_0, tf.constant(seeds[rows]), tf.constant(labels[rows])
             chosen = _chosen_terms(each, num_timesteps, seeds[rows])
-            if not first:
-                compute(*arguments, tf.constant(chosen[:, :1]), tf.constant(0))  # compiles, before the clock runs
+            if not first:  # compile, before the clock runs; on one image, so that memory can be said for the others
+                compute(*(argument[:1] for argument in arguments), tf.constant(chosen[:1, :1]), tf.constant(0))
+                gain = memory.Gain()
             nats = np.empty(chosen.shape)
             for start in range(0, each, _TERMS_A_CALL):
                 t = chosen[:, start : start + _TERMS_A_CALL]
@@ -117,7 +113,9 @@ def bits_per_dim(
                 bar.update(t.shape[1])
             prior = objectives.prior_nats(model.diffusion, x_0).numpy()
             bound.add(chosen, nats / math.log(2), prior / math.log(2))
-    return bound.result(seconds / count)
+    gained = gain.peak()
+    bytes_per_image = math.nan if gained is None or batch == 1 else gained / (batch - 1)
+    return bound.result(seconds / count, bytes_per_image)
 
 
 def _terms_each(num_terms, num_timesteps) -> int:
@@ -203,7 +201,7 @@ class _Bound:
         np.add.at(self.sums, chosen, terms)
         np.add.at(self.counts, chosen, 1)
 
-    def result(self, seconds_per_image) -> BitsPerDim:
+    def result(self, seconds_per_image, bytes_per_image) -> BitsPerDim:
         count = len(self.images)
         with np.errstate(invalid="ignore"):
             terms = self.sums / self.counts
@@ -218,4 +216,5 @@ class _Bound:
             terms=terms,
             prior=float(self.priors.mean()),
             seconds_per_image=seconds_per_image,
+            bytes_per_image=bytes_per_image,
         )

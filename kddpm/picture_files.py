@@ -4,6 +4,7 @@ A picture to edit is an image file, or one of those in a .npz archive; it is mad
 `kddpm.decoding`. A mask is an image file, white where the picture is kept and black where it is painted anew.
 """
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -86,7 +87,8 @@ def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, in
         arrays.append(array)
         sizes += [size] * len(array)
         if changes:
-            notes.append(f"{path}: {changes}, from {size[1]}x{size[0]} to {width}x{height}")
+            resized = f", from {size[1]}x{size[0]} to {width}x{height}" if tuple(size) != (height, width) else ""
+            notes.append(f"{path}: {changes}{resized}")
     return Photos(np.concatenate(arrays), sizes, notes)
 
 
@@ -110,19 +112,42 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
     if size not in (tuple(image_size), tuple(photo_size)):
         expected = " or ".join(dict.fromkeys(f"{w}x{h}" for h, w in (image_size, photo_size)))
         raise InputError(f"{name} must be {expected}, as the picture is. Received: {path}, {size[1]}x{size[0]}")
+    has_black = (mask <= 127).any()
     if size != tuple(image_size):
         picture = Image.fromarray(mask[..., 0])
         mask, _ = decoding.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
     keep = mask[..., 0] > 127
     if keep.all():
-        raise InputError(f"{name} must have black in it, where to paint. Received: {path}, all white")
+        how = "whose black vanishes at the model's size" if has_black else "all white"
+        raise InputError(f"{name} must have black in it, where to paint. Received: {path}, {how}")
     return keep
+
+
+def check_names(out: pathlib.Path, seeds: Sequence[int], labels: Sequence[int] | None) -> None:
+    """Whether every picture has a name of its own, in a folder.
+
+    Raises:
+        InputError: two pictures of one name.
+    """
+    names = collections.Counter(_names(seeds, labels))
+    name, count = names.most_common(1)[0]
+    if not out.suffix and count > 1:
+        raise InputError(f"--seeds must differ to name the files of a folder. Received: {count} times {name}")
+
+
+def _names(seeds, labels) -> list[str]:
+    return [f"{seed}.png" if label is None else f"{seed}_{label}.png" for seed, label in _pairs(seeds, labels)]
+
+
+def _pairs(seeds, labels):
+    return zip(seeds, [None] * len(seeds) if labels is None else labels, strict=True)
 
 
 def save(
     out: pathlib.Path,
     pictures: np.ndarray,
     seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
     frames: np.ndarray | None = None,
     columns: int | None = None,
 ) -> None:
@@ -131,7 +156,8 @@ def save(
     Args:
         out: where to.
         pictures: uint8 (N, H, W, C).
-        seeds: (N,); they name a folder's files.
+        seeds: (N,); they name a folder's files, SEED.png or SEED_LABEL.png.
+        labels: (N,), None for a model without classes.
         frames: uint8 (frames, N, H, W, C), stages of the pictures, for .gif; given for .png, they are a row a picture.
         columns: of a grid; None = as square as possible.
     """
@@ -142,10 +168,13 @@ def save(
         images.save_gif(out, [images.grid(frame, columns) for frame in frames])
     elif suffix == ".npz":
         with replacing(out) as beside:
-            np.savez_compressed(beside, images=pictures, seeds=np.array(seeds, np.int32))
+            arrays = {"images": pictures, "seeds": np.array(seeds, np.int32)}
+            if labels is not None:
+                arrays["labels"] = np.array(labels, np.int32)
+            np.savez_compressed(beside, **arrays)
     else:
-        for seed, picture in zip(seeds, pictures, strict=True):
-            images.save_png(out / f"{seed}.png", picture)
+        for name, picture in zip(_names(seeds, labels), pictures, strict=True):
+            images.save_png(out / name, picture)
 
 
 def save_way(out: pathlib.Path, pictures: np.ndarray, columns: int | None = None) -> None:

@@ -2,13 +2,12 @@
 
     python -m kddpm.plots                                             # all of them, into docs/figures
     python -m kddpm.plots --only=schedules,forward --out=figures
-    python -m kddpm.plots --only=bits_by_term --run_dir=runs/digits --out=runs/digits
 
 schedules     signal, noise and log-SNR of every noise schedule
 forward       a digit on its way to noise
 toy_points    four points in the plane turning into noise, and noise into points again (GIF)
 toy_moons     the same of two half moons (GIF)
-bits_by_term  where the bits per dimension come from: of Gaussian data, or of --run_dir on images it was trained on
+bits_by_term  where the bits per dimension of Gaussian data come from; of a run, see evaluate.py
 estimators    how noisy three estimates of the variational bound are, and their gradients
 """
 
@@ -24,7 +23,6 @@ from kddpm.files import check_output, replacing
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 _INK, _FAINT = "#222222", "#BBBBBB"
 _DPI = 110
-_RUN_IMAGES, _RUN_TERMS = 100, 100  # of bits_by_term for a run
 
 
 def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
@@ -65,7 +63,7 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
         for name, colour in zip(kd_schedules.BY_NAME, (_BLUE, _RED, _GREEN, _PURPLE, _ORANGE), strict=True)
     ]
     zero = kd_schedules.zero_terminal_snr(lines[0][1])
-    lines.append(("linear, zero terminal SNR", zero, _BLUE, (0, (4, 2.5))))
+    lines.append(("linear, zero terminal SNR", zero, _SKY, (0, (2, 1.5))))
 
     figure, (signal, noise, snr) = _subplots(10, 3.7, columns=3)
     for name, schedule, colour, style in lines:
@@ -74,12 +72,13 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
             log_snr = np.log(kept) - np.log(lost)
         for axes, values in ((signal, np.sqrt(kept)), (noise, np.sqrt(lost)), (snr, log_snr)):
             axes.plot(values, color=colour, linestyle=style, linewidth=1.8, label=name if axes is signal else None)
-    signal.set(title="signal", ylabel=r"$\sqrt{\bar\alpha_t}$, share of the amplitude", ylim=(-0.03, 1.03))
-    noise.set(title="noise", ylabel=r"$\sqrt{1-\bar\alpha_t}$, standard deviation", ylim=(-0.03, 1.03))
-    snr.set(title="signal to noise", ylabel=r"$\log\,\bar\alpha_t / (1-\bar\alpha_t)$, nats", ylim=(-14, 10.5))
+    signal.set(title="Signal", ylabel=r"$\sqrt{\bar\alpha_t}$, share of the amplitude", ylim=(-0.03, 1.03))
+    noise.set(title="Noise", ylabel=r"$\sqrt{1-\bar\alpha_t}$, standard deviation", ylim=(-0.03, 1.03))
+    snr.set(title="Signal to noise", ylabel=r"$\log\,\bar\alpha_t / (1-\bar\alpha_t)$, nats", ylim=(-14, 10.5))
     snr.axhline(0, color=_FAINT, linewidth=1, zorder=0)
     for axes in (signal, noise, snr):
-        axes.set(xlabel="t", xlim=(0, num_timesteps - 1))
+        ends = np.linspace(0, num_timesteps - 1, 4).round().astype(int)
+        axes.set(xlabel="t", xlim=(0, num_timesteps - 1), xticks=ends)
         axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, columnspacing=1.4, handlelength=2.2)
     _save(figure, path)
@@ -87,7 +86,7 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
 
 def forward(
     path: str | os.PathLike,
-    image: int = 2,
+    image: int = 0,
     names: tuple[str, ...] = ("linear", "quadratic", "cosine"),
     timesteps: tuple[int, ...] = (25, 50, 100, 200, 300, 450, 600, 800, 999),
 ) -> None:
@@ -114,7 +113,7 @@ def forward(
             x_t = x_0 if t < 0 else diffusion.q_sample(x_0, np.array([t]), noise)
             percent = 100 if t < 0 else 100 * np.sqrt(schedule.alpha_bars[t])
             axes.imshow(np.asarray(x_t)[0, ..., 0], cmap="gray", vmin=-1, vmax=1)
-            axes.set(xticks=[], yticks=[], xlabel=f"{percent:{'.0f' if percent > 10 else '.1g'}} %")
+            axes.set(xticks=[], yticks=[], xlabel=f"{percent:{_percent_format(percent)}} %")
             axes.xaxis.labelpad = 2
             if axes in grid[0]:
                 axes.set_title("$x_0$" if t < 0 else f"t = {t}", fontsize=10)
@@ -123,6 +122,12 @@ def forward(
         row[0].set_ylabel(name, fontsize=11)
     figure.supxlabel(r"below each: signal left, $\sqrt{\bar\alpha_t}$", fontsize=10)
     _save(figure, path)
+
+
+def _percent_format(percent: float) -> str:
+    if percent < 10:
+        return ".1g"
+    return ".1f" if 99.5 <= percent < 100 else ".0f"
 
 
 def toy(plane: str, path: str | os.PathLike, model=None, count: int = 500, frames: int = 26) -> None:
@@ -176,8 +181,8 @@ def bits_by_term(result, path: str | os.PathLike) -> None:
     """Where the bits per dimension come from: the terms of the bound against t, and their sum so far; a PNG.
 
     Args:
-        result: a `kddpm.BitsPerDim`. Terms that were not drawn, NaN, are left out, and the sum goes up by more at the
-            others.
+        result: a `kddpm.BitsPerDim`. Terms that were not drawn, NaN, are left out; their share of the sum is what
+            their neighbours say.
         path: where the PNG goes.
 
     Raises:
@@ -188,12 +193,14 @@ def bits_by_term(result, path: str | os.PathLike) -> None:
     if not drawn.size or drawn[0] != 0:
         raise InputError(f"`result` must have a finite first term, L_0. Received: {terms[:1]}")
     inner, middle = drawn[1:], result.total - terms[0] - result.prior
-    so_far = np.cumsum(terms[inner]) * (middle / terms[inner].sum() if inner.size else 1)
+    between = np.arange(1, last)
+    known = np.interp(between, inner, terms[inner]) if inner.size else np.zeros(last - 1)
+    so_far = np.cumsum(known) * (middle / known.sum() if inner.size else 1)
     shares = 100 * (terms[0] + np.concatenate([[0.0], so_far])) / result.total
 
     figure, (left, right) = _subplots(10, 3.9, columns=2)
-    size = 2.2 if len(inner) > 100 else 4
-    left.plot(inner, terms[inner], color=_BLUE, linewidth=1.5, marker="o", markersize=size, markeredgewidth=0)
+    marker = "o" if len(inner) <= 100 else None
+    left.plot(inner, terms[inner], color=_BLUE, linewidth=1.5, marker=marker, markersize=4, markeredgewidth=0)
     marks = ((left, 0, terms[0], _RED, "s", "$L_0$, the decoder"), (left, last, result.prior, _GREEN, "D", "$L_T$"))
     for axes, at, value, colour, marker, name in marks:
         label = f"{name}: {_readable(value)} bits"
@@ -201,7 +208,7 @@ def bits_by_term(result, path: str | os.PathLike) -> None:
     left.plot([], [], color=_BLUE, label=f"$L_t$, 0 < t < {last}: {_readable(middle)} bits")
     left.set(ylabel="bits per dimension of one term", yscale="log", title="The terms of the bound")
     left.legend(frameon=False, loc="best")
-    right.step([0, *inner, last], [*shares, 100], where="post", color=_BLUE, linewidth=1.8)
+    right.step([0, *between, last], [*shares, 100], where="post", color=_BLUE, linewidth=1.8)
     right.plot(0, shares[0], color=_RED, marker="s", markersize=8, linestyle="none")
     right.set(
         ylabel="share of the bound up to t, %", ylim=(0, 103), title=f"Their sum: {result.total:.3f} bits per dimension"
@@ -309,29 +316,13 @@ def _few_colours(shots: list[np.ndarray], hues) -> list[np.ndarray]:
     return [np.asarray(Image.fromarray(s).quantize(palette=palette, dither=none).convert("RGB")) for s in shots]
 
 
-def _run_bits(run_dir):
-    """The `BitsPerDim` of a run on images of its own data, as training saw them."""
-    from kddpm import checkpoints, data, runs
-
-    run = runs.RunDirectory(run_dir)
-    config, _ = run.read()
-    source = data.load(config.dataset, config.image_size, config.channels, cache_dir=run.data_path)
-    model = checkpoints.load_run(run_dir)
-    labels = None if model.network.num_classes is None else source.labels[:_RUN_IMAGES]
-    terms = _RUN_TERMS if model.schedule.num_timesteps > 2 * _RUN_TERMS else None
-    return model.bits_per_dim(source.images[:_RUN_IMAGES], labels, num_terms=terms)
-
-
 FIGURES = {
-    "schedules": ("schedules.png", lambda path, run_dir: schedules(path)),
-    "forward": ("forward.png", lambda path, run_dir: forward(path)),
-    "toy_points": ("toy_points.gif", lambda path, run_dir: toy("points", path)),
-    "toy_moons": ("toy_moons.gif", lambda path, run_dir: toy("moons", path)),
-    "bits_by_term": (
-        "bits_by_term.png",
-        lambda path, run_dir: bits_by_term(_run_bits(run_dir) if run_dir else gaussian_bits(), path),
-    ),
-    "estimators": ("estimators.png", lambda path, run_dir: estimators(path)),
+    "schedules": ("schedules.png", schedules),
+    "forward": ("forward.png", forward),
+    "toy_points": ("toy_points.gif", lambda path: toy("points", path)),
+    "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),
+    "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
+    "estimators": ("estimators.png", estimators),
 }
 
 
@@ -339,33 +330,28 @@ def main() -> None:
     """Flags to figures."""
     from absl import flags
 
-    from kddpm import commands, runs
+    from kddpm import commands
 
-    only, run_dir, out = flags.FLAGS.only, flags.FLAGS.run_dir, pathlib.Path(flags.FLAGS.out)
+    only, out = flags.FLAGS.only, pathlib.Path(flags.FLAGS.out)
     names = list(FIGURES) if only is None else [name.strip() for name in only.split(",")]
     for name in names:
         if name not in FIGURES:
             raise InputError(f"--only must be among {', '.join(FIGURES)}. Received: {name!r}")
-    if run_dir:
-        if "bits_by_term" not in names:
-            raise InputError(f"--run_dir belongs to --only=bits_by_term. Received: --only={only}")
-        runs.RunDirectory(run_dir).read()
     check_output("--out", out, is_folder=True)
     commands.start_tensorflow()
     for number, name in enumerate(names, 1):
         file, draw = FIGURES[name]
         print(f"{number}/{len(names)} {name} ...", flush=True)
-        draw(out / file, run_dir)
+        draw(out / file)
         print(f"    {out / file}, {(out / file).stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def _define_flags():
-    """Only when this file is the program: `train.py`, which draws its loss with it, has flags of the same names."""
+    """Only when this file is the program, so that `train.py`, which draws its loss with it, does not have them."""
     from absl import flags
 
     flags.DEFINE_string("out", "docs/figures", "folder for the figures; those there of the same names are replaced")
     flags.DEFINE_string("only", None, f"some of {', '.join(FIGURES)}, with commas between; all if not given")
-    flags.DEFINE_string("run_dir", None, "a run of train.py, for bits_by_term: on 100 of its images, 100 terms of each")
 
 
 if __name__ == "__main__":

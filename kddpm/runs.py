@@ -50,7 +50,10 @@ class RunDirectory:
         """
         try:
             stored = json.loads(self.config_path.read_text())
-            return presets.TrainConfig(**stored["config"]), stored["data"]
+            config, data = presets.TrainConfig(**stored["config"]), dict(stored["data"])
+            if missing := {"digest", "images", "image_shape", "class_names"} - set(data):
+                raise ValueError(f"its `data` lack {', '.join(sorted(missing))}")
+            return config, data
         except FileNotFoundError:
             raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
         except InputError as error:

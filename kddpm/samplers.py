@@ -14,12 +14,13 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
     (5)  DPMSolver, DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): with lambda = log(s / n) and h = lambda' - lambda,
          x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = h / (2 h of the step before),  m' = x_0;
          w = 0 at the first step, which has no memory, and at the last, whose h is infinite.
-    (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In y = x / s and
-         u = n / s the ODE is dy/du = (y - x_0) / u. Euler's row keeps m' = half of the way; the second row, at t_prev,
-         goes the other half with the slope found there. The last step, to u = 0, is Euler's alone.
+    (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In z = x / n and w = s / n
+         the ODE is dz/dw = x_0. Euler's row keeps m' = half of the way; the second row, at t_prev, goes the other half
+         with the x_0 found there. The last step, to an infinite w, is Euler's alone. Karras et al. walk in x / s and
+         n / s, where a step that changes n / s tenfold, as a cosine schedule's first ones do, overshoots by as much.
     (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
          x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
-         step size with the norms of noise and score at their expected ratio, so that no image depends on others.
+         step size with |score|^2 of one known picture on average, d / n^2, so that no image depends on others.
     (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: the x' from which DDIM's step, clipping
          included, leads to x. By fixed-point iteration, because x' is what the network must be asked about:
          x' = s'/s x + (n' - s'/s n) eps  while there is more signal than noise (s s' > n n'),
@@ -147,8 +148,7 @@ class DPMSolver(Sampler):
         with np.errstate(divide="ignore"):
             log_snr = np.log(signal / noise_)
             steps = np.diff(log_snr)[::-1] * -1  # h of each step, in walking order
-        ratio = noise_[:-1][::-1] / noise_[1:][::-1]
-        towards = signal[:-1][::-1] - signal[1:][::-1] * ratio  # s' (1 - exp(-h)) = s' - s n'/n
+        ratio, towards = (column[::-1] for column in _euler(schedule))
         weight = np.zeros(len(down))
         weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 where the step before was infinite
         zero = np.zeros(len(down))
@@ -170,22 +170,15 @@ class Heun(Sampler):
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
-        if schedule.zero_terminal_snr:
-            raise InputError("`sampler` heun cannot start where alpha_bar = 0 (zero terminal SNR): choose another")
-        signal, noise_ = _levels(schedule)
-        sigma = noise_ / signal
-        rows = []
-        for i in range(schedule.num_timesteps, 0, -1):  # from level i to level i - 1; level 0 is the data
-            s, s_next, u, u_next = signal[i], signal[i - 1], sigma[i], sigma[i - 1]
-            way = (u_next - u) / u  # y' = y + way (y - x_0), in x: divided by s, then times s'
-            euler = (-s_next * way, s_next / s * (1 + way), 0.0)
-            half = (-s_next * way / 2, s_next / s * (1 + way / 2), 0.0)
-            rows.append((i - 1, *euler, *half))
-            if i > 1:
-                rest = (u_next - u) / u_next / 2
-                rows.append((i - 2, -s_next * rest, rest, 1.0, 0.0, 0.0, 0.0))
-        at, c, d, e, f, g, h = (np.array(column) for column in zip(*rows, strict=True))
-        return Rows(at, c, d, np.zeros(len(rows)), e, f, g, h)
+        ratio, towards = (column[::-1] for column in _euler(schedule))
+        step = np.repeat(np.arange(schedule.num_timesteps), 2)[:-1]  # of each row, in walking order
+        second = np.arange(len(step)) % 2 == 1
+        at = schedule.num_timesteps - 1 - step - second
+        ratio, towards, zero = np.where(second, 0.0, ratio[step]), towards[step], np.zeros(len(step))
+        return Rows(
+            at, np.where(second, towards / 2, towards), ratio, zero, from_memory=np.where(second, 1.0, 0.0),
+            memory_from_x0=np.where(second, 0.0, towards / 2), memory_from_xt=ratio, memory_from_memory=zero,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,3 +371,10 @@ def _levels(schedule):
     """s and n of the data and of every step, (T + 1,) each: sqrt(alpha_bar) and sqrt(1 - alpha_bar)."""
     signal = np.sqrt(np.concatenate([[1.0], schedule.alpha_bars]))
     return signal, np.sqrt(np.concatenate([[0.0], schedule.one_minus_alpha_bars]))
+
+
+def _euler(schedule):
+    """n'/n and s' - s n'/n of every step, (T,) each: x' = n'/n x + (s' - s n'/n) x_0 is Euler's step, and DDIM's."""
+    signal, noise_ = _levels(schedule)
+    ratio = noise_[:-1] / noise_[1:]
+    return ratio, signal[:-1] - signal[1:] * ratio

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from kddpm.commands import parse_numbers
+from kddpm.commands import check_least, parse_numbers
 from kddpm.errors import InputError
 from kddpm.parametrization import VARIANCES
 from kddpm.presets import SAMPLERS
@@ -48,6 +48,9 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
         raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}. Received: {name}")
     if edit == "inpaint" and name not in _INPAINTING:
         raise InputError(f"--sampler must be one of {', '.join(_INPAINTING)} for --inpaint. Received: {name}")
+    scale = flags.FLAGS.guidance_scale
+    if scale is not None and not 0 <= scale < float("inf"):
+        raise InputError(f"--guidance_scale must be a number of at least 0. Received: {scale}")
     options = {"clip": _CLIPS[flags.FLAGS.clip]}
     if flags.FLAGS.spacing is not None:
         options["spacing"] = flags.FLAGS.spacing
@@ -59,6 +62,7 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
     return options
 
 
+_SEEDS_OF_ONE = 8  # pictures made from one
 EDITS = ("variations", "inpaint", "interpolate")
 # Flags of one edit alone, and flags that some of them do not take.
 _OF_AN_EDIT = {
@@ -78,7 +82,9 @@ def define_edit_flags() -> None:
         "inpaint", None, "an image file, or NAME.npz with images: paint the part that --mask leaves open"
     )
     flags.DEFINE_string("mask", None, "of --inpaint, an image file: white = keep, black = paint")
-    flags.DEFINE_integer("jump_length", 10, "of --inpaint: steps to go back for the new to fit the old")
+    flags.DEFINE_integer(
+        "jump_length", None, "of --inpaint: steps to go back, so that the new fits the old; 10 if not given"
+    )
     flags.DEFINE_integer("resamplings", 5, "of --inpaint: how often each stretch of steps is taken; 1 = once")
     flags.DEFINE_string("interpolate", None, "two image files, A,B: paint pictures on the way from A to B")
     flags.DEFINE_integer("count", 9, "of --interpolate: pictures, A and B included")
@@ -105,17 +111,15 @@ def chosen_edit() -> str | None:
         raise InputError("--mask is needed for --inpaint: an image file, white = keep, black = paint")
     if not 0 <= flags.FLAGS.strength <= 1:
         raise InputError(f"--strength must lie in 0 .. 1. Received: {flags.FLAGS.strength}")
-    for name, least in (("jump_length", 1), ("resamplings", 1), ("count", 2)):
-        if flags.FLAGS[name].value < least:
-            raise InputError(f"--{name} must be at least {least}. Received: {flags.FLAGS[name].value}")
+    check_least(jump_length=1, resamplings=1, count=2)
     return edit
 
 
-def check_suffix(out: pathlib.Path, edit: str | None) -> None:
-    """Whether --out names a form in which the pictures can be written.
+def check_form(out: pathlib.Path, edit: str | None) -> None:
+    """Whether --out names a form in which the pictures can be written, one for which --frames and --columns mean some.
 
     Raises:
-        InputError: another suffix.
+        InputError: another suffix, or a flag that it has no use for.
     """
     animated = edit in (None, "interpolate")
     if out.suffix.lower() not in (".png", ".gif" if animated else ".png", ".npz", ""):
@@ -123,16 +127,21 @@ def check_suffix(out: pathlib.Path, edit: str | None) -> None:
         raise InputError(
             f"--out must end in {forms}, or be a folder{f', for --{edit}' if edit else ''}. Received: {out}"
         )
+    suffix, frames, columns = out.suffix.lower(), flags.FLAGS.frames, flags.FLAGS.columns
+    if frames is not None and suffix not in (".png", ".gif"):
+        raise InputError(f"--frames belongs to .png, a filmstrip, or .gif. Received: --out={out}")
+    if columns is not None and (suffix in (".npz", "") or (frames and suffix == ".png") or (edit and suffix == ".gif")):
+        raise InputError(f"--columns belongs to a grid of pictures. Received: --out={out}, which has none")
 
 
 def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
-    """The seeds of edited pictures: one for each picture, of a single picture any number; None = 0 .. photos - 1.
+    """The seeds of edited pictures: one for each picture, of a single picture any number; None = from 0, 8 of that one.
 
     Raises:
         InputError: another number of seeds.
     """
     if seeds is None:
-        return list(range(photos))
+        return list(range(photos if photos > 1 else _SEEDS_OF_ONE))
     if len(seeds) != photos != 1:
         raise InputError(f"--seeds must be one for each of {photos} pictures to edit. Received: {len(seeds)}")
     return seeds

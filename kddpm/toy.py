@@ -20,9 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tqdm.auto import tqdm
 
-from kddpm import generation, objectives, parametrization, samplers, schedules, walks
+from kddpm import generation, objectives, parametrization, progress, samplers, schedules, walks
 from kddpm.errors import InputError
 from kddpm.layers import TimestepEmbedding
 from kddpm.model import DiffusionModel
@@ -181,10 +180,7 @@ def train(plane: Plane, steps: int = 2000, seed: int = 0, verbose: bool | str = 
     model.compile(keras.optimizers.Adam(rate), jit_compile=True, steps_per_execution=_STEPS_A_CALL)
     images = tf.data.Dataset.from_tensor_slices(to_images(plane.draw(_TRAINING_POINTS, seed)))
     batches = images.shuffle(_TRAINING_POINTS, seed).repeat().batch(_BATCH, drop_remainder=True)
-    with tqdm(
-        total=steps, desc=f"Training on {plane.name}", unit="step", delay=2 if verbose == "auto" else 0,
-        disable=not verbose,
-    ) as bar:  # fmt: skip
+    with progress.bar(steps, f"Training on {plane.name}", "step", verbose) as bar:
         moved = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: bar.update(batch + 1 - bar.n))
         model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[moved])
     return model

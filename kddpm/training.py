@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from kddpm import data, images, plots, presets
+from kddpm import data, generation, images, plots, presets, progress
 from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
@@ -76,6 +76,8 @@ def train(
     model = build_model(config, source.images.shape[1:])
     optimizer = keras.optimizers.Adam(_learning_rate(config))
     model.compile(optimizer, jit_compile=config.jit_compile)
+    generation.step_table(model, config.sampler, config.sampling_steps)  # so that no sample grid is refused later
+    generation.check_guidance(model, config.guidance_scale)
     run.start(config, _describe(source), _needed_bytes(model))
     checkpoints = Checkpoints(run, model)
     start = checkpoints.restore()
@@ -102,19 +104,19 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
         with_labels=config.num_classes is not None,
     )
     stopper = _StopSignals()
-    metrics, progress = _Metrics(run, config, start), _Progress(config, start, verbose)
+    metrics, shown = _Metrics(run, config, start), _Progress(config, start, verbose)
     own = [
         metrics,
-        _Samples(metrics, run, config, start),
         stopper,
-        _Saver(checkpoints, config, start, stopper),
-        progress,
+        _Saver(checkpoints, config, start, stopper),  # before the pictures: whatever becomes of them, the work is safe
+        _Samples(metrics, run, config, start),
+        shown,
     ]
     try:
         model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*callbacks, *own])
     finally:  # `on_train_end` is not called when something is raised
         stopper.close()
-        progress.close()
+        shown.close()
         metrics.close()
     if stopper.received:
         raise SystemExit(128 + stopper.received)
@@ -246,9 +248,7 @@ class _Progress(_StepCallback):
             return
         now = time.monotonic()
         if not hasattr(self, "bar"):  # after the first step, so that its compilation is not in the estimate
-            self.bar = tqdm(
-                total=self.config.steps, initial=self.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 20
-            )
+            self.bar = progress.bar(self.config.steps, None, "step", initial=self.step)
             self.shown_step, self.shown_time = self.step, now
             return
         if now - self.shown_time >= self.bar.mininterval:

@@ -201,6 +201,9 @@ def test_edits_go_with_the_samplers_that_the_document_names(sampler):
 
 def test_nothing_is_inverted_where_no_signal_is_left():
     model, photos = new_model("v", "simple", "small", ZERO_SNR), images_and_labels()[0][:2]
-    for call in (lambda: model.invert(photos, 3), lambda: model.interpolate(*photos, count=2, num_steps=3)):
+    for call in (
+        lambda: model.invert(photos, 3, labels=[0, 1]),
+        lambda: model.interpolate(*photos, count=2, num_steps=3, labels=[0, 1]),
+    ):
         with pytest.raises(InputError, match=r"must not end at alpha_bar = 0 \(zero terminal SNR\)"):
             call()

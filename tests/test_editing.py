@@ -365,7 +365,7 @@ FLOATS = images.to_float(PHOTOS).numpy()
         (lambda m: m.variations(PHOTOS, 0.5, num_steps=21), r"`num_steps` must be an integer in 1 .. 20 \(T\)"),
         (lambda m: m.variations(PHOTOS, 0.5, labels=[0, 1, 2]), "`labels` were given, but the network has no classes"),
         (lambda m: m.variations(PHOTOS, 0.5, guidance_scale=2.0), "`guidance_scale` needs a network with classes"),
-        (lambda m: m.variations(PHOTOS, 0.5, batch_size=0), "`batch_size` must be an integer of at least 1. Received: 0"),
+        (lambda m: m.variations(PHOTOS, 0.5, batch_size=0), "`batch_size` must be an integer of at least 1"),
         *(
             (lambda m, name=name: m.inpaint(PHOTOS, MASK, sampler=name),
              f"`sampler` must be ancestral or ddim for inpainting. Received: {name}")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from small_runs import make_run
 
-from kddpm import checkpoints, commands, data, evaluation, image_cache, plots
+from kddpm import checkpoints, commands, data, evaluation, image_cache, memory, plots
 from kddpm.errors import InputError
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
@@ -67,7 +67,9 @@ def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
     assert table[1] == ["prior,", "L_20", f"{expected.prior:.4f}"]
     assert table[2] == ["L_1", "..", "L_19", f"{stored['middle']:.4f}"]
     assert table[3] == ["decoder,", "L_0", f"{stored['decoder']:.4f}"]
-    assert table[4][:3] == ["time", "per", "image"] and table[5][:2] == ["peak", "memory"]
+    assert table[4][:3] == ["time", "per", "image"]
+    assert table[5] == ["memory", f"{stored['bytes_per_image'] / 1e6:.3g}", *"MB for each image of a batch".split()]
+    assert table[6] == ["peak", "memory", f"{stored['peak_bytes'] / 1e6:,.0f}", "MB"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bits_per_dim.json", "bits_per_dim.png"]
     with Image.open(tmp_path / "bits_per_dim.png") as figure:
         assert figure.format == "PNG"
@@ -86,7 +88,7 @@ def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
 
 def test_the_figure_is_of_the_result(files, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "bits_by_term", lambda *arguments: drawn.append(arguments), raising=False)
+    monkeypatch.setattr(plots, "bits_by_term", lambda *arguments: drawn.append(arguments))
     content = evaluation.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)["bits_per_dim"]
     ((result, path),) = drawn
     assert result.total == content["total"] and path == tmp_path / "bits_per_dim.png"
@@ -100,10 +102,17 @@ def test_nothing_is_said_where_nothing_shall_be(files, tmp_path, capfd):
 @pytest.fixture
 def quick(files, tmp_path, monkeypatch):
     """evaluate() with two terms, no figure and no words."""
-    monkeypatch.setattr(plots, "bits_by_term", lambda result, path: None, raising=False)
+    monkeypatch.setattr(plots, "bits_by_term", lambda result, path: None)
 
     def evaluate(run="run", **options):
-        options = {"num_terms": 2, "batch_size": 2, "out": tmp_path / "out", "verbose": False, **options}
+        options = {
+            "num_terms": 2,
+            "batch_size": 2,
+            "out": tmp_path / "out",
+            "overwrite": True,
+            "verbose": False,
+            **options,
+        }
         return evaluation.evaluate(files / run, **options)["bits_per_dim"]
 
     return evaluate
@@ -228,23 +237,44 @@ def test_decoded_data_are_shared_with_training(files, quick, tmp_path, monkeypat
     assert stored.stat().st_mtime_ns == before
 
 
-def test_memory_is_what_lies_between_and_an_image_of_a_batch_its_share():
-    gained = evaluation._memory_of((100, 150), (160, 400), 4)
-    assert (gained["peak_memory_bytes"], gained["evaluation_memory_bytes"]) == (400, 300)
-    assert gained["evaluation_memory_per_image_bytes"] == 75 and not gained["evaluation_memory_is_upper_bound"]
-    assert evaluation._memory_of((100, 400), (160, 400), 4)["evaluation_memory_is_upper_bound"]
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"max_images": 3}, "max_images"),
+        ({"num_terms": 3}, "num_terms"),
+        ({"seed": 1}, "seed"),
+        ({"clip": False}, "clip"),
+    ],
+)
+def test_a_result_is_not_lost_to_one_of_another_question(quick, tmp_path, options, name):
+    quick()
+    before = (tmp_path / "out" / "bits_per_dim.json").read_bytes()
+    with pytest.raises(InputError, match=f"--out has a result of another {name}; name another folder, or --overwrite"):
+        quick(overwrite=False, **options)
+    assert (tmp_path / "out" / "bits_per_dim.json").read_bytes() == before
+    quick(overwrite=False)  # the same question again
+    assert quick(**options)
 
 
-def test_memory_of_this_process():
-    held = np.ones(2**24)  # 128 MiB
-    now, peak = evaluation._memory()
-    assert held.nbytes < now <= peak < 2**40
+def test_a_file_of_something_else_is_not_overwritten(quick, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bits_per_dim.json").write_text("[]")
+    with pytest.raises(InputError, match="--out has a result of another format"):
+        quick(overwrite=False)
 
 
-def test_systems_that_do_not_tell_their_memory(quick, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "_memory", lambda: None)
-    assert quick(verbose=True)["peak_memory_bytes"] is None
-    assert "time per image" in (printed := capsys.readouterr().out) and "peak memory" not in printed
+def test_a_metric_named_twice_is_measured_once(quick, monkeypatch):
+    measured, once = [], evaluation.METRICS["bits_per_dim"]
+    monkeypatch.setitem(evaluation.METRICS, "bits_per_dim", lambda *args: measured.append(1) or once(*args))
+    quick(metrics=["bits_per_dim", "bits_per_dim"])
+    assert measured == [1]
+
+
+def test_systems_that_do_not_tell_their_memory(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
+    content = quick(verbose=True)
+    assert content["peak_bytes"] is None and math.isnan(content["bytes_per_image"])
+    assert "time per image" in (printed := capsys.readouterr().out) and "memory" not in printed
 
 
 def test_metrics_by_name(quick):

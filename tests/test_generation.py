@@ -227,3 +227,53 @@ def test_guidance_needs_classes_and_dropped_labels(model):
     for scale in (0, 2.0):
         with pytest.raises(InputError, match="`guidance_scale` needs a model trained with label_dropout"):
             undropped.generate([1], guidance_scale=scale)
+
+
+def test_the_noise_of_an_inversion_is_painted_again(model):
+    seeds = range(3)
+    x_T = np.random.default_rng(0).normal(size=(3, *SHAPE))
+    made = model.generate(seeds, "ddim", 5, x_T=x_T)
+    np.testing.assert_array_equal(made, model.generate([7, 8, 9], "ddim", 5, x_T=x_T))  # DDIM draws nothing
+    assert not np.array_equal(made, model.generate(seeds, "ddim", 5))
+    shape = r"\(3, " + ", ".join(map(str, SHAPE)) + r"\)"
+    for other, received in ((x_T[:2], "float64"), (x_T.astype(int), "int64")):
+        with pytest.raises(InputError, match=f"`x_T` must be float {shape}, one a seed. Received: {received}"):
+            model.generate(seeds, "ddim", 5, x_T=other)
+
+
+def test_one_trace_serves_every_scale(model_with_classes):
+    model_with_classes.compiled_functions.clear()
+    for scale in (2.0, 3.0, 1.5, np.float32(4)):
+        model_with_classes.generate([1], num_steps=2, guidance_scale=scale)
+    assert len(model_with_classes.compiled_functions) == 1
+    model_with_classes.generate([1], num_steps=2)
+    assert len(model_with_classes.compiled_functions) == 2
+
+
+def test_what_was_used_longest_ago_is_forgotten(monkeypatch):
+    model = best_model(SHAPE)
+    monkeypatch.setattr(generation, "_MOST_COMPILED", 2)
+    made = []
+
+    def ask(key):
+        return generation.compiled(model, (key,), lambda: made.append(key) or key)
+
+    assert [ask(key) for key in "abacab"] == list("abacab")
+    assert made == list("abcb")
+
+
+def test_no_class_at_all_is_one_picture_whatever_the_label(model_with_classes):
+    first, other = (model_with_classes.generate([1], num_steps=3, labels=[k], guidance_scale=0) for k in (0, 1))
+    np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize("wrong", [-3, 2.5, "a", None])
+def test_frames_are_counted(model, wrong):
+    with pytest.raises(InputError, match="`return_trajectory` must be an integer of at least 0. Received: "):
+        model.generate([1], num_steps=2, return_trajectory=wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, np.float32(1.5), "seven", [1.5], [[1]], []])
+def test_seeds_are_a_list_of_integers(model, wrong):
+    with pytest.raises(InputError, match="`seeds` must be a non-empty list of integers. Received: "):
+        model.generate(wrong)

@@ -164,6 +164,25 @@ def test_gradients_are_finite_however_wrong_the_network(prediction, weighting, v
         assert size == 0 or np.all(np.abs(slope[..., :2]) > 0), "no pixel is right, and each is told so"
 
 
+@pytest.mark.parametrize("weighting", ["vlb", "hybrid"])
+@pytest.mark.parametrize("size", [300.0, 1e4, 1e30, -300.0, -1e4, -1e30])
+def test_no_learned_variance_leaves_float32(size, weighting):
+    x_0, x_t, noise, predicted, fraction = (tf.cast(a, tf.float32) for a in a_batch(0.1, "learned"))
+    output = tf.concat([predicted, tf.fill(fraction.shape, size)], axis=-1)
+    loss, (slope,) = gradient(
+        lambda output: objectives.training_loss(DIFFUSION, x_0, x_t, STEPS, noise, output, "eps", weighting, "learned"),
+        output,
+    )
+    assert np.all(np.isfinite(loss)) and np.all(np.isfinite(slope))
+
+
+def test_a_loss_beyond_all_measure_does_not_end_importance_sampling():
+    squares, counts = np.ones(4, np.float32), np.full(4, 100, np.float32)
+    squares, counts = objectives.updated_loss_history(squares, counts, tf.constant([2]), tf.constant([1e20]))
+    shares = objectives.importance_probabilities(squares, counts)
+    assert np.all(np.isfinite(shares)) and np.argmax(shares) == 2 and np.sum(shares) == pytest.approx(1, rel=1e-6)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_same_hybrid_loss(mode):
     x_0, x_t, noise, predicted, fraction = a_batch(0.05, "learned")
@@ -314,9 +333,9 @@ def test_loss_history_is_a_running_mean_of_what_each_t_saw():
 
 
 def test_one_endless_loss_leaves_the_history_of_the_other_t():
-    """As the square of a float32 loss may overflow."""
+    """Its square, which no float32 holds, is that of the largest loss that counts."""
     squares, counts = objectives.updated_loss_history(
         tf.ones(3), tf.ones(3), tf.constant([1, 2]), tf.constant([1e30, 2.0])
     )
-    np.testing.assert_allclose(squares, [1, np.inf, 0.9 + 0.1 * 4], rtol=1e-6)
+    np.testing.assert_allclose(squares, [1, 0.9 + 0.1 * 1e30, 0.9 + 0.1 * 4], rtol=1e-6)
     np.testing.assert_array_equal(counts, [1, 2, 2])

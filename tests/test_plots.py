@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
-from small_runs import make_run
 
 import kddpm
 from kddpm import data, plots, toy
@@ -63,7 +62,7 @@ def test_schedules_shows_them_all(drawn):
     assert names == [*kd_schedules.BY_NAME, "linear, zero terminal SNR"]
     styles = [line.get_linestyle() for line in signal.lines]
     assert set(styles[:-1]) == {"-"} and styles[-1] != "-"
-    assert len({line.get_color() for line in signal.lines}) == len(names) - 1
+    assert len({line.get_color() for line in signal.lines}) == len(names)
     built = [kd_schedules.by_name(name, 50) for name in kd_schedules.BY_NAME]
     for i, schedule in enumerate([*built, kd_schedules.zero_terminal_snr(built[0])]):
         kept = schedule.alpha_bars
@@ -112,8 +111,9 @@ def test_terms_that_were_not_drawn_are_left_out(drawn):
     terms = [2.0, np.nan, 0.3, np.nan, np.nan, 0.1]
     left, right = drawn(plots.bits_by_term, result_of(terms, total=3.01)).axes  # 1 bit of the five in the middle
     assert left.lines[0].get_xdata().tolist() == [2, 5] and left.lines[0].get_ydata().tolist() == [0.3, 0.1]
-    assert right.lines[0].get_xdata().tolist() == [0, 2, 5, 6]
-    np.testing.assert_allclose(right.lines[0].get_ydata(), np.array([2, 2.75, 3.0, 3.01]) / 0.0301)
+    assert right.lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    known = np.cumsum([0.3, 0.3, 0.7 / 3, 0.5 / 3, 0.1])  # what was not drawn lies between its neighbours
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [2 / 0.0301, *(2 + known / known[-1]) / 0.0301, 100])
 
 
 @pytest.mark.parametrize("terms", [[1.0], [1.0, np.nan], np.geomspace(3, 1e-7, 4000)], ids=len)
@@ -198,8 +198,6 @@ def run(*flags, cwd=ROOT):
     [
         (["--only=schedules,loops"], "--only must be among schedules, forward, toy_points, toy_moons, bits_by_term, "),
         (["--only="], "--only must be among "),
-        (["--run_dir=nowhere"], "--run_dir must be a run of train.py: no config.json in nowhere"),
-        (["--run_dir=x", "--only=forward"], "--run_dir belongs to --only=bits_by_term. Received: --only=forward"),
         (["--out=taken"], "--out must be a folder. Received: taken"),
         (["schedules"], "flags must begin with --. Received: schedules"),
     ],
@@ -214,36 +212,20 @@ def test_bad_flags_end_in_one_line_before_tensorflow_starts(flags, line, tmp_pat
 
 def test_help_explains_the_flags_and_every_figure():
     text = run("--help").stdout
-    for word in ("--only", "--run_dir", "--out", *plots.FIGURES):
+    for word in ("--only", "--out", *plots.FIGURES):
         assert word in text
 
 
 def test_the_command_draws_what_it_is_asked_for(tmp_path):
-    make_run(tmp_path / "run", "digits")
     out = tmp_path / "figures"
-    result = run("--only=schedules, bits_by_term", f"--run_dir={tmp_path / 'run'}", f"--out={out}")
+    result = run("--only=schedules, forward", f"--out={out}")
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in out.iterdir()} == {"schedules.png", "bits_by_term.png"}
-    assert "1/2 schedules ..." in result.stdout and f"{out / 'bits_by_term.png'}, " in result.stdout
-
-
-def test_a_run_is_asked_about_its_own_images(tmp_path, monkeypatch):
-    asked = {}
-
-    def note(model, images, labels, **options):
-        asked.update(images=images, labels=labels, **options)
-
-    monkeypatch.setattr(kddpm.DiffusionModel, "bits_per_dim", note)
-    digits = data.load("digits")
-    plots._run_bits(make_run(tmp_path / "run", "digits"))
-    np.testing.assert_array_equal(asked["images"], digits.images[:100])
-    assert asked["labels"] is None and asked["num_terms"] is None  # T = 20: all of them
-    plots._run_bits(make_run(tmp_path / "classes", "digits", num_classes=10))
-    np.testing.assert_array_equal(asked["labels"], digits.labels[:100])
+    assert {path.name for path in out.iterdir()} == {"schedules.png", "forward.png"}
+    assert "1/2 schedules ..." in result.stdout and f"{out / 'forward.png'}, " in result.stdout
 
 
 def test_importing_the_room_defines_no_flags():
-    """`train.py` draws its loss with it, and has flags of the same names."""
-    program = "from absl import flags; import kddpm.plots; print({'out', 'only', 'run_dir'} & set(flags.FLAGS))"
+    """`train.py` draws its loss with it."""
+    program = "from absl import flags; import kddpm.plots; print({'out', 'only'} & set(flags.FLAGS))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "set()\n", result.stderr

@@ -214,3 +214,21 @@ def test_a_learned_variance_is_the_other_half_of_the_channels():
     for variance in ("small", "large"):
         whole, nothing = split_output(output, variance)
         assert whole is output and nothing is None
+
+
+CONVERSIONS = [
+    *("x0_from_eps", "eps_from_x0", "mu_from_x0", "x0_from_mu", "v_from_x0", "x0_from_v"),
+    *("q_sample", "q_step", "score_from_eps", "eps_from_score"),
+]
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+@pytest.mark.parametrize(("first", "other"), [("float32", "float64"), ("float64", "float32")])
+def test_the_first_argument_decides_the_dtype(name, first, other):
+    x, y, t = np.zeros((2, 3), first), np.ones((2, 3), other), np.array([0, 5])
+    assert keras.ops.dtype(getattr(DIFFUSION, name)(x, t, y)) == first
+
+
+def test_another_variance_is_refused_whatever_the_weighting():
+    with pytest.raises(InputError, match="`variance` must be one of small, large, learned. Received: 'lerned'"):
+        split_output(np.zeros((1, 2)), "lerned")

@@ -70,16 +70,22 @@ def dpm_solver_by_the_paper(x_0, signal, noise_, x):
 
 
 def heun_by_the_paper(x_0, signal, noise_, x):
-    """Karras et al. 2022, algorithm 1, whose x is x / signal here."""
-    sigma, y = noise_ / signal, x / signal[0]
-    for i in range(len(sigma) - 1):
-        slope = (y - x_0(y * signal[i], i)) / sigma[i]
-        y_next = y + (sigma[i + 1] - sigma[i]) * slope
-        if sigma[i + 1]:
-            slope_next = (y_next - x_0(y_next * signal[i + 1], i + 1)) / sigma[i + 1]
-            y_next = y + (sigma[i + 1] - sigma[i]) * (slope + slope_next) / 2
-        y = y_next
-    return y
+    """Karras et al. 2022, algorithm 1, with dz/dw = x_0 in z = x / noise, w = signal / noise for its ODE."""
+    w, z = signal[:-1] / noise_[:-1], x / noise_[0]
+    for i in range(len(w) - 1):
+        slope = x_0(z * noise_[i], i)
+        z_next = z + (w[i + 1] - w[i]) * slope
+        slope_next = x_0(z_next * noise_[i + 1], i + 1)
+        z = z + (w[i + 1] - w[i]) * (slope + slope_next) / 2
+    return signal[-1] * x_0(z * noise_[-2], len(w) - 1)  # Euler's step to the data
+
+
+def test_heun_keeps_to_the_way_where_the_noise_level_leaps():
+    """A cosine schedule in 20 steps begins with one from n / s = 20,000 to 13."""
+    schedule = schedules.cosine(1000)
+    best, x_T = mixture_x0(schedule, TWO_MODES, 0.1), np.linspace(-2, 2, 9).reshape(1, 9, 1, 1)
+    fine, coarse = (walked(best, samplers.step_table(Heun(), schedule, steps, "x0"), x_T) for steps in (1000, 20))
+    assert np.abs(coarse - fine).mean() < 0.05 and np.ptp(fine) > 1.2
 
 
 @pytest.mark.parametrize("clip", [True, False])

@@ -165,7 +165,7 @@ def test_quotes_about_gaussian_pixels():
 def test_quotes_about_estimators():
     """1,000 draws know a variance to 5 %, 100 trajectories to 15 %, their tails included; the ratios are 20 and 25."""
     assert "with a network that is 5 % off" in TEXT
-    assert "about 20 times less at T = 100 than either of the others" in TEXT
+    assert "about 20 times less variance at T = 100 than either of the others" in TEXT
     gradient = {name: row[1] for name, row in toy.estimator_variances(100, 1000, error=0.05).items()}
     assert 12 < gradient["pair"] / gradient["one_sample"] < 35
     assert 12 < 100 * gradient["trajectory"] / gradient["one_sample"] < 40

@@ -204,7 +204,7 @@ def test_every_prediction_leads_the_same_way(sampler):
     assert np.std(ends[0]) > 0.1
 
 
-@pytest.mark.parametrize("sampler", [s for s in ALL_SAMPLERS if not isinstance(s, Heun)], ids=str)
+@pytest.mark.parametrize("sampler", ALL_SAMPLERS, ids=str)
 def test_zero_terminal_snr_is_walked_whatever_the_prediction(sampler):
     schedule = schedules.zero_terminal_snr(linear_100)
     ends = [
