@@ -41,10 +41,11 @@ def main():
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     edit = sampling_flags.chosen_edit()
     out = pathlib.Path(OUT.value)
-    commands.check_least(columns=1, frames=2, batch_size=1, num_steps=1)
+    commands.check_least(columns=1, frames=2, batch_size=1)
     sampling_flags.check_form(out, edit)
     seeds = commands.parse_numbers("seeds", SEEDS.value or "0-63")
     config, trained_on = runs.RunDirectory(run_dir).read()
+    sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name, edit)
     if edit:

@@ -55,9 +55,10 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         raise InputError(f"--out must end in .tflite. Received: {out}")
     if FORMAT.value == "saved_model" and PRECISION.value != "float32":
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
-    commands.check_least(batch_size=1, parity_seeds=1, threads=1, num_steps=1)
+    commands.check_least(batch_size=1, parity_seeds=1, threads=1)
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
     config, data = runs.RunDirectory(RUN_DIR.value).read()
+    sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name)
     if is_page:

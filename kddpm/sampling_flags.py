@@ -34,6 +34,17 @@ def define_sampler_flags(sampler: str, num_steps: str) -> None:
     flags.DEFINE_float("snr", None, "of predictor_corrector: size of a Langevin step; 0.16 if not given")
 
 
+def check_num_steps(num_timesteps: int) -> None:
+    """Whether --num_steps is a number of steps that a schedule of that many has.
+
+    Raises:
+        InputError: it is not.
+    """
+    num_steps = flags.FLAGS.num_steps
+    if num_steps is not None and not 1 <= num_steps <= num_timesteps:
+        raise InputError(f"--num_steps must lie in 1 .. {num_timesteps} (T). Received: {num_steps}")
+
+
 def sampler_options(name: str, edit: str | None = None) -> dict:
     """The arguments of the sampler of that name, from its flags.
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import kddpm
-from kddpm import noise, objectives, parametrization, schedules
+from kddpm import likelihood, noise, objectives, parametrization, schedules
 from kddpm.errors import InputError
 from kddpm.process import GaussianDiffusion
 
@@ -303,7 +303,7 @@ def test_some_terms_estimate_all_of_them():
     few = bits(model, images[:2], num_terms=2)
     assert np.isnan(few.terms).sum() >= 20 - 1 - 4 and not np.isnan(few.terms[0])
     for many in (19, 20, 10**6):
-        np.testing.assert_array_equal(bits(model, images[:2], num_terms=many).images, every.images[:2])
+        np.testing.assert_allclose(bits(model, images[:2], num_terms=many).images, every.images[:2], rtol=1e-12)
 
 
 def test_a_learned_variance_lies_between_the_two_fixed_ones():
@@ -380,3 +380,23 @@ def test_what_cannot_be_judged_is_refused_by_name(images, options, expected):
     images = np.zeros((2, 8, 8, 1), np.uint8) if images is None else images
     with pytest.raises(InputError, match=expected):
         bits(make_best(COARSE), images, **options)
+
+
+def test_terms_drawn_like_their_size_tell_more_than_terms_drawn_evenly(monkeypatch):
+    images, model = draw_images(32, (8, 8, 1)), make_best(schedules.linear(1000), variance="large")
+    some = bits(model, images, num_terms=10)
+    assert some.standard_error >= some.monte_carlo_error > 0
+    monkeypatch.setattr(likelihood, "_shares", lambda num_timesteps: np.full(num_timesteps - 1, 1 / 999))
+    assert bits(model, images, num_terms=10).monte_carlo_error > 2 * some.monte_carlo_error
+
+
+@pytest.mark.parametrize("clip", ["dynamic", "no", 1, None])
+def test_a_bound_is_clipped_or_not(clip):
+    with pytest.raises(InputError, match="`clip` must be True or False for bits per dimension. Received: "):
+        make_best(COARSE).bits_per_dim(draw_images(1, (8, 8, 1)), clip=clip)
+
+
+def test_memory_is_told_for_each_image_of_a_batch():
+    model, images = make_best(COARSE), draw_images(8, (8, 8, 1))
+    assert np.isnan(bits(model, images, batch_size=1).bytes_per_image)
+    assert 0 <= bits(model, images, batch_size=8).bytes_per_image < 2**27

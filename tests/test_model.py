@@ -833,8 +833,8 @@ def test_pictures_are_of_the_averaged_weights(painter):
         ({"sampler": "euler"}, "`sampler` must be one of ancestral, ddim, .*, or a sampler. Received: 'euler'"),
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 21"),
         ({"num_steps": 0}, r"`num_steps` must be an integer in 1 .. 20 \(T\). Received: 0"),
-        ({"num_steps": [1, 20]}, r"`timesteps` must lie in 0 .. 19. Received: 1 .. 20"),
-        ({"num_steps": [5, 3]}, "`timesteps` must be increasing integers"),
+        ({"num_steps": [1, 20]}, r"`num_steps` must lie in 0 .. 19. Received: 1 .. 20"),
+        ({"num_steps": [5, 3]}, "`num_steps` must be increasing integers"),
         ({"num_steps": [3, 18]}, "`num_steps` must end at T - 1 = 19, .* Received: a last step of 18"),
         ({"labels": [0]}, "`labels` were given, but the network has no classes"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1. Received: 0"),
@@ -861,10 +861,10 @@ def test_generate_refuses_what_it_cannot_use(arguments, message):
             "`guidance_scale` needs a model trained with label_dropout: this one never saw pictures without their "
             "class. Received: 2.0",
         ),
-        (-1, 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: -1"),
-        (float("nan"), 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: nan"),
-        (float("inf"), 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: inf"),
-        ("2", 3, 0.1, "`guidance_scale` must be a number of at least 0. Received: '2'"),
+        (-1, 3, 0.1, "`guidance_scale` must be at least 0. Received: -1"),
+        (float("nan"), 3, 0.1, "`guidance_scale` must be a number. Received: nan"),
+        (float("inf"), 3, 0.1, "`guidance_scale` must be a number. Received: inf"),
+        ("2", 3, 0.1, "`guidance_scale` must be a number. Received: '2'"),
     ],
 )
 def test_guidance_that_cannot_be_is_refused_with_the_reason(scale, classes, label_dropout, message):

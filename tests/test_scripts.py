@@ -116,7 +116,7 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
     for steps in (0, 21):
         result = run("sample.py", f"--run_dir={trained}", f"--num_steps={steps}", f"--out={tmp_path / 'x.png'}")
         assert result.returncode == 2
-        line = f"sample.py: `num_steps` must be an integer in 1 .. 20 (T). Received: {steps}"
+        line = f"sample.py: --num_steps must lie in 1 .. 20 (T). Received: {steps}"
         assert result.stderr.splitlines()[-1] == line
     assert not list(tmp_path.iterdir())
 
@@ -134,6 +134,8 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
         ("sample.py", ["--run_dir=x", "--out=x.jpg"], "--out must end in .png, .gif or .npz, or be a folder. Rec"),
         ("sample.py", ["--run_dir=x", "--columns=0"], "--columns must be at least 1. Received: 0"),
         ("sample.py", ["--run_dir=x", "--frames=1"], "--frames must be at least 2. Received: 1"),
+        ("sample.py", ["--run_dir=x", "--batch_size=0"], "--batch_size must be at least 1. Received: 0"),
+        ("sample.py", ["--run_dir=x", "--frames=3", "--out=x.npz"], "--frames belongs to .png, a filmstrip, or .gif"),
         ("sample.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
         ("sample.py", ["--run_dir=x", "--strength=1"], "--strength belongs to --variations. Received: no such flag"),
         ("evaluate.py", [], "--run_dir is needed"),

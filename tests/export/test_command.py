@@ -50,7 +50,7 @@ def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
     for row in ("file ", "signatures ", "operators ", "delegated ", "latency ", "noise ", "parity "):
         assert re.search(rf"^{row}", made.stdout, re.MULTILINE), made.stdout
     assert made.stdout.endswith(
-        "--sampler=ancestral --num_steps=3 --clip=True --spacing=trailing --guidance_scale=1.0\n"
+        "--sampler=ancestral --num_steps=3 --clip=True --spacing=trailing --variance=small --guidance_scale=1.0\n"
     )
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["class_names"] == ["a", "b", "c"] and about["precision"] == "int8"
