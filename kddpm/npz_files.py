@@ -11,6 +11,7 @@ from kddpm import image_cache
 from kddpm.errors import InputError
 
 _BLOCK_BYTES = 2**24
+_MOST_CLASSES = 1_000_000  # each has a name in the description of a run
 _ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -127,6 +128,8 @@ def _labels(spec: str, path: str, headers: dict[str, tuple], count: int) -> np.n
     if dtype.kind not in "iu":
         raise InputError(f"{spec}: `{name}` must be integers. Received: {dtype}")
     labels = _array(spec, path, name).reshape(count)
-    if labels.min() < 0 or labels.max() >= 2**31:
-        raise InputError(f"{spec}: `{name}` must lie in 0..2^31-1. Received: {labels.min()}..{labels.max()}")
+    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        raise InputError(
+            f"{spec}: `{name}` must lie in 0..{_MOST_CLASSES - 1}. Received: {labels.min()}..{labels.max()}"
+        )
     return labels.astype(np.int32)

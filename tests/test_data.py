@@ -131,7 +131,11 @@ def test_npz_alpha_is_composited_over_white(tmp_path):
         ({"a": np.zeros(3)}, r"Received: a float64\(3,\)"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3, int)}, r"one label for each of 2 images.*\(3,\)"),
         ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(2)}, "`y` must be integers. Received: float64"),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0, -1])}, "must lie in 0..2.31-1. Received: -1..0"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0, -1])}, "must lie in 0..999999. Received: -1..0"),
+        (
+            {"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0, 10**6])},
+            "must lie in 0..999999. Received: 0..1000000",
+        ),
     ],
 )
 def test_npz_of_another_kind(tmp_path, arrays, text):

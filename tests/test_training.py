@@ -107,6 +107,28 @@ def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path, changes):
         assert counts.sum() == 6 * 16 and counts.min() >= 10 and straight.loss_squares.numpy().min() > 0
 
 
+def test_work_is_saved_before_pictures_are_painted_of_it(tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, checkpoint_every=4, sample_every=4)
+
+    def fail(*args, **kwargs):
+        raise ConnectionAbortedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kddpm.DiffusionModel, "generate", fail)
+        with pytest.raises(ConnectionAbortedError):
+            training.train(config, tmp_path / "run", verbose=False)
+    assert (tmp_path / "run" / "checkpoints" / "ckpt-4.index").exists()
+    training.train(config, tmp_path / "run", verbose=False)
+
+
+def test_a_sample_grid_that_cannot_be_is_refused_before_the_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets.TrainConfig, "__post_init__", lambda self: None)
+    config = dataclasses.replace(TINY, guidance_scale=2.0)
+    with pytest.raises(InputError, match="`guidance_scale` needs a network with classes"):
+        training.train(config, tmp_path / "run", verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_left_alone_and_more_steps_go_on(tmp_path, finished, capsys):
     run_dir = tmp_path / "run"
     training.train(dataclasses.replace(TINY, steps=3), run_dir, verbose=False)
