@@ -1,6 +1,7 @@
 """What a training run is made of, and named starting points. Needs neither TensorFlow nor the data."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -228,6 +229,7 @@ def _typed(field, value):
     if field.name == "image_size" and isinstance(value, int):
         value = (value, value)
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+    wrong = wrong or (isinstance(value, float) and not math.isfinite(value))
     if wrong or (isinstance(value, tuple) and not all(type(item) is int for item in value)):
         raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r}")
     return value
