@@ -294,7 +294,7 @@ def test_the_float32_twin_of_a_model_predicts_what_the_model_predicts(make_unet)
         ({"num_steps": 21}, r"`num_steps` must be an integer in 1 \.\. 20 \(T\)\. Received: 21"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"threads": 1000}, r"`threads` must lie in 1 \.\. 256\. Received: 1000"),
-        ({"parity_seeds": 0}, "`parity_seeds` must be at least 1"),
+        ({"parity_seeds": 0}, "`parity_seeds` must be an integer of at least 1"),
         ({"class_names": ["a"]}, r"`class_names` must be one a class, 0\. Received: 1"),
         ({"path": "model.onnx"}, r"`path` must end in \.tflite\. Received: .*model\.onnx"),
         ({"path": "file.txt/m.tflite"}, "`path` must be in a folder that can be written to"),
@@ -392,7 +392,7 @@ def test_the_report_says_what_the_file_is(trained_like, tmp_path):
     for part in (
         "m.tflite",
         "int8",
-        "8x8x1, 4 steps of ancestral, num_steps=4, clip=True, spacing=trailing",
+        "8x8x1, 4 steps of ancestral, clip=True, spacing=trailing, variance=small",
         "step(x, index, seed)",
         "CONV_2D",
         "XNNPACK",

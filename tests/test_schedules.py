@@ -222,7 +222,7 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
     given[0] = 0.5
     assert schedule.betas[0] == 0.1
     tables = [table for table in vars(schedule).values() if isinstance(table, np.ndarray)]
-    assert len(tables) == 12
+    assert len(tables) == 11
     for table in tables:
         with pytest.raises(ValueError, match="read-only"):
             table[0] = 0
