@@ -16,6 +16,9 @@ from kddpm import commands, presets
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
 PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
+OVERRIDE_RESUME = flags.DEFINE_list(
+    "override_resume", [], "flags in which a run that goes on may differ from what it was begun with, such as dropout"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
 commands.define_data_flags()
 flags.adopt_module_key_flags(commands)  # so that --help shows them
@@ -39,7 +42,7 @@ def main():
 
     from kddpm import training
 
-    training.train(config, run_dir, **commands.data_options())
+    training.train(config, run_dir, override_resume=OVERRIDE_RESUME.value, **commands.data_options())
 
 
 if __name__ == "__main__":

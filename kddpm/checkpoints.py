@@ -1,17 +1,49 @@
-"""Checkpoints of a run, and models from runs."""
+"""Checkpoints of a run, and models from runs.
 
+    step_0005000.npz     every variable of training, by its number: weights, averages, optimizer, step, running means
+    step_0005000.json    its sha256, the loss, and what its bits depend on; a checkpoint is there once this file is
+
+Both are written beside and renamed, the .json last. A checkpoint that is not what its hash says is passed over, with a
+line that says so, for the one before.
+"""
+
+import dataclasses
+import json
 import os
+import re
+import zipfile
+from collections.abc import Callable
 
-import tensorflow as tf
+import numpy as np
 
-from kddpm import presets, schedules
+from kddpm import fingerprint, npz_files, presets, schedules
 from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.files import replacing, sha256
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
 from kddpm.unet import UNet
 
 _CHECKPOINTS_KEPT = 3
+_NAME = re.compile(r"step_(\d{7,})\.(npz|json)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What the .json of a checkpoint says.
+
+    Attributes:
+        step: training steps taken.
+        loss: the mean since the last row of metrics.csv.
+        sha256: of the .npz.
+        variables: [shape, dtype] of each variable, in order.
+        fingerprint: of the process that wrote it, `fingerprint.of_this_process`.
+    """
+
+    step: int
+    loss: float
+    sha256: str
+    variables: list[list]
+    fingerprint: dict
 
 
 class Checkpoints:
@@ -20,46 +52,117 @@ class Checkpoints:
     Args:
         run: the run directory.
         model: a compiled `DiffusionModel`.
+        circumstances: of this process, as `fingerprint.of_this_process` gives them.
+        tell: is given a line where a user should know something.
     """
 
-    def __init__(self, run: RunDirectory, model: DiffusionModel):
+    def __init__(self, run: RunDirectory, model: DiffusionModel, circumstances: dict, tell: Callable[[str], None]):
         self._run = run
         self._model = model
-        # One flat list: of what Keras keeps in lists and metrics, TensorFlow finds nothing by itself, and says nothing.
+        self._circumstances = circumstances
+        self._tell = tell
         means = [variable for metric in model.metrics for variable in metric.variables]
-        self._checkpoint = tf.train.Checkpoint(variables=[*model.variables, *means, *model.optimizer.variables])
-        self._manager = tf.train.CheckpointManager(self._checkpoint, run.checkpoints_path, _CHECKPOINTS_KEPT)
+        self._variables = [*model.variables, *means, *model.optimizer.variables]
 
     def restore(self) -> int:
-        """Load the newest checkpoint into the model; returns its step, 0 where there is none.
+        """Load the newest readable checkpoint into the model; returns its step, 0 where there is none.
 
         Raises:
-            InputError: a checkpoint that is damaged, or that belongs to another model.
+            InputError: checkpoints none of which can be read, or one of another model.
         """
-        newest = self._manager.latest_checkpoint
-        if newest is None:
-            return 0
-        try:
-            self._checkpoint.restore(newest).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"The checkpoint {newest} cannot be read: {reason}") from None
-        return int(self._model.step.numpy())
+        steps = self._steps()
+        damaged = []
+        for step in reversed(steps):
+            try:
+                about = self._about(step)
+                arrays = self._read(about) if about.variables == self._described() else None
+            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+                damaged.append(f"that of step {step} is damaged: {_first_line(error)}")
+                continue
+            if arrays is None:
+                raise InputError(f"The checkpoint of step {step} in {self._run.path} belongs to another model")
+            for line in damaged:
+                self._tell(f"Of the checkpoints in {self._run.checkpoints_path}, {line}")
+            if changed := fingerprint.differences(about.fingerprint, self._circumstances):
+                self._tell(f"From step {step} on, bits may differ from a run in one go: {'; '.join(changed)}")
+            for variable, array in zip(self._variables, arrays, strict=True):
+                variable.assign(array)
+            return step
+        if damaged:
+            raise InputError(f"No checkpoint in {self._run.checkpoints_path} can be read: {'; '.join(damaged)}")
+        return 0
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint and, once it is safe, the averaged weights.
+    def save(self, step: int, loss: float) -> None:
+        """Write a checkpoint, with the averaged weights as they then are, and drop those that are not kept.
 
         Raises:
             InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
         """
+        path = self._path(step, "npz")
         try:
-            self._manager.save(checkpoint_number=step)
+            with replacing(path) as beside:
+                np.savez(beside, **{_member(i): np.asarray(v) for i, v in enumerate(self._variables)})
+                digest = sha256(beside)
             with replacing(self._run.weights_path) as beside:
                 self._model.ema_network.save_weights(beside)
-        except (tf.errors.OpError, OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
-            reason = str(error).strip().splitlines()[0]
-            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {reason}"
+            about = Checkpoint(step, loss, digest, self._described(), self._circumstances)
+            with replacing(self._path(step, "json")) as beside:
+                beside.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
+            self._drop_others(step)
+        except (OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
+            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {_first_line(error)}"
             raise InputError(text) from None
+
+    def _described(self) -> list[list]:
+        return [[list(v.shape), str(np.dtype(v.dtype))] for v in self._variables]
+
+    def _path(self, step, suffix):
+        return self._run.checkpoints_path / f"step_{step:07d}.{suffix}"
+
+    def _steps(self) -> list[int]:
+        """Of the checkpoints that are there, damaged ones included, increasing."""
+        folder = self._run.checkpoints_path
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        foreign = [name for name in names if not _NAME.fullmatch(name) and not name.startswith(".")]
+        if foreign:
+            raise InputError(f"{folder} must hold checkpoints of this version alone. Received: {foreign[0]}")
+        return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
+
+    def _about(self, step) -> Checkpoint:
+        about = Checkpoint(**json.loads(self._path(step, "json").read_text()))
+        if about.step != step:
+            raise ValueError(f"it says that it is of step {about.step}")
+        return about
+
+    def _read(self, about) -> list[np.ndarray]:
+        path = self._path(about.step, "npz")
+        if sha256(path) != about.sha256:
+            raise ValueError("its sha256 is not that of its description")
+        with zipfile.ZipFile(path) as archive:
+            return [npz_files.read_array(archive, _member(i), v.shape, v.dtype) for i, v in enumerate(self._variables)]
+
+    def _drop_others(self, newest):
+        """Keep the last few and the one of the smallest loss."""
+        steps = [step for step in self._steps() if step <= newest]
+        losses = {}
+        for step in steps:
+            try:
+                losses[step] = self._about(step).loss
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: not worth keeping for its loss
+        kept = {*steps[-_CHECKPOINTS_KEPT:], *(step for step in losses if losses[step] == min(losses.values()))}
+        for path in self._run.checkpoints_path.glob("step_*"):
+            name = _NAME.fullmatch(path.name)
+            if name and int(name[1]) not in kept:
+                path.unlink()
+
+
+def _member(index: int) -> str:
+    return f"{index:05d}"
+
+
+def _first_line(error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:

@@ -8,7 +8,6 @@ over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, 
 null = all in order. Memory is that of the process.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ import numpy as np
 import kddpm
 from kddpm import checkpoints, data, memory, plots, presets
 from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.files import replacing, sha256
 from kddpm.likelihood import BitsPerDim
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
@@ -101,7 +100,7 @@ def evaluate(
     facts = {
         "kddpm": kddpm.__version__,
         "run_dir": str(run_dir),
-        "weights_sha256": _sha256(run.weights_path),
+        "weights_sha256": sha256(run.weights_path),
         "dataset": spec,
         "digest": source.digest,
         "trained_on_these": source.digest == trained_on["digest"],
@@ -230,11 +229,6 @@ def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
     if max_images < 1:
         raise InputError(f"`max_images` must be at least 1. Received: {max_images}")
     return np.sort(np.random.default_rng(seed % 2**32).permutation(count)[:max_images])
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

@@ -1,6 +1,7 @@
 """Files and folders that are whole or not there."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import tempfile
@@ -33,6 +34,12 @@ def replacing(path: str | os.PathLike):
                 raise
         else:
             os.replace(beside, path)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The hash of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:

@@ -75,6 +75,24 @@ def open_npz(spec: str, path: str) -> NpzImages:
     return NpzImages(full, _labels(spec, path, headers, full[0]), blocks)
 
 
+def read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An array of an archive, once its header says that it has that shape and type: nothing larger is read.
+
+    Raises:
+        ValueError, KeyError or zipfile.BadZipFile: it has not, or is damaged.
+    """
+    shape, dtype = tuple(shape), np.dtype(dtype)
+    with archive.open(f"{name}.npy") as file:
+        found = _read_header(file)
+        if found != (shape, False, dtype):
+            raise ValueError(f"expected {dtype} {shape} for {name}. Received: {found[2]} {found[0]}")
+        size = int(np.prod(shape)) * dtype.itemsize
+        data = file.read(size)
+        if len(data) != size:
+            raise ValueError(f"{name} ends after {len(data)} of {size} bytes")
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
 def _headers(spec: str, path: str) -> dict[str, tuple]:
     """{name: (shape, fortran_order, dtype)} without reading an array."""
     try:

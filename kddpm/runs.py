@@ -1,7 +1,7 @@
 """The run directory: the one contract between training, sampling, evaluation and export.
 
     config.json          the configuration, the data it was trained on and the version
-    checkpoints/         TensorFlow checkpoints of everything that training needs to go on
+    checkpoints/         everything that training needs to go on, see `kddpm.checkpoints`: the last three, and the best
     ema.weights.h5       the averaged weights, all that generation needs
     metrics.csv          a row every log_every steps
     loss.png             the curve of that
@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Collection
 
 import kddpm
 from kddpm import presets
@@ -61,12 +62,19 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.config_path} cannot be read: {error}") from None
 
-    def check(self, config: presets.TrainConfig) -> bool:
+    def check(self, config: presets.TrainConfig, overridden: Collection[str] = ()) -> bool:
         """Whether there is a run here to go on with.
+
+        Args:
+            config: what it should be a run of.
+            overridden: names of fields that may differ, and "dataset", whose content may then differ too.
 
         Raises:
             InputError: files that are not a run's, or a run of another configuration; nothing has been written.
         """
+        unknown = sorted(set(overridden) - set(vars(config)))
+        if unknown:
+            raise InputError(f"--override_resume must name flags of the configuration. Received: {','.join(unknown)}")
         if not self.config_path.exists():
             if self.path.is_dir() and set(self.path.iterdir()) - {self.data_path}:
                 raise InputError(
@@ -79,26 +87,34 @@ class RunDirectory:
         differences = [
             f"--{name} was {_shown(getattr(stored, name))}, now {_shown(getattr(config, name))}"
             for name in vars(config)
-            if name not in presets.CHANGEABLE and getattr(stored, name) != getattr(config, name)
+            if name not in presets.CHANGEABLE
+            and name not in overridden
+            and getattr(stored, name) != getattr(config, name)
         ]
         if differences:
-            raise InputError(f"--run_dir {self.path} belongs to another configuration: {'; '.join(differences)}")
+            raise InputError(
+                f"--run_dir {self.path} belongs to another configuration: {'; '.join(differences)}. "
+                "To go on all the same, name what may differ with --override_resume"
+            )
         return True
 
-    def start(self, config: presets.TrainConfig, data: dict, needed_bytes: int) -> None:
+    def start(
+        self, config: presets.TrainConfig, data: dict, needed_bytes: int, overridden: Collection[str] = ()
+    ) -> None:
         """Make the directory and write config.json, or find the same data in the one that is there.
 
         Args:
             config: the configuration, already `check`ed.
             data: description of the data, with its `digest`.
             needed_bytes: room that the run will take.
+            overridden: as in `check`.
 
         Raises:
             InputError: other data than before, no room on the disk, a directory that cannot be written.
         """
         if self.config_path.exists():
             _, stored = self.read()
-            if stored["digest"] != data["digest"]:
+            if stored["digest"] != data["digest"] and "dataset" not in overridden:
                 raise InputError(
                     f"--dataset {config.dataset} is not what --run_dir {self.path} was trained on: "
                     f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
@@ -106,7 +122,7 @@ class RunDirectory:
         try:
             self.samples_path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
-            there = sum(p.stat().st_size for p in self.checkpoints_path.glob("ckpt-*"))
+            there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
             if free + there < needed_bytes:
                 raise InputError(
                     f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import typing
+from collections.abc import Collection
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from kddpm import data, generation, images, plots, presets, progress
+from kddpm import data, fingerprint, generation, images, plots, presets, progress
 from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
@@ -33,6 +34,7 @@ def train(
     tfds_data_dir: str | None = None,
     cache_dir: str | None = None,
     skip_bad_images: bool = False,
+    override_resume: Collection[str] = (),
     callbacks: list[keras.callbacks.Callback] | None = None,
     verbose: bool = True,
 ) -> DiffusionModel:
@@ -44,6 +46,8 @@ def train(
         tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
         cache_dir: for decoded images that do not fit in memory; None = the run's data/.
         skip_bad_images: leave unreadable images out instead of ending with their list.
+        override_resume: fields of the configuration in which the run that is there may differ from `config`; "dataset"
+            for other images too.
         callbacks: Keras callbacks beside the run's own.
         verbose: whether to say what is happening and show a progress bar.
 
@@ -60,7 +64,7 @@ def train(
             print(line, flush=True)
 
     run = RunDirectory(run_dir)
-    run.check(config)
+    run.check(config, override_resume)
     say(f"Reading {config.dataset} ...")
     source = data.load(
         config.dataset,
@@ -78,8 +82,8 @@ def train(
     model.compile(optimizer, jit_compile=config.jit_compile)
     generation.step_table(model, config.sampler, config.sampling_steps)  # so that no sample grid is refused later
     generation.check_guidance(model, config.guidance_scale)
-    run.start(config, _describe(source), _needed_bytes(model))
-    checkpoints = Checkpoints(run, model)
+    run.start(config, _describe(source), _needed_bytes(model), override_resume)
+    checkpoints = Checkpoints(run, model, fingerprint.of_this_process(config.jit_compile), _warn)
     start = checkpoints.restore()
     run.forget_rows_after(start)
     shape = "x".join(str(n) for n in source.images.shape[1:])
@@ -230,7 +234,7 @@ class _Saver(_StepCallback):
     def after_step(self, logs):
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or self.stopper.received:
             _check_finite(logs, self.step, self.config)
-            self.checkpoints.save(self.step)
+            self.checkpoints.save(self.step, float(logs["loss"]))
             if self.stopper.received:
                 name = signal.Signals(self.stopper.received).name
                 tqdm.write(f"{name}: saved step {self.step}; the same command goes on from there", file=sys.stderr)
@@ -264,6 +268,10 @@ class _Progress(_StepCallback):
             self.bar.close()
 
 
+def _warn(line):
+    tqdm.write(line, file=sys.stderr)
+
+
 def _check_finite(logs, step, config):
     """The running mean carries a loss that was not finite once."""
     loss = float(logs["loss"])
@@ -292,8 +300,8 @@ def _describe(source: data.ImageData) -> dict:
 
 
 def _needed_bytes(model) -> int:
-    """Four checkpoints (three are kept, one is being written) of both sets of weights and the optimizer's."""
-    return 4 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+    """Five checkpoints (three are kept, and the best, and one is being written) of all variables."""
+    return 5 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
 
 
 def _check_data(config, source):

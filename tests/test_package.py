@@ -33,7 +33,7 @@ FLOORS = [
         "commands",
         "sampling_flags",
     },
-    {"runs"},
+    {"runs", "fingerprint"},
     {"checkpoints"},
     {"plots"},
     {"training", "evaluation"},

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
@@ -13,6 +14,7 @@ from PIL import Image
 import kddpm
 from kddpm import checkpoints, plots, presets, training
 from kddpm.errors import InputError
+from kddpm.files import replacing
 
 TINY = presets.make_config(
     "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
@@ -57,7 +59,8 @@ def test_a_run_leaves_everything_that_was_promised(finished):
     assert all(0 < float(row["loss"]) < 3 and float(row["gradient_norm"]) > 0 for row in rows(finished))
     # The rate that the next step would use: after 2 warm-up steps, the full one.
     assert [float(row["learning_rate"]) for row in rows(finished)] == pytest.approx([TINY.learning_rate] * 3)
-    assert sorted(p.name for p in (finished / "checkpoints").glob("*.index")) == ["ckpt-3.index", "ckpt-6.index"]
+    saved = sorted(p.name for p in (finished / "checkpoints").iterdir())
+    assert saved == [f"step_000000{step}.{suffix}" for step in (3, 6) for suffix in ("json", "npz")]
     with Image.open(finished / "samples" / "step_0000006.png") as grid, Image.open(finished / "loss.png") as curve:
         assert grid.size == (8 * 50 + 2, 8 * 50 + 2) and curve.size[0] > 500
     assert list((finished / "tensorboard").glob("events*"))
@@ -117,7 +120,7 @@ def test_work_is_saved_before_pictures_are_painted_of_it(tmp_path, monkeypatch):
         patch.setattr(kddpm.DiffusionModel, "generate", fail)
         with pytest.raises(ConnectionAbortedError):
             training.train(config, tmp_path / "run", verbose=False)
-    assert (tmp_path / "run" / "checkpoints" / "ckpt-4.index").exists()
+    assert (tmp_path / "run" / "checkpoints" / "step_0000004.json").exists()
     training.train(config, tmp_path / "run", verbose=False)
 
 
@@ -264,7 +267,7 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
 
     with pytest.raises(InputError, match="The checkpoint of step 6 cannot be written, earlier ones are whole: "):
         training.train(TINY, tmp_path / "run", callbacks=[DiskFails()], verbose=False)
-    assert (tmp_path / "aside" / "ckpt-3.index").exists()
+    assert (tmp_path / "aside" / "step_0000003.json").exists()
 
 
 def test_a_line_of_metrics_that_was_cut_off_is_written_again(tmp_path, finished):
@@ -281,7 +284,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=100)
     with pytest.raises(InputError, match="The loss became (nan|inf) by step 3; the last checkpoint is from before"):
         training.train(config, tmp_path / "run", verbose=False)
-    assert not list((tmp_path / "run" / "checkpoints").glob("ckpt-*"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_signals_are_given_back_when_training_fails(tmp_path):
@@ -297,13 +300,89 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         training.train(config, tmp_path / "run", verbose=False)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
-    path = tmp_path / "run" / "checkpoints" / "ckpt-3.data-00000-of-00001"
+def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(InputError, match="The checkpoint .*ckpt-3 cannot be read: "):
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, finished, suffix, capsys):
+    training.train(dataclasses.replace(TINY, steps=4, checkpoint_every=2), tmp_path / "run", verbose=False)
+    flip_a_byte(tmp_path / "run" / "checkpoints" / f"step_0000004.{suffix}")
+    training.train(dataclasses.replace(TINY, checkpoint_every=2), tmp_path / "run")
+    told = capsys.readouterr()
+    assert "that of step 4 is damaged: " in told.err and "Going on after step 2" in told.out
+    for continued, straight in zip(weights(tmp_path / "run"), weights(finished), strict=True):
+        np.testing.assert_array_equal(continued, straight)
+
+
+def test_the_last_three_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
+    losses = iter([0.5, 0.1, 0.3, 0.4, 0.2, 0.6])
+    save = checkpoints.Checkpoints.save
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", lambda self, step, loss: save(self, step, next(losses)))
+    training.train(dataclasses.replace(TINY, checkpoint_every=1), tmp_path / "run", verbose=False)
+    for suffix in ("json", "npz"):
+        kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob(f"*.{suffix}"))
+        assert kept == [f"step_000000{step}.{suffix}" for step in (2, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_kill_within_a_save_leaves_the_checkpoint_before(tmp_path, finished, monkeypatch, stage):
+    """Wherever it strikes: what is not described yet is not there."""
+    written = []
+
+    @contextlib.contextmanager
+    def killed(path):
+        with replacing(path) as beside:
+            yield beside
+        written.append(path)
+        if len(written) == 3 + 1 + stage:  # within the second save
+            raise ConnectionAbortedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "replacing", killed)
+        with pytest.raises((ConnectionAbortedError, InputError)):
+            training.train(TINY, tmp_path / "run", verbose=False)
+    training.train(TINY, tmp_path / "run", verbose=False)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+    for ours, theirs in zip(weights(tmp_path / "run"), weights(finished), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_other_circumstances_are_told(tmp_path, monkeypatch, capsys):
+    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
+    version = kddpm.__version__
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setattr(kddpm, "__version__", "9.9")
+    training.train(TINY, tmp_path / "run", verbose=False)
+    line = f"From step 3 on, bits may differ from a run in one go: kddpm was {version}, now 9.9; onednn was 1, now 0\n"
+    assert line in capsys.readouterr().err
+
+
+def test_what_may_differ_is_named(tmp_path):
+    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
+    other = dataclasses.replace(TINY, learning_rate=1e-3, dropout=0.3)
+
+    def resume(config, *named):
+        training.train(config, tmp_path / "run", override_resume=named, verbose=False)
+
+    with pytest.raises(InputError, match="--dropout was .*, now 0.3; --learning_rate .* with --override_resume"):
+        resume(other)
+    with pytest.raises(InputError, match="belongs to another configuration: --learning_rate was"):
+        resume(other, "dropout")
+    with pytest.raises(InputError, match="--override_resume must name flags of the configuration. Received: drop"):
+        resume(other, "drop")
+    resume(other, "dropout", "learning_rate")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["dropout"] == 0.3
+    with pytest.raises(InputError, match="The checkpoint of step 6 in .* belongs to another model"):
+        resume(dataclasses.replace(other, width=16, steps=9), "width")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
+    flip_a_byte(tmp_path / "run" / "checkpoints" / "step_0000003.npz")
+    with pytest.raises(InputError, match="No checkpoint in .* can be read: that of step 3 is damaged: its sha256"):
         training.train(TINY, tmp_path / "run", verbose=False)
 
 
