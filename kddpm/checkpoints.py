@@ -192,6 +192,7 @@ def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) 
         seed=config.seed,
         ema_momentum=config.ema_momentum,
         clip_norm=config.clip_norm,
+        accumulation=config.accumulation,
     )
 
 

@@ -27,6 +27,7 @@ from kddpm.errors import InputError
 from kddpm.process import GaussianDiffusion
 
 _TRAIN, _TEST = 0, 1  # purposes of random draws
+_MOST_SKIPPED = 10  # steps in a row
 _LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 
 
@@ -52,6 +53,8 @@ class DiffusionModel(keras.Model):
         seed: of every random draw in training and evaluation.
         ema_momentum: share of the average that is kept at each step, m; early on min(m, (1 + step) / (10 + step)).
         clip_norm: largest global norm of the gradients, None = unlimited.
+        accumulation: micro-batches that a batch is taken in, one after the other, for a share of the memory; the step
+            is that of the whole batch, but for the masks of dropout.
 
     Raises:
         InputError: values out of range, or choices that do not go together, with the reason.
@@ -76,6 +79,7 @@ class DiffusionModel(keras.Model):
         seed: int = 0,
         ema_momentum: float = 0.9999,
         clip_norm: float | None = 1.0,
+        accumulation: int = 1,
         name: str = "diffusion_model",
     ):
         super().__init__(name=name, dtype="float32")
@@ -105,6 +109,7 @@ class DiffusionModel(keras.Model):
         self.seed = seed
         self.ema_momentum = ema_momentum
         self.clip_norm = clip_norm
+        self.accumulation = inputs.count("accumulation", accumulation)
         self.diffusion = GaussianDiffusion(self.schedule)
 
         self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
@@ -124,8 +129,15 @@ class DiffusionModel(keras.Model):
                 )
                 for name in ("loss_squares", "loss_counts")
             )
+        self.last_loss, self.skipped_in_a_row = (
+            self.add_weight(
+                shape=(), initializer="zeros", dtype=dtype, trainable=False, aggregation="only_first_replica", name=name
+            )
+            for name, dtype in (("last_loss", "float32"), ("skipped_in_a_row", "int64"))
+        )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
+        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
         self._traced_shapes = {}
         self.compiled_functions = {}  # of `generation.compiled`
         self.built = True
@@ -156,7 +168,7 @@ class DiffusionModel(keras.Model):
     @property
     def metrics(self):
         """The means that `fit` and `evaluate` reset and report."""
-        return [self.loss_tracker, self.gradient_norm_tracker]
+        return [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
 
     # Algorithm 1: training.
 
@@ -164,15 +176,15 @@ class DiffusionModel(keras.Model):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
         t, weight, noise, label, dropout_seed = self._draw(_TRAIN, self.step, x_0, label)
-        with tf.GradientTape() as tape:
-            losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=dropout_seed)
-            loss = tf.reduce_mean(weight * losses)
-        gradient_norm = self._descend(tape.gradient(loss, self.network.trainable_variables))
-        self._remember(t, losses)
+        loss, losses, gradients = self._loss_and_gradients(x_0, t, weight, noise, label, dropout_seed)
+        global_loss, *gradients = self._averaged([loss, *gradients])
+        gradient_norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
+        self._descend(gradients, gradient_norm, is_finite)
+        self._remember(t, losses, is_finite)
         self._update_ema()
         self.step.assign_add(1)
-        self.loss_tracker.update_state(loss)
-        self.gradient_norm_tracker.update_state(gradient_norm)
+        self._account(loss, gradient_norm, is_finite)
         return self.get_metrics_result()
 
     def test_step(self, data):
@@ -189,6 +201,49 @@ class DiffusionModel(keras.Model):
         return objectives.training_loss(
             self.diffusion, x_0, x_t, t, noise, output, self.prediction, self.weighting, self.variance
         )
+
+    def _loss_and_gradients(self, x_0, t, weight, noise, label, dropout_seed):
+        """The loss, that of each image (B,), and the gradients of this replica's batch, one micro-batch at a time."""
+        variables = self.network.trainable_variables
+
+        def of_part(x_0, t, weight, noise, label, seed):
+            with tf.GradientTape() as tape:
+                losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
+                loss = tf.reduce_mean(weight * losses)
+            # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
+            return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+        parts = self.accumulation
+        if parts == 1:
+            return of_part(x_0, t, weight, noise, label, dropout_seed)
+        batch = x_0.shape[0]
+        if batch is None or batch % parts:
+            raise InputError(
+                f"`accumulation`={parts} needs batches of one size, divisible by it on every replica. Received: {batch}"
+            )
+        size = batch // parts
+
+        # One row a micro-batch, so that its shape stays static.
+        rows = [
+            None if whole is None else tf.reshape(whole, (parts, size, *whole.shape[1:]))
+            for whole in (x_0, t, weight, noise, label)
+        ]
+
+        def add(index, loss, losses, sums):
+            part = [None if row is None else row[index] for row in rows]
+            seed = tf.random.experimental.stateless_fold_in(dropout_seed, index)
+            part_loss, part_losses, gradients = of_part(*part, seed)
+            added = [a + g / parts for a, g in zip(sums, gradients, strict=True)]
+            return index + 1, loss + part_loss / parts, losses.write(index, part_losses), added
+
+        start = (
+            tf.constant(0),
+            tf.constant(0.0),
+            tf.TensorArray(tf.float32, parts, element_shape=(size,)),
+            [tf.zeros(v.shape, v.dtype) for v in variables],
+        )
+        _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+        return loss, tf.reshape(losses.stack(), [batch]), sums
 
     def _unpack(self, data, purpose):
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -235,7 +290,7 @@ class DiffusionModel(keras.Model):
             label = tf.where(dropped, self.network.num_classes, label)
         return mine(t), mine(weight), mine(noise), label, fold_in(fold_in(fold_in(seed, 2), replica), 0)
 
-    def _remember(self, t, losses):
+    def _remember(self, t, losses, is_finite):
         """What importance sampling wants to know: how large the losses of each t were, in the global batch."""
         if self.timestep_sampling != "importance":
             return
@@ -243,31 +298,68 @@ class DiffusionModel(keras.Model):
         if context.num_replicas_in_sync > 1:
             t, losses = context.all_gather(t, axis=0), context.all_gather(losses, axis=0)
         squares, counts = objectives.updated_loss_history(self.loss_squares.value, self.loss_counts.value, t, losses)
-        self.loss_squares.assign(squares)
-        self.loss_counts.assign(counts)
+        self.loss_squares.assign(tf.where(is_finite, squares, self.loss_squares.value))
+        self.loss_counts.assign(tf.where(is_finite, counts, self.loss_counts.value))
 
     def _named(self, t):
         """What the network is told for index t: a respaced schedule keeps the names of its steps."""
         return tf.gather(self.schedule.timesteps.astype(np.int32), t)
 
-    def _descend(self, gradients):
-        """Clip by global norm and apply; returns the norm before clipping.
-
-        With several replicas the gradients are averaged before they are clipped, and divided by the number of replicas
-        because the optimizer sums them once more.
-        """
+    def _averaged(self, values):
+        """The same values of all replicas, averaged."""
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
-        # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
-        if replicas > 1:
-            gradients = [g / replicas for g in context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)]
-        norm = tf.linalg.global_norm(gradients)
+        if replicas == 1:
+            return values
+        return [value / replicas for value in context.all_reduce(tf.distribute.ReduceOp.SUM, values)]
+
+    def _descend(self, gradients, norm, is_finite):
+        """Clip the averaged gradients by their global norm and apply them, or leave everything as it was.
+
+        With several replicas they are divided by the number of replicas, because the optimizer sums them once more.
+        """
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         scale = 1.0 / replicas
         if self.clip_norm is not None:
             scale *= self.clip_norm / tf.maximum(norm, self.clip_norm)
-        self.optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], self.network.trainable_variables)
-        return norm
+        weights = self.network.trainable_variables
+
+        def apply():
+            self.optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
+
+        if replicas == 1:
+            tf.cond(is_finite, apply, lambda: None)
+            return
+        # An optimizer cannot be asked within a condition by several replicas.
+        changing = [*weights, *self.optimizer.variables]
+        before = [tf.identity(variable.value) for variable in changing]
+        apply()
+        for variable, old in zip(changing, before, strict=True):
+            variable.assign(tf.where(is_finite, variable.value, old))
+
+    def _account(self, loss, gradient_norm, is_finite):
+        """The means of the steps that were taken, and how many were not."""
+        counts = tf.cast(is_finite, tf.float32)
+        for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):
+            tracker.update_state(tf.where(is_finite, value, 0.0), sample_weight=counts)
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        self.skipped_tracker.update_state((1 - counts) / replicas)  # all of them or none
+        self.last_loss.assign(loss)
+        self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
+
+    def check_not_lost(self, most_skipped: int) -> None:
+        """Whether a step was taken lately.
+
+        Raises:
+            InputError: the last `most_skipped` were skipped, their losses or gradients not being finite.
+        """
+        skipped = int(self.skipped_in_a_row.numpy())
+        if skipped >= most_skipped:
+            raise InputError(
+                f"The loss or its gradients were not finite in the last {skipped} steps, up to step "
+                f"{int(self.step.numpy())}: loss {float(self.last_loss.numpy()):g}, learning rate "
+                f"{float(self.optimizer.learning_rate.numpy()):g}. Try a smaller learning rate, or a longer warm-up"
+            )
 
     def _update_ema(self):
         step = tf.cast(self.step, tf.float32)
@@ -356,8 +448,11 @@ class DiffusionModel(keras.Model):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
         """Keras's `fit` on images, after a look at them.
 
+        A step whose loss or gradients are not finite is skipped, and counted in `skipped_steps`.
+
         Raises:
-            InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range.
+            InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
+                steps in a row that had to be skipped.
         """
         if kwargs.get("validation_data") is not None:
             images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
@@ -371,8 +466,10 @@ class DiffusionModel(keras.Model):
                 "a second time for the smaller last batch",
                 stacklevel=2,
             )
+        if not isinstance(callbacks := kwargs.pop("callbacks", None), keras.callbacks.CallbackList):
+            callbacks = [*(callbacks or []), _StopWhenLost()]
         with inputs.one_line_errors():
-            return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+            return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """Keras's `evaluate`: the loss of the averaged weights; the same images give the same number.
@@ -408,6 +505,7 @@ class DiffusionModel(keras.Model):
             "seed": self.seed,
             "ema_momentum": self.ema_momentum,
             "clip_norm": self.clip_norm,
+            "accumulation": self.accumulation,
             "name": self.name,
         }
 
@@ -417,6 +515,14 @@ class DiffusionModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
+
+
+class _StopWhenLost(keras.callbacks.Callback):
+    """Ends training that has not taken a step for a while."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % _MOST_SKIPPED == 0:  # reading a variable waits for an accelerator
+            self.model.check_not_lost(_MOST_SKIPPED)
 
 
 def _schedule(schedule):

@@ -29,9 +29,12 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
     """The loss of a run against the step, as a PNG: every row faint, the mean over the last tenth of the way in front.
 
     Args:
-        rows: of metrics.csv, with `step` and `loss`.
+        rows: of metrics.csv, with `step` and `loss`; those of steps that were all skipped are left out.
         path: where the PNG goes; written beside and renamed.
     """
+    rows = [row for row in rows if np.isfinite(float(row["loss"]))]
+    if not rows:
+        return
     steps = np.array([int(row["step"]) for row in rows])
     losses = np.array([float(row["loss"]) for row in rows])
     sums = np.concatenate([[0.0], np.cumsum(losses)])

@@ -54,6 +54,7 @@ class TrainConfig:
     learning_rate: Annotated[float, "of Adam"] = 2e-4
     warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
     clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
+    accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999
     seed: Annotated[int, "of everything random"] = 0
     precision: Annotated[str, "float32 or mixed_bfloat16"] = "float32"
@@ -69,11 +70,15 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         for name in (
-            "steps", "batch_size", "num_timesteps", "width", "blocks_per_level",
+            "steps", "batch_size", "accumulation", "num_timesteps", "width", "blocks_per_level",
             "log_every", "checkpoint_every", "sample_every",
         ):  # fmt: skip
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        _require(
+            self.batch_size % self.accumulation == 0,
+            "batch_size", f"divisible by --accumulation={self.accumulation}", self.batch_size,
+        )  # fmt: skip
         _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
         _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         _require(0 <= self.label_dropout < 1, "label_dropout", "in [0, 1)", self.label_dropout)

@@ -5,6 +5,7 @@ data and the random draws of step k are functions of (seed, k).
 """
 
 import importlib.util
+import math
 import os
 import signal
 import sys
@@ -160,9 +161,10 @@ class _Metrics(_StepCallback):
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
         row = {"step": self.step} | {name: float(value) for name, value in logs.items()}
+        if not float(self.model.loss_tracker.count):  # all were skipped
+            row |= {"loss": math.nan, "gradient_norm": math.nan}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.model.reset_metrics()
-        _check_finite(logs, self.step, self.config)
         self.run.append_row(row)
         if self.writer:
             with self.writer.as_default(self.step):
@@ -225,16 +227,23 @@ class _StopSignals(keras.callbacks.Callback):
 
 
 class _Saver(_StepCallback):
-    """A checkpoint every checkpoint_every steps, at the end and before leaving on a signal."""
+    """A checkpoint every checkpoint_every steps, at the end and before leaving on a signal.
+
+    Not while steps are skipped: what led there is in the weights. It waits for the next one that is taken.
+    """
 
     def __init__(self, checkpoints, config, start, stopper):
         super().__init__(start)
         self.checkpoints, self.config, self.stopper = checkpoints, config, stopper
+        self.is_due = False
 
     def after_step(self, logs):
-        if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps or self.stopper.received:
-            _check_finite(logs, self.step, self.config)
+        last = self.step == self.config.steps or self.stopper.received
+        self.is_due |= last or self.step % self.config.checkpoint_every == 0
+        if self.is_due and (last or not int(self.model.skipped_in_a_row.numpy())):
+            self.model.check_not_lost(1)
             self.checkpoints.save(self.step, float(logs["loss"]))
+            self.is_due = False
             if self.stopper.received:
                 name = signal.Signals(self.stopper.received).name
                 tqdm.write(f"{name}: saved step {self.step}; the same command goes on from there", file=sys.stderr)
@@ -270,16 +279,6 @@ class _Progress(_StepCallback):
 
 def _warn(line):
     tqdm.write(line, file=sys.stderr)
-
-
-def _check_finite(logs, step, config):
-    """The running mean carries a loss that was not finite once."""
-    loss = float(logs["loss"])
-    if not np.isfinite(loss):
-        raise InputError(
-            f"The loss became {loss} by step {step}; the last checkpoint is from before. "
-            f"Try a smaller --learning_rate than {config.learning_rate}, or a longer --warmup_steps"
-        )
 
 
 def _learning_rate(config):

@@ -282,7 +282,7 @@ def test_a_line_of_metrics_that_was_cut_off_is_written_again(tmp_path, finished)
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=100)
-    with pytest.raises(InputError, match="The loss became (nan|inf) by step 3; the last checkpoint is from before"):
+    with pytest.raises(InputError, match="were not finite in the last [1-6] steps, up to step 6: loss"):
         training.train(config, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -296,7 +296,7 @@ def test_signals_are_given_back_when_training_fails(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = dataclasses.replace(TINY, learning_rate=1e30, warmup_steps=0, clip_norm=None, log_every=1)
-    with pytest.raises(InputError, match="The loss became (nan|inf) by step .* Try a smaller --learning_rate"):
+    with pytest.raises(InputError, match="were not finite .* learning rate 1e.30. Try a smaller learning rate"):
         training.train(config, tmp_path / "run", verbose=False)
 
 
