@@ -292,7 +292,7 @@ def test_validation_data_and_split_report_the_loss_of_evaluate():
         (x, {"validation_split": 1 / 3}),
     ):
         history = train(model, shown, **arguments)
-        assert set(history) == {"loss", "gradient_norm", "val_loss"}
+        assert set(history) == {"loss", "gradient_norm", "skipped_steps", "val_loss"}
         np.testing.assert_allclose(history["val_loss"][-1], evaluate(model, x[8:]), rtol=1e-6)
 
 
@@ -409,7 +409,7 @@ def test_callbacks_of_keras_work(tmp_path):
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(sorted(logs))),
         ],
     )
-    assert epochs == [["gradient_norm", "loss", "val_loss"]] * 2 and len(history["loss"]) == 2
+    assert epochs == [["gradient_norm", "loss", "skipped_steps", "val_loss"]] * 2 and len(history["loss"]) == 2
     assert_same(weights(keras.models.load_model(tmp_path / "2.keras")), weights(model))
 
 

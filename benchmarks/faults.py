@@ -1,0 +1,117 @@
+"""Does a run that is killed over and over end with the bits of one that is not?
+
+    .venv/bin/python benchmarks/faults.py --out=/tmp/faults
+    .venv/bin/python benchmarks/faults.py --out=/tmp/faults --kills=40 -- --precision=mixed_bfloat16 --horizontal_flip
+
+Trains `digits` in one go, and again under SIGKILL: at random moments, and every other time while a checkpoint is being
+written. Then compares every variable of training, the averaged weights and metrics.csv. What follows -- are flags of
+train.py for both.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETTINGS = ["--preset=digits", "--checkpoint_every=10", "--log_every=7", "--sample_every=1000000", "--nojit_compile"]
+
+
+def command(run_dir, arguments):
+    """How both runs are started."""
+    flags = [*SETTINGS, f"--steps={arguments.steps}", f"--run_dir={run_dir}", *arguments.flags]
+    return [sys.executable, ROOT / "train.py", *flags]
+
+
+def is_saving(run_dir):
+    """Whether a checkpoint is being written: `kddpm.files.replacing` then has a folder of its own there."""
+    return any(run_dir.glob("checkpoints/.part-*")) or any(run_dir.glob(".part-*"))
+
+
+def killed(run_dir, arguments, chance, within_a_save):
+    """Start training and kill it; what happened, or None where it ended before."""
+    process = subprocess.Popen(
+        command(run_dir, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    begun = len(list(run_dir.glob("checkpoints/*.json")))
+    moment = time.monotonic() + chance.uniform(3, 3 + arguments.seconds)
+    saves = chance.randint(1, 4)  # in which of the coming saves to strike
+    seen, was_saving = 0, False
+    while process.poll() is None:
+        if within_a_save:
+            now_saving = is_saving(run_dir)
+            seen += now_saving and not was_saving
+            was_saving = now_saving
+            if seen >= saves and now_saving:
+                break
+        elif time.monotonic() > moment:
+            break
+        time.sleep(0.0005 if within_a_save else 0.01)
+    if process.poll() is not None:
+        return None if process.returncode == 0 else f"ended with {process.returncode}: {process.stderr.read()[-500:]}"
+    process.kill()
+    process.wait()
+    where = "within a save" if within_a_save else "anywhere"
+    return f"killed {where}, {begun} checkpoints before, {len(list(run_dir.glob('checkpoints/*.json')))} after"
+
+
+def result_of(run_dir):
+    """{what: sha256} of everything that training leaves."""
+    (newest,) = sorted(run_dir.glob("checkpoints/*.npz"))[-1:]
+    variables, averages = hashlib.sha256(), hashlib.sha256()
+    with np.load(newest) as archive:
+        for name in sorted(archive.files):
+            variables.update(name.encode() + archive[name].tobytes())
+    with h5py.File(run_dir / "ema.weights.h5") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        for name in sorted(names):
+            averages.update(name.encode() + file[name][()].tobytes())
+    return {
+        "step": newest.stem,
+        "weights, averages, optimizer and step": variables.hexdigest(),
+        "ema.weights.h5": averages.hexdigest(),
+        "metrics.csv": hashlib.sha256((run_dir / "metrics.csv").read_bytes()).hexdigest(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for both runs; made anew")
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of the runs")
+    parser.add_argument("--seconds", type=float, default=15, help="a random kill comes this long after the start")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("flags", nargs="*", help="of train.py, after --")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    straight, broken = arguments.out / "straight", arguments.out / "killed"
+    subprocess.run(command(straight, arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    chance, kills, starts = random.Random(arguments.seed), 0, 0
+    while kills < arguments.kills:
+        starts += 1
+        what = killed(broken, arguments, chance, within_a_save=kills % 2 == 1)
+        if what is None:
+            sys.exit(f"The run ended after {kills} kills: give it more --steps")
+        if not what.startswith("killed"):
+            sys.exit(f"After {kills} kills training {what}")
+        kills += 1
+        print(f"{kills:3d} {what}", flush=True)
+    subprocess.run(command(broken, arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    expected, received = result_of(straight), result_of(broken)
+    print(json.dumps({"in one go": expected, f"after {kills} kills": received}, indent=2))
+    same = expected == received
+    print(f"{kills} kills survived; the bits are {'the same' if same else 'NOT the same'}")
+    sys.exit(not same)
+
+
+if __name__ == "__main__":
+    main()
