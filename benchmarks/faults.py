@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
-SETTINGS = ["--preset=digits", "--checkpoint_every=10", "--log_every=7", "--sample_every=1000000", "--nojit_compile"]
+SETTINGS = ["--preset=digits", "--checkpoint_every=25", "--log_every=7", "--sample_every=1000000"]
 
 
 def command(run_dir, arguments):
@@ -65,7 +65,7 @@ def killed(run_dir, arguments, chance, within_a_save):
 
 def result_of(run_dir):
     """{what: sha256} of everything that training leaves."""
-    (newest,) = sorted(run_dir.glob("checkpoints/*.npz"))[-1:]
+    newest = max(run_dir.glob("checkpoints/*.npz"))
     variables, averages = hashlib.sha256(), hashlib.sha256()
     with np.load(newest) as archive:
         for name in sorted(archive.files):
@@ -87,7 +87,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for both runs; made anew")
     parser.add_argument("--kills", type=int, default=20, help="how often to kill")
-    parser.add_argument("--steps", type=int, default=400, help="training steps of the runs")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of the runs")
     parser.add_argument("--seconds", type=float, default=15, help="a random kill comes this long after the start")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("flags", nargs="*", help="of train.py, after --")
@@ -95,9 +95,8 @@ def main():
     shutil.rmtree(arguments.out, ignore_errors=True)
     straight, broken = arguments.out / "straight", arguments.out / "killed"
     subprocess.run(command(straight, arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    chance, kills, starts = random.Random(arguments.seed), 0, 0
+    chance, kills = random.Random(arguments.seed), 0
     while kills < arguments.kills:
-        starts += 1
         what = killed(broken, arguments, chance, within_a_save=kills % 2 == 1)
         if what is None:
             sys.exit(f"The run ended after {kills} kills: give it more --steps")
