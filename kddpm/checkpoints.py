@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kddpm import fingerprint, npz_files, presets, schedules
+from kddpm import fingerprint, npz_files, presets, schedules, weights_files
 from kddpm.errors import InputError
 from kddpm.files import replacing, sha256
 from kddpm.model import DiffusionModel
@@ -103,8 +103,7 @@ class Checkpoints:
             with replacing(path) as beside:
                 np.savez(beside, **{_member(i): np.asarray(v) for i, v in enumerate(self._variables)})
                 digest = sha256(beside)
-            with replacing(self._run.weights_path) as beside:
-                self._model.ema_network.save_weights(beside)
+            weights_files.save(self._model.ema_network, self._run.weights_path)
             about = Checkpoint(step, loss, digest, self._described(), self._circumstances)
             with replacing(self._path(step, "json")) as beside:
                 beside.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
@@ -209,9 +208,5 @@ def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
             f"--run_dir {run.path} has no weights yet: {run.weights_path.name} comes with the first checkpoint"
         )
     model = build_model(config, tuple(data["image_shape"]))
-    try:
-        model.ema_network.load_weights(run.weights_path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{run.weights_path} cannot be read, or does not fit config.json: {reason}") from None
+    weights_files.load(model.ema_network, run.weights_path)
     return model

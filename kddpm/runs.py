@@ -2,7 +2,7 @@
 
     config.json          the configuration, the data it was trained on and the version
     checkpoints/         everything that training needs to go on, see `kddpm.checkpoints`: the last three, and the best
-    ema.weights.h5       the averaged weights, all that generation needs
+    ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their hash
     metrics.csv          a row every log_every steps
     loss.png             the curve of that
     samples/             a grid of pictures every sample_every steps
@@ -52,8 +52,7 @@ class RunDirectory:
         try:
             stored = json.loads(self.config_path.read_text())
             config, data = presets.TrainConfig(**stored["config"]), dict(stored["data"])
-            if missing := {"digest", "images", "image_shape", "class_names"} - set(data):
-                raise ValueError(f"its `data` lack {', '.join(sorted(missing))}")
+            _check_data(data)
             return config, data
         except FileNotFoundError:
             raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
@@ -158,6 +157,26 @@ class RunDirectory:
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
         with replacing(self.metrics_path) as beside:
             beside.write_text("".join(f"{line}\r\n" for line in [",".join(rows[0]), *lines] if rows), newline="")
+
+
+_DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}
+
+
+def _check_data(data: dict) -> None:
+    """Whether a description of data is one, name by name."""
+    if odd := sorted(set(_DATA) ^ set(data)):
+        raise ValueError(
+            f"its `data` must hold {', '.join(_DATA)}. {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} "
+            "missing or unknown"
+        )
+    for name, kind in _DATA.items():
+        if type(data[name]) is not kind:
+            raise ValueError(f"`{name}` of its `data` must be {kind.__name__}. Received: {data[name]!r:.80}")
+    shape = data["image_shape"]
+    if len(shape) != 3 or not all(type(side) is int and side >= 1 for side in shape) or shape[2] not in (1, 3):
+        raise ValueError(f"`image_shape` of its `data` must be height, width and 1 or 3. Received: {shape!r:.80}")
+    if not all(type(name) is str for name in data["class_names"]):
+        raise ValueError("`class_names` of its `data` must be text")
 
 
 def _shown(value) -> str:

@@ -33,7 +33,7 @@ FLOORS = [
         "commands",
         "sampling_flags",
     },
-    {"runs", "fingerprint"},
+    {"runs", "fingerprint", "weights_files"},
     {"checkpoints"},
     {"plots"},
     {"training", "evaluation"},
