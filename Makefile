@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/installed
 # Without compiled bytecode `import tensorflow` takes about three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-all lint clean
 
 help:
 	@echo "make demo    train on real handwritten digits, draw what the model generates, export it for a device"
 	@echo "make test    run the tests"
+	@echo "make test-all  run the slow ones too, which fuzz files"
 	@echo "make lint    check style with ruff"
 	@echo "make clean   remove .venv and demo"
 
@@ -46,6 +47,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
+
+test-all: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

@@ -76,7 +76,7 @@ class Checkpoints:
             try:
                 about = self._about(step)
                 arrays = self._read(about) if about.variables == self._described() else None
-            except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            except (*npz_files.ERRORS, TypeError) as error:
                 damaged.append(f"that of step {step} is damaged: {_first_line(error)}")
                 continue
             if arrays is None:

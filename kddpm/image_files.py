@@ -138,7 +138,7 @@ def open_zip(path: str) -> ImageFiles:
     spec = f"zip:{path}"
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError):
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last, of a version unheard of
         raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}") from None
     found, bad, others = [], {}, 0
     for member in archive.infolist():

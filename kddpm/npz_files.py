@@ -12,7 +12,8 @@ from kddpm.errors import InputError
 
 _BLOCK_BYTES = 2**24
 _MOST_CLASSES = 1_000_000  # each has a name in the description of a run
-_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What a damaged archive may end in; NotImplementedError, of a version unheard of, is a RuntimeError.
+ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def open_npz(spec: str, path: str) -> NpzImages:
             with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
                 _read_header(file)
                 yield from _read_rows(file, full)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
 
     return NpzImages(full, _labels(spec, path, headers, full[0]), blocks)
@@ -103,7 +104,7 @@ def _headers(spec: str, path: str) -> dict[str, tuple]:
                     with archive.open(member) as file:
                         headers[member[: -len(".npy")]] = _read_header(file)
         return headers
-    except _ERRORS as error:
+    except ERRORS as error:
         text = f"no such file: {path}" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(f"{spec}: expected a NumPy .npz archive; {text}") from None
 
@@ -132,7 +133,7 @@ def _array(spec: str, path: str, name: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
-    except _ERRORS as error:
+    except ERRORS as error:
         raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
 
 
