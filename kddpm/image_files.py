@@ -143,7 +143,7 @@ def open_zip(path: str) -> ImageFiles:
     found, bad, others = [], {}, 0
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
-        if member.is_dir() or "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts):
+        if member.filename.endswith("/") or "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts):
             continue
         if not _has_extension(parts[-1]):
             others += 1
