@@ -43,7 +43,7 @@ def killed(run_dir, arguments, chance, within_a_save):
     )
     begun = len(list(run_dir.glob("checkpoints/*.json")))
     moment = time.monotonic() + chance.uniform(3, 3 + arguments.seconds)
-    saves = chance.randint(1, 4)  # in which of the coming saves to strike
+    saves = chance.randint(1, 2)  # in which of the coming saves to strike
     seen, was_saving = 0, False
     while process.poll() is None:
         if within_a_save:
@@ -54,7 +54,7 @@ def killed(run_dir, arguments, chance, within_a_save):
                 break
         elif time.monotonic() > moment:
             break
-        time.sleep(0.0005 if within_a_save else 0.01)
+        time.sleep(0.0002 if within_a_save else 0.01)
     if process.poll() is not None:
         return None if process.returncode == 0 else f"ended with {process.returncode}: {process.stderr.read()[-500:]}"
     process.kill()

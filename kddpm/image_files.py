@@ -143,7 +143,8 @@ def open_zip(path: str) -> ImageFiles:
     found, bad, others = [], {}, 0
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
-        if member.filename.endswith("/") or "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts):
+        is_hidden = "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
+        if is_hidden or member.filename.endswith("/"):
             continue
         if not _has_extension(parts[-1]):
             others += 1
