@@ -31,9 +31,9 @@ def command(run_dir, arguments):
     return [sys.executable, ROOT / "train.py", *flags]
 
 
-def is_saving(run_dir):
-    """Whether a checkpoint is being written: `kddpm.files.replacing` then has a folder of its own there."""
-    return any(run_dir.glob("checkpoints/.part-*")) or any(run_dir.glob(".part-*"))
+def half_written(run_dir):
+    """What is being written, or was when a kill came: `kddpm.files.replacing` has a folder of its own for each."""
+    return {*run_dir.glob("checkpoints/.part-*"), *run_dir.glob(".part-*")}
 
 
 def killed(run_dir, arguments, chance, within_a_save):
@@ -44,13 +44,12 @@ def killed(run_dir, arguments, chance, within_a_save):
     begun = len(list(run_dir.glob("checkpoints/*.json")))
     moment = time.monotonic() + chance.uniform(3, 3 + arguments.seconds)
     saves = chance.randint(1, 2)  # in which of the coming saves to strike
-    seen, was_saving = 0, False
+    old, seen = half_written(run_dir), set()
     while process.poll() is None:
         if within_a_save:
-            now_saving = is_saving(run_dir)
-            seen += now_saving and not was_saving
-            was_saving = now_saving
-            if seen >= saves and now_saving:
+            now = half_written(run_dir) - old
+            seen |= now
+            if now and len(seen) > 3 * (saves - 1):  # a save writes three files
                 break
         elif time.monotonic() > moment:
             break

@@ -127,6 +127,9 @@ class RunDirectory:
                     f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
                     f"Received: {self.path}, with {free / 1e6:.0f} MB free"
                 )
+            for folder in (self.path, self.checkpoints_path, self.samples_path):
+                for left in folder.glob(".part-*"):  # by a kill within `files.replacing`
+                    shutil.rmtree(left, ignore_errors=True)
             content = {"kddpm": kddpm.__version__, "config": vars(config), "data": data}
             with replacing(self.config_path) as beside:
                 beside.write_text(json.dumps(content, indent=2) + "\n")

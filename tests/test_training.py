@@ -350,6 +350,15 @@ def test_a_kill_within_a_save_leaves_the_checkpoint_before(tmp_path, finished, m
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
+    for folder in (".", "checkpoints", "samples"):
+        (tmp_path / "run" / folder / ".part-abc").mkdir()
+        (tmp_path / "run" / folder / ".part-abc" / "half").touch()
+    training.train(TINY, tmp_path / "run", verbose=False)
+    assert not list((tmp_path / "run").rglob(".part-*"))
+
+
 def test_other_circumstances_are_told(tmp_path, monkeypatch, capsys):
     training.train(dataclasses.replace(TINY, steps=3), tmp_path / "run", verbose=False)
     version = kddpm.__version__
