@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import kddpm
-from kddpm import checkpoints, plots, presets, training
+from kddpm import checkpoints, plots, presets, training, weights_files
 from kddpm.errors import InputError
 from kddpm.files import replacing
 
@@ -327,7 +327,7 @@ def test_the_last_three_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch)
         assert kept == [f"step_000000{step}.{suffix}" for step in (2, 4, 5, 6)]
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_kill_within_a_save_leaves_the_checkpoint_before(tmp_path, finished, monkeypatch, stage):
     """Wherever it strikes: what is not described yet is not there."""
     written = []
@@ -337,11 +337,12 @@ def test_a_kill_within_a_save_leaves_the_checkpoint_before(tmp_path, finished, m
         with replacing(path) as beside:
             yield beside
         written.append(path)
-        if len(written) == 3 + 1 + stage:  # within the second save
+        if len(written) == 4 + 1 + stage:  # within the second save, of four files
             raise ConnectionAbortedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "replacing", killed)
+        for room in (checkpoints, weights_files):
+            patch.setattr(room, "replacing", killed)
         with pytest.raises((ConnectionAbortedError, InputError)):
             training.train(TINY, tmp_path / "run", verbose=False)
     training.train(TINY, tmp_path / "run", verbose=False)
