@@ -35,7 +35,7 @@ def main():
         raise InputError(f"--seed must be an int32. Received: {SEED.value}")
     run = runs.RunDirectory(run_dir)
     run.read()
-    out = OUT.value or run.path / "evaluation"
+    out = OUT.value or run.evaluation_path
     check_output("--out", out, is_folder=True)
     commands.start_tensorflow()
 

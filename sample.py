@@ -53,7 +53,8 @@ def main():
         print("\n".join(photos.notes), end="\n" if photos.notes else "")
         seeds = sampling_flags.seeds_of_photos(seeds if SEEDS.value else None, len(photos.images))
     labels = sampling_flags.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
-    picture_files.check_names(out, seeds, labels)
+    painted = labels if labels or not config.num_classes else [seed % config.num_classes for seed in seeds]
+    picture_files.check_names(out, seeds, painted)
     check_output("--out", out, is_folder=not out.suffix)
     commands.start_tensorflow()
 
@@ -82,7 +83,6 @@ def main():
         pictures, frames = model.generate(seeds, **common, return_trajectory=FRAMES.value or 60)
     else:
         pictures = model.generate(seeds, **common)
-    painted = labels if labels or not config.num_classes else [seed % config.num_classes for seed in seeds]
     picture_files.save(out, pictures, seeds, painted, frames, COLUMNS.value)
     print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}")
 

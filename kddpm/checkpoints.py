@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kddpm import fingerprint, npz_files, presets, schedules, weights_files
-from kddpm.errors import InputError
+from kddpm.errors import InputError, first_line
 from kddpm.files import replacing, sha256
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
@@ -77,7 +77,7 @@ class Checkpoints:
                 about = self._about(step)
                 arrays = self._read(about) if about.variables == self._described() else None
             except (*npz_files.ERRORS, TypeError) as error:
-                damaged.append(f"that of step {step} is damaged: {_first_line(error)}")
+                damaged.append(f"that of step {step} is damaged: {first_line(error)}")
                 continue
             if arrays is None:
                 raise InputError(f"The checkpoint of step {step} in {self._run.path} belongs to another model")
@@ -109,7 +109,7 @@ class Checkpoints:
                 beside.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
             self._drop_others(step)
         except (OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
-            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {_first_line(error)}"
+            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {first_line(error)}"
             raise InputError(text) from None
 
     def _described(self) -> list[list]:
@@ -131,6 +131,8 @@ class Checkpoints:
         about = Checkpoint(**json.loads(self._path(step, "json").read_text()))
         if about.step != step:
             raise ValueError(f"it says that it is of step {about.step}")
+        if not isinstance(about.loss, float) or not isinstance(about.fingerprint, dict):
+            raise ValueError("its loss is no number, or its fingerprint no list of names")
         return about
 
     def _read(self, about) -> list[np.ndarray]:
@@ -158,10 +160,6 @@ class Checkpoints:
 
 def _member(index: int) -> str:
     return f"{index:05d}"
-
-
-def _first_line(error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:

@@ -1,4 +1,4 @@
-"""The one exception for bad input."""
+"""The one exception for bad input, and errors in one line."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one line that names the argument, flag or file, what was expected and what came. The scripts print
     it and leave; anything else that goes wrong keeps its traceback.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

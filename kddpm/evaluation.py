@@ -108,7 +108,7 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
     }
-    out = run.path / "evaluation" if out is None else pathlib.Path(out)
+    out = run.evaluation_path if out is None else pathlib.Path(out)
     options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
     options["verbose"] = "auto" if verbose else False
     results = {}

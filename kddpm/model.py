@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import (
+    descent,
     editing,
     exporting,
     generation,
@@ -115,32 +116,30 @@ class DiffusionModel(keras.Model):
         self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
         self.ema_network.trainable = False
         self.ema_network.set_weights(network.get_weights())
-        self.step = self.add_weight(
-            shape=(), initializer="zeros", dtype="int64", trainable=False, aggregation="only_first_replica", name="step"
-        )
+        self.step = self._counter("step", "int64")
+        self.last_loss, self.skipped_in_a_row = self._counter("last_loss"), self._counter("skipped_in_a_row", "int64")
         if timestep_sampling == "importance":
+            each = (self.schedule.num_timesteps,)
             self.loss_squares, self.loss_counts = (
-                self.add_weight(
-                    shape=(self.schedule.num_timesteps,),
-                    initializer="zeros",
-                    trainable=False,
-                    aggregation="only_first_replica",
-                    name=name,
-                )
-                for name in ("loss_squares", "loss_counts")
+                self._counter(n, shape=each) for n in ("loss_squares", "loss_counts")
             )
-        self.last_loss, self.skipped_in_a_row = (
-            self.add_weight(
-                shape=(), initializer="zeros", dtype=dtype, trainable=False, aggregation="only_first_replica", name=name
-            )
-            for name, dtype in (("last_loss", "float32"), ("skipped_in_a_row", "int64"))
-        )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
         self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
         self._traced_shapes = {}
         self.compiled_functions = {}  # of `generation.compiled`
         self.built = True
+
+    def _counter(self, name, dtype="float32", shape=()):
+        """A variable beside the weights, the same on every replica."""
+        return self.add_weight(
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
 
     def call(self, inputs, training=False):
         """The network's prediction for [x_t, t] or [x_t, t, label]."""
@@ -176,14 +175,23 @@ class DiffusionModel(keras.Model):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
         t, weight, noise, label, dropout_seed = self._draw(_TRAIN, self.step, x_0, label)
-        loss, losses, gradients = self._loss_and_gradients(x_0, t, weight, noise, label, dropout_seed)
-        global_loss, *gradients = self._averaged([loss, *gradients])
+        weights = self.network.trainable_variables
+
+        def loss_of(x_0, t, weight, noise, label, seed):
+            losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
+            return tf.reduce_mean(weight * losses), losses
+
+        loss, losses, gradients = descent.loss_and_gradients(
+            loss_of, weights, [x_0, t, weight, noise, label], dropout_seed, self.accumulation
+        )
+        global_loss, *gradients = descent.averaged([loss, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
-        self._descend(gradients, gradient_norm, is_finite)
+        descent.descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
         self._remember(t, losses, is_finite)
         self._update_ema()
         self.step.assign_add(1)
+        self.last_loss.assign(global_loss)
         self._account(loss, gradient_norm, is_finite)
         return self.get_metrics_result()
 
@@ -201,49 +209,6 @@ class DiffusionModel(keras.Model):
         return objectives.training_loss(
             self.diffusion, x_0, x_t, t, noise, output, self.prediction, self.weighting, self.variance
         )
-
-    def _loss_and_gradients(self, x_0, t, weight, noise, label, dropout_seed):
-        """The loss, that of each image (B,), and the gradients of this replica's batch, one micro-batch at a time."""
-        variables = self.network.trainable_variables
-
-        def of_part(x_0, t, weight, noise, label, seed):
-            with tf.GradientTape() as tape:
-                losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
-                loss = tf.reduce_mean(weight * losses)
-            # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
-            return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
-
-        parts = self.accumulation
-        if parts == 1:
-            return of_part(x_0, t, weight, noise, label, dropout_seed)
-        batch = x_0.shape[0]
-        if batch is None or batch % parts:
-            raise InputError(
-                f"`accumulation`={parts} needs batches of one size, divisible by it on every replica. Received: {batch}"
-            )
-        size = batch // parts
-
-        # One row a micro-batch, so that its shape stays static.
-        rows = [
-            None if whole is None else tf.reshape(whole, (parts, size, *whole.shape[1:]))
-            for whole in (x_0, t, weight, noise, label)
-        ]
-
-        def add(index, loss, losses, sums):
-            part = [None if row is None else row[index] for row in rows]
-            seed = tf.random.experimental.stateless_fold_in(dropout_seed, index)
-            part_loss, part_losses, gradients = of_part(*part, seed)
-            added = [a + g / parts for a, g in zip(sums, gradients, strict=True)]
-            return index + 1, loss + part_loss / parts, losses.write(index, part_losses), added
-
-        start = (
-            tf.constant(0),
-            tf.constant(0.0),
-            tf.TensorArray(tf.float32, parts, element_shape=(size,)),
-            [tf.zeros(v.shape, v.dtype) for v in variables],
-        )
-        _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
-        return loss, tf.reshape(losses.stack(), [batch]), sums
 
     def _unpack(self, data, purpose):
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -305,38 +270,6 @@ class DiffusionModel(keras.Model):
         """What the network is told for index t: a respaced schedule keeps the names of its steps."""
         return tf.gather(self.schedule.timesteps.astype(np.int32), t)
 
-    def _averaged(self, values):
-        """The same values of all replicas, averaged."""
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
-        if replicas == 1:
-            return values
-        return [value / replicas for value in context.all_reduce(tf.distribute.ReduceOp.SUM, values)]
-
-    def _descend(self, gradients, norm, is_finite):
-        """Clip the averaged gradients by their global norm and apply them, or leave everything as it was.
-
-        With several replicas they are divided by the number of replicas, because the optimizer sums them once more.
-        """
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        scale = 1.0 / replicas
-        if self.clip_norm is not None:
-            scale *= self.clip_norm / tf.maximum(norm, self.clip_norm)
-        weights = self.network.trainable_variables
-
-        def apply():
-            self.optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
-
-        if replicas == 1:
-            tf.cond(is_finite, apply, lambda: None)
-            return
-        # An optimizer cannot be asked within a condition by several replicas.
-        changing = [*weights, *self.optimizer.variables]
-        before = [tf.identity(variable.value) for variable in changing]
-        apply()
-        for variable, old in zip(changing, before, strict=True):
-            variable.assign(tf.where(is_finite, variable.value, old))
-
     def _account(self, loss, gradient_norm, is_finite):
         """The means of the steps that were taken, and how many were not."""
         counts = tf.cast(is_finite, tf.float32)
@@ -344,7 +277,6 @@ class DiffusionModel(keras.Model):
             tracker.update_state(tf.where(is_finite, value, 0.0), sample_weight=counts)
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         self.skipped_tracker.update_state((1 - counts) / replicas)  # all of them or none
-        self.last_loss.assign(loss)
         self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
 
     def check_not_lost(self, most_skipped: int) -> None:
@@ -466,8 +398,9 @@ class DiffusionModel(keras.Model):
                 "a second time for the smaller last batch",
                 stacklevel=2,
             )
-        if not isinstance(callbacks := kwargs.pop("callbacks", None), keras.callbacks.CallbackList):
-            callbacks = [*(callbacks or []), _StopWhenLost()]
+        callbacks = kwargs.pop("callbacks", None)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*keras.tree.flatten(callbacks or []), _StopWhenLost()]
         with inputs.one_line_errors():
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
@@ -522,7 +455,10 @@ class _StopWhenLost(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % _MOST_SKIPPED == 0:  # reading a variable waits for an accelerator
-            self.model.check_not_lost(_MOST_SKIPPED)
+            self.on_epoch_end(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.check_not_lost(_MOST_SKIPPED)
 
 
 def _schedule(schedule):

@@ -8,6 +8,7 @@
     samples/             a grid of pictures every sample_every steps
     tensorboard/         the same numbers and pictures, where tensorboard is installed
     data/                decoded images, where they do not fit in memory
+    evaluation/          what evaluate.py found
 
 Files are written beside and renamed: a kill leaves the old one or the new one. metrics.csv grows line by line, and
 a line that was cut off is dropped when the run goes on.
@@ -42,6 +43,7 @@ class RunDirectory:
         self.loss_curve_path = self.path / "loss.png"
         self.samples_path = self.path / "samples"
         self.data_path = self.path / "data"
+        self.evaluation_path = self.path / "evaluation"
 
     def read(self) -> tuple[presets.TrainConfig, dict]:
         """The configuration and the description of the data, as `start` wrote them.

@@ -15,7 +15,7 @@ import pathlib
 import h5py
 import keras
 
-from kddpm.errors import InputError
+from kddpm.errors import InputError, first_line
 from kddpm.files import replacing, sha256
 
 _MOST_DEPTH = 50
@@ -44,8 +44,7 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
         _check_content(path, 4 * sum(math.prod(weight.shape) for weight in network.weights))
         network.load_weights(path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read, or does not fit config.json: {reason}") from None
+        raise InputError(f"{path} cannot be read, or does not fit config.json: {first_line(error)}") from None
 
 
 def hash_file(path: str | os.PathLike) -> pathlib.Path:

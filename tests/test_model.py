@@ -739,7 +739,9 @@ def test_training_that_is_lost_ends_with_its_step_loss_and_rate(make_model):
     model.network.trainable_variables[0].assign(np.full(model.network.trainable_variables[0].shape, np.inf))
     images = np.zeros((60, 8, 8, 1), np.uint8)
     with pytest.raises(InputError, match="finite in the last 10 steps, up to step 10: loss nan, learning rate 0.25"):
-        model.fit(images, batch_size=4, verbose=0)
+        model.fit(images, batch_size=4, verbose=0, callbacks=keras.callbacks.History())  # one alone is no list
+    with pytest.raises(InputError, match="finite in the last 14 steps, up to step 14"):  # epochs of four
+        model.fit(images[:16], batch_size=4, epochs=9, verbose=0)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -1,0 +1,100 @@
+"""From a batch to a step: gradients over micro-batches and replicas, and the step that they make, or do not.
+
+TensorFlow's replicas each see their part of a batch, and Keras's optimizers add up what the replicas bring.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from kddpm.errors import InputError
+
+
+def averaged(values: list) -> list:
+    """The same tensors of all replicas, averaged."""
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync
+    if replicas == 1:
+        return values
+    return [value / replicas for value in context.all_reduce(tf.distribute.ReduceOp.SUM, values)]
+
+
+def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, seed, parts: int = 1):
+    """The loss of a batch, taken in micro-batches one after the other.
+
+    Args:
+        loss_of: (*arrays, seed) -> the loss and that of each image (B,).
+        weights: what it depends on.
+        arrays: tensors (B, ...), or None, which goes through.
+        seed: of dropout, int32 (2,); each micro-batch has one of its own.
+        parts: micro-batches, all of one size.
+
+    Returns:
+        The loss, that of each image (B,), and the gradients of the loss.
+
+    Raises:
+        InputError: a batch that cannot be shared so.
+    """
+
+    def of_part(arrays, seed):
+        with tf.GradientTape() as tape:
+            loss, losses = loss_of(*arrays, seed)
+        # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
+        return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
+
+    if parts == 1:
+        return of_part(arrays, seed)
+    batch = arrays[0].shape[0]
+    if batch is None or batch % parts:
+        raise InputError(
+            f"`accumulation`={parts} needs batches of one size, divisible by it on every replica. Received: {batch}"
+        )
+    # One row a micro-batch, so that its shape stays static.
+    rows = [None if a is None else tf.reshape(a, (parts, batch // parts, *a.shape[1:])) for a in arrays]
+
+    def add(index, loss, losses, sums):
+        part = [None if row is None else row[index] for row in rows]
+        more, each, gradients = of_part(part, tf.random.experimental.stateless_fold_in(seed, index))
+        sums = [total + gradient / parts for total, gradient in zip(sums, gradients, strict=True)]
+        return index + 1, loss + more / parts, losses.write(index, each), sums
+
+    start = (
+        tf.constant(0),
+        tf.constant(0.0),
+        tf.TensorArray(tf.float32, parts, element_shape=(batch // parts,)),
+        [tf.zeros(weight.shape, weight.dtype) for weight in weights],
+    )
+    _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+    return loss, tf.reshape(losses.stack(), [batch]), sums
+
+
+def descend(optimizer, weights: list, gradients: list, norm, clip_norm: float | None, is_finite) -> None:
+    """Clip averaged gradients by their global norm and apply them, or leave weights and optimizer as they were.
+
+    With several replicas they are divided by the number of replicas, because the optimizer sums them once more.
+
+    Args:
+        optimizer: of Keras, built.
+        weights: to change.
+        gradients: of all replicas, `averaged`.
+        norm: their global norm.
+        clip_norm: the largest it may be, None = any.
+        is_finite: bool scalar, whether to apply them; the same on all replicas.
+    """
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    scale = 1.0 / replicas
+    if clip_norm is not None:
+        scale *= clip_norm / tf.maximum(norm, clip_norm)
+
+    def apply():
+        optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
+
+    if replicas == 1:
+        tf.cond(is_finite, apply, lambda: None)
+        return
+    # An optimizer cannot be asked within a condition by several replicas.
+    changing = [*weights, *optimizer.variables]
+    before = [tf.identity(variable.value) for variable in changing]
+    apply()
+    for variable, old in zip(changing, before, strict=True):
+        variable.assign(tf.where(is_finite, variable.value, old))
