@@ -5,6 +5,7 @@ TensorFlow's replicas each see their part of a batch, and Keras's optimizers add
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from kddpm.errors import InputError
@@ -19,14 +20,47 @@ def averaged(values: list) -> list:
     return [value / replicas for value in context.all_reduce(tf.distribute.ReduceOp.SUM, values)]
 
 
-def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, seed, parts: int = 1):
+def place_of(count):
+    """Of a number that each replica has one of: the sum over the replicas before this one, and over all.
+
+    Args:
+        count: an int, the same on all replicas; or an int32 scalar, which is asked of them.
+    """
+    context = tf.distribute.get_replica_context()
+    replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    if replicas == 1:
+        return 0, count
+    if isinstance(count, int):
+        return replica * count, replicas * count
+    each = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.one_hot(replica, replicas, count, 0, dtype=tf.int32))
+    return tf.reduce_sum(each[:replica]), tf.reduce_sum(each)
+
+
+def check_optimizer(optimizer) -> None:
+    """Whether an optimizer leaves to this module and the model what is theirs.
+
+    Raises:
+        InputError: it does not, with what to use in its place.
+    """
+    for name, instead in (
+        ("gradient_accumulation_steps", "`accumulation` of the model"),
+        ("use_ema", "`ema_momentum` of the model"),
+        ("clipnorm", "`clip_norm` of the model"),
+        ("global_clipnorm", "`clip_norm` of the model"),
+    ):
+        if value := getattr(optimizer, name, None):
+            raise InputError(f"`optimizer` must leave {name} to {instead}. Received: {name}={value}")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise InputError("`optimizer` must not scale losses, which float16 alone needs. Received: LossScaleOptimizer")
+
+
+def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: int = 1):
     """The loss of a batch, taken in micro-batches one after the other.
 
     Args:
-        loss_of: (*arrays, seed) -> the loss and that of each image (B,).
+        loss_of: (*arrays) -> the loss and that of each image (B,).
         weights: what it depends on.
         arrays: tensors (B, ...), or None, which goes through.
-        seed: of dropout, int32 (2,); each micro-batch has one of its own.
         parts: micro-batches, all of one size.
 
     Returns:
@@ -36,14 +70,14 @@ def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, seed, par
         InputError: a batch that cannot be shared so.
     """
 
-    def of_part(arrays, seed):
+    def of_part(arrays):
         with tf.GradientTape() as tape:
-            loss, losses = loss_of(*arrays, seed)
+            loss, losses = loss_of(*arrays)
         # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
         return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
 
     if parts == 1:
-        return of_part(arrays, seed)
+        return of_part(arrays)
     batch = arrays[0].shape[0]
     if batch is None or batch % parts:
         raise InputError(
@@ -54,7 +88,7 @@ def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, seed, par
 
     def add(index, loss, losses, sums):
         part = [None if row is None else row[index] for row in rows]
-        more, each, gradients = of_part(part, tf.random.experimental.stateless_fold_in(seed, index))
+        more, each, gradients = of_part(part)
         sums = [total + gradient / parts for total, gradient in zip(sums, gradients, strict=True)]
         return index + 1, loss + more / parts, losses.write(index, each), sums
 
@@ -89,10 +123,10 @@ def descend(optimizer, weights: list, gradients: list, norm, clip_norm: float | 
     def apply():
         optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
 
-    if replicas == 1:
+    if not tf.distribute.has_strategy():
         tf.cond(is_finite, apply, lambda: None)
         return
-    # An optimizer cannot be asked within a condition by several replicas.
+    # A strategy's optimizer meets the other replicas, which it cannot do within a condition.
     changing = [*weights, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in changing]
     apply()

@@ -102,6 +102,31 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
     return x
 
 
+def even_batches(x, y, batch_size: int, replicas: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+    """Arrays as batches that several replicas can share; what is left over of an epoch is left out.
+
+    Args:
+        x: images (N, H, W, C).
+        y: labels (N,), or None.
+        batch_size: images of a batch, on all replicas together.
+        replicas: how many share it.
+        shuffle: whether every epoch has an order of its own.
+        seed: of these orders.
+
+    Raises:
+        InputError: a batch that cannot be shared, or that is larger than the data.
+    """
+    if batch_size % replicas or batch_size > len(x):
+        raise InputError(
+            f"`batch_size` must be divisible by the {replicas} replicas, and at most the {len(x)} images. "
+            f"Received: {batch_size}"
+        )
+    dataset = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y))
+    if shuffle:
+        dataset = dataset.shuffle(len(x), seed=seed)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
 @contextlib.contextmanager
 def one_line_errors():
     """What `checked_images` finds in a passing batch becomes an `InputError`, without the graph around it."""

@@ -125,7 +125,7 @@ class DiffusionModel(keras.Model):
             )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
-        self.skipped_tracker = keras.metrics.Sum(name="skipped_steps")
+        self.skipped_tracker = _Steps(name="skipped_steps")
         self._traced_shapes = {}
         self.compiled_functions = {}  # of `generation.compiled`
         self.built = True
@@ -157,8 +157,31 @@ class DiffusionModel(keras.Model):
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
         super().compile(optimizer=optimizer, **kwargs)
+        descent.check_optimizer(self.optimizer)
+        self._check_strategy()
         # Slots made now rather than in the first step: that step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
+
+    def _check_strategy(self):
+        """Whether the model's strategy can do what `compile` was asked for."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas == 1 or isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
+            return
+        if self.jit_compile:
+            raise InputError(
+                f"`jit_compile` must be False with {replicas} replicas, whose gradients meet where XLA cannot. "
+                "Received: True"
+            )
+        if self.steps_per_execution > 1:
+            raise InputError(
+                f"`steps_per_execution` must be 1 with {replicas} replicas, which cannot meet within a loop. "
+                f"Received: {self.steps_per_execution}"
+            )
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        # There is nothing left to build. Under a strategy Keras's own would draw a batch from the data, so that their
+        # order differs from that on one device, and fails on several workers.
+        pass
 
     def compile_from_config(self, config):
         """Compile as `get_compile_config` described, when a saved model is loaded."""
@@ -174,33 +197,45 @@ class DiffusionModel(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
-        t, weight, noise, label, dropout_seed = self._draw(_TRAIN, self.step, x_0, label)
+        self._check_batch(x_0)
+        draws = self._draw(_TRAIN, self.step, x_0, label)
         weights = self.network.trainable_variables
 
         def loss_of(x_0, t, weight, noise, label, seed):
             losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
             return tf.reduce_mean(weight * losses), losses
 
-        loss, losses, gradients = descent.loss_and_gradients(
-            loss_of, weights, [x_0, t, weight, noise, label], dropout_seed, self.accumulation
-        )
+        loss, losses, gradients = descent.loss_and_gradients(loss_of, weights, [x_0, *draws], self.accumulation)
         global_loss, *gradients = descent.averaged([loss, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
         descent.descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
-        self._remember(t, losses, is_finite)
+        self._remember(draws[0], losses, is_finite)
         self._update_ema()
         self.step.assign_add(1)
         self.last_loss.assign(global_loss)
         self._account(loss, gradient_norm, is_finite)
-        return self.get_metrics_result()
+        return self._logs(self.get_metrics_result())
 
     def test_step(self, data):
         """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
-        t, _, noise, _, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
-        self.loss_tracker.update_state(self._image_losses(self.ema_network, x_0, t, noise, label))
-        return {"loss": self.loss_tracker.result()}
+        _, seen = descent.place_of(tf.cast(self.loss_tracker.count, tf.int32))
+        t, _, noise, _, _ = self._draw(_TEST, seen, x_0, label)
+        arrays = [x_0, t, noise, label]
+        if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
+            # A replica may get nothing of a last batch, and a network needs at least one image.
+            arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
+        losses = self._image_losses(self.ema_network, *arrays)
+        self.loss_tracker.update_state(losses[: tf.shape(x_0)[0]])
+        total, count = descent.averaged([self.loss_tracker.total.value, self.loss_tracker.count.value])
+        return self._logs({"loss": total / count})
+
+    def _logs(self, results):
+        """As Keras takes the mean of over replicas: that of several workers needs an axis."""
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, [1]) for name, value in results.items()}
+        return results
 
     def _image_losses(self, network, x_0, t, noise, label, **kwargs):
         """The loss of each image, (B,)."""
@@ -227,33 +262,30 @@ class DiffusionModel(keras.Model):
 
     def _draw(self, purpose, index, x_0, label):
         """What one step draws, of the global batch and sliced by replica: t (B,) and its weight, noise (B, H, W, C),
-        labels of which some are dropped, and a dropout seed."""
-        context = tf.distribute.get_replica_context()
-        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
+        labels of which some are dropped, and seeds of dropout (B,)."""
         fold_in = tf.random.experimental.stateless_fold_in
         seed = fold_in(tf.constant([self.seed, purpose], tf.int32), index)
-        shape = tf.shape(x_0)
-        batch = shape[0]
+        size = tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
+        first, batch = descent.place_of(size)
 
-        def mine(draw):
-            return draw[replica * batch : (replica + 1) * batch] if replicas > 1 else draw
+        def mine(draw):  # of a size that stays static where the batch's is, as TPUs want it
+            return draw if batch is size else tf.slice(draw, [first, *[0] * (draw.ndim - 1)], [size, *draw.shape[1:]])
 
         if purpose == _TRAIN and self.timestep_sampling == "importance":
             shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
-            uniform = tf.random.stateless_uniform([batch * replicas], fold_in(seed, 0))
+            uniform = tf.random.stateless_uniform([batch], fold_in(seed, 0))
             ends = tf.cumsum(shares)
             t = tf.searchsorted(ends[:-1], uniform * ends[-1], side="right", out_type=tf.int32)
             weight = 1 / (self.schedule.num_timesteps * tf.gather(shares, t))
         else:
-            t = tf.random.stateless_uniform(
-                [batch * replicas], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32
-            )
-            weight = tf.ones([batch * replicas])
-        noise = tf.random.stateless_normal(tf.concat([[batch * replicas], shape[1:]], 0), fold_in(seed, 1))
+            t = tf.random.stateless_uniform([batch], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32)
+            weight = tf.ones([batch])
+        noise = tf.random.stateless_normal([batch, *x_0.shape[1:]], fold_in(seed, 1))
         if self.label_dropout and purpose == _TRAIN:
-            dropped = mine(tf.random.stateless_uniform([batch * replicas], fold_in(seed, 3))) < self.label_dropout
+            dropped = mine(tf.random.stateless_uniform([batch], fold_in(seed, 3))) < self.label_dropout
             label = tf.where(dropped, self.network.num_classes, label)
-        return mine(t), mine(weight), mine(noise), label, fold_in(fold_in(fold_in(seed, 2), replica), 0)
+        dropout = tf.random.stateless_uniform([batch], fold_in(seed, 2), 0, 2**31 - 1, dtype=tf.int32)
+        return mine(t), mine(weight), mine(noise), label, mine(dropout)
 
     def _remember(self, t, losses, is_finite):
         """What importance sampling wants to know: how large the losses of each t were, in the global batch."""
@@ -275,8 +307,7 @@ class DiffusionModel(keras.Model):
         counts = tf.cast(is_finite, tf.float32)
         for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):
             tracker.update_state(tf.where(is_finite, value, 0.0), sample_weight=counts)
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        self.skipped_tracker.update_state((1 - counts) / replicas)  # all of them or none
+        self.skipped_tracker.update_state(1 - counts)
         self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
 
     def check_not_lost(self, most_skipped: int) -> None:
@@ -390,6 +421,11 @@ class DiffusionModel(keras.Model):
             images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
         x = self._checked(x, y)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1 and hasattr(x, "shape"):
+            seed = self.seed + int(self.step.numpy())  # the same on every worker
+            x, y = inputs.even_batches(x, y, batch_size or 32, replicas, kwargs.pop("shuffle", True), seed), None
+            batch_size = None
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
         if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
@@ -412,6 +448,14 @@ class DiffusionModel(keras.Model):
         """
         with inputs.one_line_errors():
             return super().evaluate(self._checked(x, y), y, batch_size=batch_size, **kwargs)
+
+    def _check_batch(self, x_0):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1 and x_0.shape[0] is None:
+            raise InputError(
+                f"Batches must be of one size, divisible by the {replicas} replicas: a dataset is batched by "
+                "`.batch(size, drop_remainder=True)`. Received: batches of any size"
+            )
 
     def _checked(self, x, y):
         return inputs.checked_images(x, y, self.image_shape, self.network.num_classes)
@@ -448,6 +492,20 @@ class DiffusionModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
+
+
+class _Steps(keras.metrics.Metric):
+    """A sum of what all replicas say alike."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.total = self.add_variable((), "zeros", aggregation="only_first_replica", name="total")
+
+    def update_state(self, value):
+        self.total.assign_add(value)
+
+    def result(self):
+        return self.total
 
 
 class _StopWhenLost(keras.callbacks.Callback):

@@ -1,5 +1,6 @@
 """The U-Net of Ho et al. 2020 (appendix B): residual blocks, attention at chosen resolutions, skip connections."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -148,7 +149,7 @@ class UNet(keras.Model):
         Args:
             inputs: x_t float (B, H, W, C), t int (B,) and, with classes, label int (B,).
             training: whether dropout is active.
-            seed: int32 (2,); every dropout mask is a function of it. None = fresh masks.
+            seed: int32 (B,), one an image; its dropout masks are functions of it. None = fresh masks.
 
         Returns:
             float32 (B, H, W, out_channels).
@@ -158,11 +159,12 @@ class UNet(keras.Model):
         if self.embed_label is not None:
             embedding = embedding + self.embed_label(label[0])
         embedding = ops.silu(embedding)
-        block_seeds = iter(self._block_seeds(seed))
+        blocks = itertools.count()
 
         def run(layer, h):
             if isinstance(layer, ResidualBlock):
-                return layer(h, embedding, seed=next(block_seeds), training=training)
+                block = next(blocks)
+                return layer(h, embedding, seed=None if seed is None else seed + block, training=training)
             return layer(h)
 
         h = self.conv_in(x_t)
@@ -177,13 +179,6 @@ class UNet(keras.Model):
                 h = ops.concatenate([h, skips.pop()], axis=-1)
             h = run(layer, h)
         return self.conv_out(ops.silu(self.norm_out(h)))
-
-    def _block_seeds(self, seed):
-        """A seed for each residual block, in the order of the call."""
-        count = sum(isinstance(layer, ResidualBlock) for layer in [*self.down, *self.middle, *self.up])
-        if seed is None:
-            return [None] * count
-        return ops.unstack(ops.expand_dims(seed, 0) + np.stack([np.zeros(count), np.arange(count)], 1).astype("int32"))
 
     def compute_output_shape(self, input_shape):
         """(B, H, W, out_channels)."""

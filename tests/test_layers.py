@@ -233,6 +233,7 @@ def test_downsample_pads_below_and_to_the_right(size):
 # fall outside 5 standard errors for 6 seeds in 10 million, and an error of 10 standard errors is missed as rarely.
 
 ONES = np.ones((8, 32, 32, 64), "float32")
+SEEDS = [1, 2, 3, 4, 2**20, 2**31 - 2, 0, 77]
 
 
 def dropped(x, seed, rate=0.3):
@@ -245,6 +246,13 @@ def test_the_mask_is_a_function_of_the_seed():
         assert (dropped(MAP, [3, 7]) != dropped(MAP, other)).any()
 
 
+def test_an_image_has_its_mask_in_any_batch():
+    x = np.ones((8, 3, 5, 7), "float32")
+    whole = dropped(x, SEEDS)
+    np.testing.assert_array_equal(np.concatenate([dropped(x[:3], SEEDS[:3]), dropped(x[3:], SEEDS[3:])]), whole)
+    assert len({mask.tobytes() for mask in whole}) == 8
+
+
 def test_without_a_seed_masks_are_fresh():
     layer = layers.Dropout(0.3)
     assert (layer(MAP, training=True).numpy() != layer(MAP, training=True).numpy()).any()
@@ -252,7 +260,7 @@ def test_without_a_seed_masks_are_fresh():
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])
 def test_dropout_keeps_its_share_and_the_expectation(rate):
-    y = dropped(ONES, [1, 2], rate)
+    y = dropped(ONES, SEEDS, rate)
     kept = y != 0
     standard_error = np.sqrt(rate * (1 - rate) / y.size)
     assert abs(kept.mean() - (1 - rate)) < 5 * standard_error + 2**-17  # the rate is rounded to a multiple of 2^-16
@@ -263,15 +271,15 @@ def test_dropout_keeps_its_share_and_the_expectation(rate):
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_dropout_of_odd_channel_counts(channels):
-    y = dropped(np.ones((8, 64, 64, channels), "float32"), [1, 2], 0.5)
+    y = dropped(np.ones((8, 64, 64, channels), "float32"), SEEDS, 0.5)
     assert y.shape == (8, 64, 64, channels)
     assert (np.abs((y != 0).mean((0, 1, 2)) - 0.5) < 5 * 0.5 / np.sqrt(8 * 64 * 64)).all()
 
 
 def test_the_two_halves_of_a_word_and_neighbours_are_uncorrelated():
-    mask = (dropped(ONES, [1, 2], 0.5) != 0) - 0.5
+    mask = (dropped(ONES, SEEDS, 0.5) != 0) - 0.5
     pairs = {
-        "halves": (mask[..., :32], mask[..., 32:]),
+        "halves": (mask[:, :16], mask[:, 16:]),
         "channels": (mask[..., 1:], mask[..., :-1]),
         "columns": (mask[:, :, 1:], mask[:, :, :-1]),
         "rows": (mask[:, 1:], mask[:, :-1]),

@@ -151,7 +151,7 @@ class Replica:
 
 
 @pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
-def test_replicas_share_the_draws_of_the_global_batch_and_no_mask(make_model, monkeypatch, timestep_sampling):
+def test_replicas_share_the_draws_of_the_global_batch(make_model, monkeypatch, timestep_sampling):
     unet = {"dropout": 0.1, "num_classes": 3, "multipliers": (1,)}
     model = make_model(unet, timestep_sampling=timestep_sampling, label_dropout=0.5)
     if timestep_sampling == "importance":
@@ -159,15 +159,12 @@ def test_replicas_share_the_draws_of_the_global_batch_and_no_mask(make_model, mo
     x_0, y = np.zeros((16, 8, 8, 1), np.float32), np.arange(16) % 3
     whole = draw(model, _TRAIN, 3, x_0, y)
     assert 0 < np.sum(whole[3] == 3) < 16
-    masks = []
     for replica in range(2):
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica, 2))
         mine = slice(8 * replica, 8 * replica + 8)
-        *parts, seed = draw(model, _TRAIN, 3, x_0[mine], y[mine])
-        for part, of_all in zip(parts, whole[:-1], strict=True):
+        for part, of_all in zip(draw(model, _TRAIN, 3, x_0[mine], y[mine]), whole, strict=True):
             np.testing.assert_array_equal(part, of_all[mine])
-        masks += [tuple(block_seed.numpy()) for block_seed in model.network._block_seeds(tf.constant(seed))]
-    assert len(masks) == len(set(masks)) == 2 * 5
+    assert len(set(whole[-1])) == 16  # seeds of dropout
 
 
 # Importance sampling of t.
@@ -632,7 +629,7 @@ labels = np.arange(40) % 3
 def train(strategy, unet, model):
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        unet = kddpm.UNet((4, 4, 1), 8, (1,), 1, (), dropout=0.0, groups=4, **unet)
+        unet = kddpm.UNet((4, 4, 1), 8, (1,), 1, (), groups=4, **unet)
         rng = np.random.default_rng(1)
         unet.set_weights([w + rng.normal(0, 0.05, w.shape) for w in unet.get_weights()])
         model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), **model)
@@ -644,9 +641,10 @@ def train(strategy, unet, model):
             seen[1].assign(np.full(20, 10))  # enough to draw by
     start = unet.get_weights()
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8, drop_remainder=True)
-    history = model.fit(dataset, verbose=0).history
+    history = model.fit(dataset, epochs=4, verbose=0).history
     averages, seen = model.ema_network.get_weights(), [variable.numpy() for variable in seen]
-    return history, start, unet.get_weights(), averages, int(model.step.numpy()), seen
+    evaluated = [model.evaluate(images, labels, batch_size=size, verbose=0) for size in (16, 13)]  # 13: 7 and 6, 1 and 0
+    return history, start, unet.get_weights(), averages, int(model.step.numpy()), seen, evaluated
 
 
 def largest(ours, theirs):
@@ -657,10 +655,10 @@ def largest(ours, theirs):
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 results = []
 for unet, model in (
-    ({}, {"clip_norm": None, "accumulation": 2}),
-    ({}, {"clip_norm": 0.1}),
+    ({"dropout": 0.3}, {"clip_norm": None, "accumulation": 2}),
+    ({"dropout": 0.0}, {"clip_norm": 0.1}),
     (
-        {"num_classes": 3, "out_channels": 2},
+        {"num_classes": 3, "out_channels": 2, "dropout": 0.3},
         {"weighting": "hybrid", "variance": "learned", "timestep_sampling": "importance", "label_dropout": 0.5},
     ),
 ):
@@ -673,8 +671,9 @@ for unet, model in (
         "seen": [[float(part.sum()) for part in of[5]] for of in (one, two)],
         "seen_apart": largest(one[5], two[5]) if one[5] else 0.0,
         "steps": [one[4], two[4]],
-        "loss": one[0]["loss"] + two[0]["loss"],
-        "gradient_norm": one[0]["gradient_norm"] + two[0]["gradient_norm"],
+        "evaluated": [one[6], two[6]],
+        "loss": [one[0]["loss"], two[0]["loss"]],
+        "gradient_norm": [one[0]["gradient_norm"], two[0]["gradient_norm"]],
     })
 # Weights that leave float32 in the second step: what follows is skipped on both.
 lost = []
@@ -702,14 +701,15 @@ def test_two_replicas_train_like_one(tmp_path):
     assert run.returncode == 0, run.stderr
     unclipped, clipped, everything = json.loads(run.stdout.splitlines()[-1])
     for result in (unclipped, clipped, everything):
-        assert result["steps"] == [5, 5]
+        assert result["steps"] == [20, 20]
         assert result["moved"] > 1e-3
         assert result["weights"] < 1e-6 and result["averages"] < 1e-6
         np.testing.assert_allclose(result["loss"][1], result["loss"][0], rtol=1e-5)
         np.testing.assert_allclose(result["gradient_norm"][1], result["gradient_norm"][0], rtol=1e-5)
-    assert clipped["gradient_norm"][0] > 0.2 and clipped["moved"] < 0.8 * unclipped["moved"]
-    # Importance sampling, label dropout and a learned variance; both remember the 40 losses beside the 200 given.
-    assert [counts for _, counts in everything["seen"]] == [240, 240]
+        np.testing.assert_allclose(result["evaluated"][1], result["evaluated"][0], rtol=1e-6)
+    assert clipped["gradient_norm"][0][0] > 0.2 and clipped["moved"] < 0.8 * unclipped["moved"]
+    # Importance sampling, label dropout and a learned variance; both remember the 160 losses beside the 200 given.
+    assert [counts for _, counts in everything["seen"]] == [360, 360]
     assert everything["seen_apart"] < 1e-6 and abs(everything["seen"][0][0] - 21) > 0.1
     one, two = json.loads(run.stdout.splitlines()[-2])
     assert one == two == [[5.0], True, True, 10]
@@ -749,7 +749,7 @@ def test_micro_batches_make_the_step_of_the_whole(make_model, jit_compile):
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
     moved = {}
     for parts in (1, 4):
-        model = make_model({"dropout": 0.0, "multipliers": (1,)}, accumulation=parts)
+        model = make_model({"dropout": 0.3, "multipliers": (1,)}, accumulation=parts)
         start = model.network.get_weights()
         model.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
         history = model.fit(images, batch_size=8, verbose=0, shuffle=False).history
