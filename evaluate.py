@@ -23,6 +23,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "put the result in place of on
 SEED = flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")
 OUT = flags.DEFINE_string("out", None, "folder for the numbers and the figure; RUN_DIR/evaluation if not given")
 commands.define_data_flags()
+commands.define_strategy_flags()
 flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 
@@ -37,7 +38,7 @@ def main():
     run.read()
     out = OUT.value or run.evaluation_path
     check_output("--out", out, is_folder=True)
-    commands.start_tensorflow()
+    strategy = commands.start_strategy()
 
     from kddpm import evaluation
 
@@ -52,6 +53,7 @@ def main():
         seed=SEED.value,
         out=out,
         overwrite=OVERWRITE.value,
+        strategy=strategy,
         **commands.data_options(),
     )
 

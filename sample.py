@@ -32,7 +32,9 @@ COLUMNS = flags.DEFINE_integer("columns", None, "pictures a row of a grid; as sq
 
 sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
 sampling_flags.define_edit_flags()
-flags.adopt_module_key_flags(sampling_flags)  # so that --help shows them
+commands.define_strategy_flags()
+for module in (commands, sampling_flags):
+    flags.adopt_module_key_flags(module)  # so that --help shows them
 FLAGS = flags.FLAGS
 
 
@@ -56,34 +58,39 @@ def main():
     painted = labels if labels or not config.num_classes else [seed % config.num_classes for seed in seeds]
     picture_files.check_names(out, seeds, painted)
     check_output("--out", out, is_folder=not out.suffix)
-    commands.start_tensorflow()
+    strategy = commands.start_strategy()
 
-    from kddpm import checkpoints, samplers
+    from kddpm import checkpoints, samplers, strategies
 
-    model = checkpoints.load_run(run_dir)
     common = {
         "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         "labels": labels,
         "batch_size": BATCH_SIZE.value,
+        "verbose": "auto" if strategies.is_chief(strategy) else False,
     }
-    if edit == "interpolate":
-        pictures = model.interpolate(*photos.images, FLAGS.count, **common)
-        picture_files.save_way(out, pictures, COLUMNS.value)
-        print(f"{len(pictures)} pictures in {out}")
-        return
-    common["sampler"] = samplers.by_name(name, **options)
-    common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
+    if edit != "interpolate":
+        common["sampler"] = samplers.by_name(name, **options)
+        common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
     frames = None
-    if edit == "variations":
-        pictures = model.variations(photos.for_seeds, FLAGS.strength, seeds, **common)
-    elif edit == "inpaint":
-        jumps = {"jump_length": FLAGS.jump_length, "resamplings": FLAGS.resamplings}
-        pictures = model.inpaint(photos.for_seeds, mask, seeds, **jumps, **common)
-    elif FRAMES.value or out.suffix.lower() == ".gif":
-        pictures, frames = model.generate(seeds, **common, return_trajectory=FRAMES.value or 60)
+    with strategies.using(strategy):
+        model = checkpoints.load_run(run_dir)
+        if edit == "interpolate":
+            pictures = model.interpolate(*photos.images, FLAGS.count, **common)
+        elif edit == "variations":
+            pictures = model.variations(photos.for_seeds, FLAGS.strength, seeds, **common)
+        elif edit == "inpaint":
+            jumps = {"jump_length": FLAGS.jump_length, "resamplings": FLAGS.resamplings}
+            pictures = model.inpaint(photos.for_seeds, mask, seeds, **jumps, **common)
+        elif FRAMES.value or out.suffix.lower() == ".gif":
+            pictures, frames = model.generate(seeds, **common, return_trajectory=FRAMES.value or 60)
+        else:
+            pictures = model.generate(seeds, **common)
+    if not strategies.is_chief(strategy):
+        return
+    if edit == "interpolate":
+        picture_files.save_way(out, pictures, COLUMNS.value)
     else:
-        pictures = model.generate(seeds, **common)
-    picture_files.save(out, pictures, seeds, painted, frames, COLUMNS.value)
+        picture_files.save(out, pictures, seeds, painted, frames, COLUMNS.value)
     print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}")
 
 

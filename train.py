@@ -21,6 +21,7 @@ OVERRIDE_RESUME = flags.DEFINE_list(
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
 commands.define_data_flags()
+commands.define_strategy_flags()
 flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
@@ -38,11 +39,11 @@ def main():
     if DRY_RUN.value:
         return
     run_dir = commands.needed("run_dir", "the directory that the run is kept in")
-    commands.start_tensorflow()
+    strategy = commands.start_strategy()
 
     from kddpm import training
 
-    training.train(config, run_dir, override_resume=OVERRIDE_RESUME.value, **commands.data_options())
+    training.train(config, run_dir, strategy=strategy, override_resume=OVERRIDE_RESUME.value, **commands.data_options())
 
 
 if __name__ == "__main__":

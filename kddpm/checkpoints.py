@@ -98,10 +98,13 @@ class Checkpoints:
         Raises:
             InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
         """
+        arrays = {_member(i): np.asarray(v) for i, v in enumerate(self._variables)}  # of all workers, some of them
+        if not self._run.writes:
+            return
         path = self._path(step, "npz")
         try:
             with replacing(path) as beside:
-                np.savez(beside, **{_member(i): np.asarray(v) for i, v in enumerate(self._variables)})
+                np.savez(beside, **arrays)
                 digest = sha256(beside)
             weights_files.save(self._model.ema_network, self._run.weights_path)
             about = Checkpoint(step, loss, digest, self._described(), self._circumstances)

@@ -9,13 +9,14 @@ import tempfile
 
 from absl import app, flags, logging
 
-from kddpm.errors import InputError
+from kddpm.errors import InputError, WorkerLostError
 
 
 def run(main) -> None:
     """Run a script's `main()` under absl.
 
-    Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130.
+    Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130, and the loss
+    of another worker in one line and 3.
     """
 
     def guarded(arguments):
@@ -26,6 +27,9 @@ def run(main) -> None:
         except (InputError, OSError) as error:
             print(f"{_program(arguments[0])}: {error}", file=sys.stderr)
             sys.exit(2)
+        except WorkerLostError as error:
+            print(f"{_program(arguments[0])}: {error}", file=sys.stderr, flush=True)
+            os._exit(3)  # TensorFlow would wait for the lost one
         except KeyboardInterrupt:
             print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
             sys.exit(130)
@@ -50,6 +54,21 @@ def define_data_flags() -> None:
 def data_options() -> dict:
     """The arguments of the same names, of `training.train` and `evaluation.evaluate`, from these flags."""
     return {name: flags.FLAGS[name].value for name in ("tfds_data_dir", "cache_dir", "skip_bad_images")}
+
+
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+
+
+def define_strategy_flags() -> None:
+    """The devices that share the work."""
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        STRATEGIES,
+        "one device; mirrored = all GPUs of this machine; multi_worker = the machines of TF_CONFIG; tpu; or auto, the "
+        "largest of these",
+    )
+    flags.DEFINE_integer("cpu_replicas", 1, "of --strategy=mirrored on a CPU, to try what several GPUs would do")
 
 
 def needed(flag: str, what: str) -> str:
@@ -103,6 +122,22 @@ def start_tensorflow() -> None:
         devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
     names = ", ".join(device.name.removeprefix("/physical_device:") for device in devices)
     print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
+
+
+def start_strategy():
+    """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
+    check_least(cpu_replicas=1)
+    start_tensorflow()
+    if os.environ.get("TF_CONFIG"):
+        print("Waiting for the other workers ...", flush=True)
+    wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    with contextlib.nullcontext() if wanted else _held_back_stderr():
+        from kddpm import strategies
+
+        strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
+    if text := strategies.describe(strategy):
+        print(text, flush=True)
+    return strategy
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The one exception for bad input, and errors in one line."""
+"""The exceptions that a user is told in one line."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The message is one line that names the argument, flag or file, what was expected and what came. The scripts print
     it and leave; anything else that goes wrong keeps its traceback.
     """
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the group is gone; what was saved is not."""
 
 
 def first_line(error: Exception) -> str:

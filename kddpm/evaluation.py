@@ -15,9 +15,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 import kddpm
-from kddpm import checkpoints, data, memory, plots, presets
+from kddpm import checkpoints, data, memory, plots, presets, strategies
 from kddpm.errors import InputError
 from kddpm.files import replacing, sha256
 from kddpm.likelihood import BitsPerDim
@@ -40,6 +41,7 @@ def evaluate(
     seed: int = 0,
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
     tfds_data_dir: str | None = None,
     cache_dir: str | None = None,
     skip_bad_images: bool = False,
@@ -58,7 +60,8 @@ def evaluate(
         seed: of the noise, of the choice of terms and of images; int32.
         out: folder for the files; None = evaluation/ of the run.
         overwrite: whether a result of other images, weights or settings may be replaced; the same is made anew.
-        tfds_data_dir: as in `training.train`.
+        strategy: as in `training.train`.
+        tfds_data_dir: the same.
         cache_dir: the same.
         skip_bad_images: the same.
         verbose: whether to say what is happening, print the numbers and show progress bars.
@@ -70,6 +73,10 @@ def evaluate(
         InputError: an unknown metric; no such run; another result in `out`; images that were resized or recoloured,
             labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
     """
+
+    strategy = strategy or tf.distribute.get_strategy()
+    is_chief = strategies.is_chief(strategy)
+    verbose = verbose and is_chief
 
     def say(line):
         if verbose:
@@ -95,7 +102,8 @@ def evaluate(
         progress=verbose,
     )
     _check(source, config, trained_on)
-    model = checkpoints.load_run(run_dir)
+    with strategies.using(strategy):
+        model = checkpoints.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
     facts = {
         "kddpm": kddpm.__version__,
@@ -114,12 +122,13 @@ def evaluate(
     results = {}
     for name in dict.fromkeys(metrics):
         _check_place(out / f"{name}.json", {**facts, **options}, overwrite)
-        results[name] = METRICS[name](model, source, indices, facts, options, out, say)
+        with strategies.using(strategy):
+            results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
     return results
 
 
 def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
-    """The bound; all of it into a JSON file, its terms into a figure, a table of it to `say`."""
+    """The bound; all of it into a JSON file, its terms into a figure, unless `out` is None; a table of it to `say`."""
     images, labels = source.images, source.labels
     if indices is not None:
         images, labels = images[indices], None if labels is None else labels[indices]
@@ -144,8 +153,9 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
         "images": result.images,
     }
     say("\n".join(_table(result, middle, source, facts["trained_on_these"])))
-    _write_json(out / "bits_per_dim.json", content)
-    plots.bits_by_term(result, out / "bits_per_dim.png")
+    if out:
+        _write_json(out / "bits_per_dim.json", content)
+        plots.bits_by_term(result, out / "bits_per_dim.png")
     say(f"bits_per_dim.json and bits_per_dim.png in {out}")
     return content
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from kddpm import images, inputs, progress, samplers, walks
+from kddpm import images, inputs, progress, samplers, strategies, walks
 from kddpm.errors import InputError
 
 _STEPS_A_CALL = 50  # a walk returns to Python this often, to move the progress bar
@@ -136,8 +136,10 @@ def paint(
         float32 (N, H, W, C), and uint8 (frames, N, H, W, C) or None.
     """
     batch_size = inputs.count("batch_size", batch_size)
+    rows = strategies.Rows(model.distribute_strategy)
     # A power of two, so that a few shapes serve every number of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
+    batch = -(-batch // rows.replicas) * rows.replicas
     stops = _stops(table.num_rows, frames)
     begin, walk = _compiled(model, table, batch, guidance_scale, edit, jit_compile)
     scale = tf.constant(guidance_scale, tf.float32)
@@ -150,19 +152,23 @@ def paint(
 
             def filled(array, chunk=chunk):
                 """The chunk as a full batch, its first rows again at the end."""
-                return None if array is None else tf.constant(np.resize(array[chunk], (batch, *array.shape[1:])))
+                return rows.share(None if array is None else np.resize(array[chunk], (batch, *array.shape[1:])))
 
             chunk_seeds, chunk_labels = filled(seeds), filled(labels)
-            state = begin(chunk_seeds) if x is None else walks.initial_state(filled(x), table)
+            state = begin(chunk_seeds, filled(x))
             start, way = 0, []
+
+            def picture(state, count=count):
+                return walks.picture_of(rows.join(state), table)[:count]
+
             for stop, is_frame in stops:
                 if is_frame:
-                    way.append(images.to_uint8(walks.picture_of(state, table)[:count]).numpy())
+                    way.append(images.to_uint8(picture(state)).numpy())
                 span = tf.constant(start, tf.int32), tf.constant(stop, tf.int32)
                 state = walk(state, chunk_seeds, chunk_labels, scale, *span, *map(filled, arrays))
                 bar.update(stop - start)
                 start = stop
-            floats.append(walks.picture_of(state, table)[:count].numpy())
+            floats.append(picture(state).numpy())
             if frames:
                 trajectories.append(np.stack([*way, images.to_uint8(floats[-1]).numpy()]))
     return np.concatenate(floats), np.concatenate(trajectories, axis=1) if frames else None
@@ -248,17 +254,16 @@ def _compiled(model, table, batch, guidance_scale, edit, jit_compile):
     guided = guidance_scale not in (0, 1)
 
     def make():
-        @tf.function(jit_compile=jit_compile, autograph=False)
-        def begin(seeds):
-            return walks.initial_state(walks.initial_noise(seeds, model.image_shape), table)
+        def begin(seeds, x):
+            return walks.initial_state(walks.initial_noise(seeds, model.image_shape) if x is None else x, table)
 
-        @tf.function(jit_compile=jit_compile, autograph=False)
         def walk(state, seeds, label, scale, start, stop, *arrays):
             after = None if edit is None else lambda x, index: edit.function(x, index, seeds, *arrays)
             predict = denoiser(model, label, scale if guided else guidance_scale, table.learned_variance)
             return walks.walk(predict, table, state, seeds, start, stop, after)
 
-        return begin, walk
+        rows = strategies.Rows(model.distribute_strategy)
+        return tuple(rows.compile(function, jit_compile=jit_compile) for function in (begin, walk))
 
     scale = "any" if guided else int(guidance_scale)
     name = None if edit is None else edit.name

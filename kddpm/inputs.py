@@ -102,29 +102,44 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
     return x
 
 
-def even_batches(x, y, batch_size: int, replicas: int, shuffle: bool, seed: int) -> tf.data.Dataset:
-    """Arrays as batches that several replicas can share; what is left over of an epoch is left out.
+def batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+    """Arrays as batches of one size; what is left over of an epoch is left out.
 
     Args:
         x: images (N, H, W, C).
         y: labels (N,), or None.
-        batch_size: images of a batch, on all replicas together.
-        replicas: how many share it.
+        batch_size: images of a batch.
         shuffle: whether every epoch has an order of its own.
         seed: of these orders.
 
     Raises:
-        InputError: a batch that cannot be shared, or that is larger than the data.
+        InputError: a batch that is larger than the data.
     """
-    if batch_size % replicas or batch_size > len(x):
-        raise InputError(
-            f"`batch_size` must be divisible by the {replicas} replicas, and at most the {len(x)} images. "
-            f"Received: {batch_size}"
-        )
+    if batch_size > len(x):
+        raise InputError(f"`batch_size` must be at most the {len(x)} images. Received: {batch_size}")
     dataset = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y))
     if shuffle:
         dataset = dataset.shuffle(len(x), seed=seed)
     return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def size_of_batches(dataset, replicas: int) -> int:
+    """The one size of a dataset's batches.
+
+    Raises:
+        InputError: no dataset, batches of any size, or of one that the replicas cannot share.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise InputError(
+            f"{replicas} replicas train on an array or a tf.data.Dataset. Received: {type(dataset).__name__}"
+        )
+    size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+    if not size or size % replicas:
+        raise InputError(
+            f"Batches must be of one size, divisible by the {replicas} replicas, as `batch_size`, or as "
+            f"`.batch(size, drop_remainder=True)` of a dataset. Received: {size or 'any size'}"
+        )
+    return size
 
 
 @contextlib.contextmanager

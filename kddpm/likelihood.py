@@ -7,7 +7,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from kddpm import generation, inputs, memory, noise, objectives, progress
+from kddpm import generation, inputs, memory, noise, objectives, progress, strategies
 from kddpm.errors import InputError
 
 _TERMS_A_CALL = 50  # the loop returns to Python this often, to move the progress bar
@@ -96,22 +96,20 @@ def bits_per_dim(
     with progress.bar(-(-count // batch) * each, f"Bits per dimension of {count} images", "term", verbose) as bar:
         for first in range(0, count, batch):
             rows = slice(first, first + batch)
-            x_0 = tf.constant(images[rows].astype(np.float64) / 127.5 - 1)
-            arguments = x_0, tf.constant(seeds[rows]), tf.constant(labels[rows])
+            x_0 = images[rows].astype(np.float64) / 127.5 - 1
+            arguments = x_0, seeds[rows], labels[rows]
             chosen = _chosen_terms(each, num_timesteps, seeds[rows])
             if not first:  # compile, before the clock runs; on one image, so that memory can be said for the others
-                compute(*(argument[:1] for argument in arguments), tf.constant(chosen[:1, :1]), tf.constant(0))
+                compute(*(argument[:1] for argument in arguments), chosen[:1, :1], 0)
                 gain = memory.Gain()
             nats = np.empty(chosen.shape)
             for start in range(0, each, _TERMS_A_CALL):
                 t = chosen[:, start : start + _TERMS_A_CALL]
                 began = time.perf_counter()
-                nats[:, start : start + _TERMS_A_CALL] = (
-                    compute(*arguments, tf.constant(t), tf.constant(start)).numpy().T
-                )
+                nats[:, start : start + _TERMS_A_CALL] = compute(*arguments, t, start)
                 seconds += time.perf_counter() - began
                 bar.update(t.shape[1])
-            prior = objectives.prior_nats(model.diffusion, x_0).numpy()
+            prior = objectives.prior_nats(model.diffusion, tf.constant(x_0)).numpy()
             bound.add(chosen, nats / math.log(2), prior / math.log(2))
     gained = gain.peak()
     bytes_per_image = math.nan if gained is None or batch == 1 else gained / (batch - 1)
@@ -140,7 +138,8 @@ def _shares(num_timesteps) -> np.ndarray:
 
 
 def _compiled(model, clip):
-    """(x_0, seeds, label, t, start) -> nats (terms, B): one loop over the terms."""
+    """(x_0, seeds, label, t, start) -> nats (B, terms): one loop over the terms, on every replica."""
+    rows = strategies.Rows(model.distribute_strategy)
     diffusion = model.diffusion
     names = model.schedule.timesteps.astype(np.int32)
     signature = [
@@ -152,8 +151,7 @@ def _compiled(model, clip):
     ]
 
     def make():
-        @tf.function(input_signature=signature, autograph=False)
-        def compute(x_0, seeds, label, t, start):
+        def nats_of(x_0, seeds, label, t, start):
             predict = generation.denoiser(model, label if model.network.num_classes else None, learned_variance=True)
 
             def term(index, nats):
@@ -170,7 +168,16 @@ def _compiled(model, clip):
             terms = tf.shape(t)[1]
             nats = tf.TensorArray(tf.float64, terms, element_shape=x_0.shape[:1])
             loop = tf.while_loop(lambda index, _: index < terms, term, (tf.constant(0), nats), parallel_iterations=1)
-            return loop[1].stack()
+            return tf.transpose(loop[1].stack())
+
+        compiled = rows.compile(nats_of, input_signature=signature)
+
+        def compute(*arguments):
+            *arrays, start = arguments
+            count = len(arrays[0])
+            size = -(-count // rows.replicas) * rows.replicas
+            shared = [rows.share(np.resize(array, (size, *array.shape[1:]))) for array in arrays]
+            return rows.join(compiled(*shared, tf.constant(start)))[:count].numpy()
 
         return compute
 

@@ -127,6 +127,7 @@ class DiffusionModel(keras.Model):
         self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
         self.skipped_tracker = _Steps(name="skipped_steps")
         self._traced_shapes = {}
+        self._replica_batch = None  # images of a batch on each of several replicas
         self.compiled_functions = {}  # of `generation.compiled`
         self.built = True
 
@@ -197,7 +198,6 @@ class DiffusionModel(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
-        self._check_batch(x_0)
         draws = self._draw(_TRAIN, self.step, x_0, label)
         weights = self.network.trainable_variables
 
@@ -228,7 +228,8 @@ class DiffusionModel(keras.Model):
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
         losses = self._image_losses(self.ema_network, *arrays)
         self.loss_tracker.update_state(losses[: tf.shape(x_0)[0]])
-        total, count = descent.averaged([self.loss_tracker.total.value, self.loss_tracker.count.value])
+        means = [tf.identity(part.value) for part in (self.loss_tracker.total, self.loss_tracker.count)]
+        total, count = descent.averaged(means)
         return self._logs({"loss": total / count})
 
     def _logs(self, results):
@@ -249,6 +250,8 @@ class DiffusionModel(keras.Model):
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
             raise InputError("`sample_weight` is not supported: every image counts the same")
+        if purpose == "training" and self._replica_batch is not None:
+            images = tf.ensure_shape(images, (self._replica_batch, *self.image_shape))
         self._note_trace(purpose, images)
         if self.network.num_classes:
             if label is None:
@@ -422,10 +425,12 @@ class DiffusionModel(keras.Model):
             kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
         x = self._checked(x, y)
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1 and hasattr(x, "shape"):
-            seed = self.seed + int(self.step.numpy())  # the same on every worker
-            x, y = inputs.even_batches(x, y, batch_size or 32, replicas, kwargs.pop("shuffle", True), seed), None
-            batch_size = None
+        if replicas > 1:
+            if hasattr(x, "shape"):
+                seed = self.seed + int(self.step.numpy())  # the same on every worker
+                x = inputs.batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
+                y = batch_size = None
+            self._share(inputs.size_of_batches(x, replicas) // replicas)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
         if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
@@ -449,13 +454,10 @@ class DiffusionModel(keras.Model):
         with inputs.one_line_errors():
             return super().evaluate(self._checked(x, y), y, batch_size=batch_size, **kwargs)
 
-    def _check_batch(self, x_0):
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1 and x_0.shape[0] is None:
-            raise InputError(
-                f"Batches must be of one size, divisible by the {replicas} replicas: a dataset is batched by "
-                "`.batch(size, drop_remainder=True)`. Received: batches of any size"
-            )
+    def _share(self, replica_batch):
+        """Trace for so many images a replica: several workers' batches come without their size."""
+        if replica_batch != self._replica_batch:
+            self._replica_batch, self.train_function = replica_batch, None
 
     def _checked(self, x, y):
         return inputs.checked_images(x, y, self.image_shape, self.network.num_classes)

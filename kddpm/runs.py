@@ -32,10 +32,12 @@ class RunDirectory:
 
     Args:
         path: the directory; made by `start`.
+        writes: whether this process is the one that writes; of several workers one is.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, writes: bool = True):
         self.path = pathlib.Path(path)
+        self.writes = writes
         self.config_path = self.path / "config.json"
         self.checkpoints_path = self.path / "checkpoints"
         self.weights_path = self.path / "ema.weights.h5"
@@ -113,13 +115,10 @@ class RunDirectory:
         Raises:
             InputError: other data than before, no room on the disk, a directory that cannot be written.
         """
-        if self.config_path.exists():
-            _, stored = self.read()
-            if stored["digest"] != data["digest"] and "dataset" not in overridden:
-                raise InputError(
-                    f"--dataset {config.dataset} is not what --run_dir {self.path} was trained on: "
-                    f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
-                )
+        if self.config_path.exists() and "dataset" not in overridden:
+            self.check_same_data(data)
+        if not self.writes:
+            return
         try:
             self.samples_path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
@@ -138,6 +137,19 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"--run_dir must be writable. Received: {self.path}: {error.strerror}") from None
 
+    def check_same_data(self, data: dict) -> None:
+        """Whether the run was begun with these data, here or by the worker that writes.
+
+        Raises:
+            InputError: it was not, or there is no run here.
+        """
+        _, stored = self.read()
+        if stored["digest"] != data["digest"]:
+            raise InputError(
+                f"--dataset {data['source']} is not what --run_dir {self.path} was trained on: "
+                f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
+            )
+
     def rows(self) -> list[dict]:
         """The rows of metrics.csv, as text; without a last one that was cut off as it was written."""
         if not self.metrics_path.exists():
@@ -147,6 +159,8 @@ class RunDirectory:
 
     def append_row(self, row: dict) -> None:
         """Add a row to metrics.csv, with the header if it is the first."""
+        if not self.writes:
+            return
         new = not self.metrics_path.exists() or not self.metrics_path.stat().st_size
         with open(self.metrics_path, "a", newline="") as stream:
             writer = csv.DictWriter(stream, row)
@@ -156,7 +170,7 @@ class RunDirectory:
 
     def forget_rows_after(self, step: int) -> None:
         """Drop what metrics.csv says of steps that will be taken again."""
-        if not self.metrics_path.exists():
+        if not self.writes or not self.metrics_path.exists():
             return
         rows = self.rows()
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]

@@ -19,19 +19,21 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from kddpm import data, fingerprint, generation, images, plots, presets, progress
+from kddpm import data, fingerprint, generation, images, plots, presets, progress, strategies
 from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
 
 _GRID_PICTURES = 64
+_STEPS_TO_A_STOP = 10  # of several workers, after a signal to one of them
 
 
 def train(
     config: presets.TrainConfig,
     run_dir: str | os.PathLike,
     *,
+    strategy: tf.distribute.Strategy | None = None,
     tfds_data_dir: str | None = None,
     cache_dir: str | None = None,
     skip_bad_images: bool = False,
@@ -43,7 +45,8 @@ def train(
 
     Args:
         config: the run; what it says is compared with a run that is there already.
-        run_dir: where everything goes, see `kddpm.runs`.
+        run_dir: where everything goes, see `kddpm.runs`; with several workers, on a disk that all of them share.
+        strategy: the devices that share every batch, see `kddpm.strategies`; None = the one in whose scope this is.
         tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
         cache_dir: for decoded images that do not fit in memory; None = the run's data/.
         skip_bad_images: leave unreadable images out instead of ending with their list.
@@ -58,42 +61,57 @@ def train(
     Raises:
         InputError: anything that cannot be trained on; before any training and with nothing overwritten.
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint has been saved.
+        WorkerLostError: another worker ended, or cannot be reached.
     """
+    strategy = strategy or tf.distribute.get_strategy()
+    run = RunDirectory(run_dir, writes=strategies.is_chief(strategy))
+    verbose = verbose and run.writes
 
     def say(line):
         if verbose:
             print(line, flush=True)
 
-    run = RunDirectory(run_dir)
-    run.check(config, override_resume)
-    say(f"Reading {config.dataset} ...")
-    source = data.load(
-        config.dataset,
-        config.image_size,
-        config.channels,
-        tfds_data_dir=tfds_data_dir,
-        cache_dir=cache_dir or run.data_path,
-        skip_bad_images=skip_bad_images,
-        progress=verbose,
-    )
-    _check_data(config, source)
+    with strategies.using(strategy):
+        with strategies.all_or_none(strategy):
+            run.check(config, override_resume)
+            _check_batch(config, strategy.num_replicas_in_sync)
+            say(f"Reading {config.dataset} ...")
+            source = data.load(
+                config.dataset,
+                config.image_size,
+                config.channels,
+                tfds_data_dir=tfds_data_dir,
+                cache_dir=cache_dir or run.data_path,
+                skip_bad_images=skip_bad_images,
+                progress=verbose,
+            )
+            _check_data(config, source)
+            model = _new_model(config, source)
+        with strategies.all_or_none(strategy):
+            run.start(config, _describe(source), _needed_bytes(model), override_resume)
+        with strategies.all_or_none(strategy):
+            run.check_same_data(_describe(source))
+            circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
+            checkpoints = Checkpoints(run, model, circumstances, _warn)
+            start = checkpoints.restore()
+        run.forget_rows_after(start)
+        shape = "x".join(str(n) for n in source.images.shape[1:])
+        say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
+        if start >= config.steps:
+            say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
+            return model
+        say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
+        _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
+    return model
+
+
+def _new_model(config, source):
+    """A compiled model that can do all that the run will ask of it."""
     keras.utils.set_random_seed(config.seed % 2**32)  # of the new weights
     model = build_model(config, source.images.shape[1:])
-    optimizer = keras.optimizers.Adam(_learning_rate(config))
-    model.compile(optimizer, jit_compile=config.jit_compile)
+    model.compile(keras.optimizers.Adam(_learning_rate(config)), jit_compile=config.jit_compile)
     generation.step_table(model, config.sampler, config.sampling_steps)  # so that no sample grid is refused later
     generation.check_guidance(model, config.guidance_scale)
-    run.start(config, _describe(source), _needed_bytes(model), override_resume)
-    checkpoints = Checkpoints(run, model, fingerprint.of_this_process(config.jit_compile), _warn)
-    start = checkpoints.restore()
-    run.forget_rows_after(start)
-    shape = "x".join(str(n) for n in source.images.shape[1:])
-    say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
-    if start >= config.steps:
-        say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
-        return model
-    say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
-    _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
     return model
 
 
@@ -108,7 +126,7 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
         horizontal_flip=config.horizontal_flip,
         with_labels=config.num_classes is not None,
     )
-    stopper = _StopSignals()
+    stopper = _StopSignals(model.distribute_strategy)
     metrics, shown = _Metrics(run, config, start), _Progress(config, start, verbose)
     own = [
         metrics,
@@ -146,7 +164,7 @@ class _Metrics(_StepCallback):
         super().__init__(start)
         self.run, self.config = run, config
         self.writer = None
-        if importlib.util.find_spec("tensorboard"):
+        if run.writes and importlib.util.find_spec("tensorboard"):
             self.writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
 
     def on_train_begin(self, logs=None):
@@ -161,7 +179,7 @@ class _Metrics(_StepCallback):
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
         row = {"step": self.step} | {name: float(value) for name, value in logs.items()}
-        if not float(self.model.loss_tracker.count):  # all were skipped
+        if not self.model.loss_tracker.count.numpy():  # all were skipped
             row |= {"loss": math.nan, "gradient_norm": math.nan}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.model.reset_metrics()
@@ -173,7 +191,7 @@ class _Metrics(_StepCallback):
 
     def close(self):
         """Draw the curve for the last time."""
-        if rows := self.run.rows():
+        if self.run.writes and (rows := self.run.rows()):
             plots.loss_curve(rows, self.run.loss_curve_path)
         if self.writer:
             self.writer.close()
@@ -196,6 +214,8 @@ class _Samples(_StepCallback):
             guidance_scale=self.config.guidance_scale,
             verbose=False,
         )
+        if not self.run.writes:
+            return
         grid = images.grid(pictures)
         images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", grid)
         if self.metrics.writer:
@@ -206,19 +226,32 @@ class _Samples(_StepCallback):
 
 
 class _StopSignals(keras.callbacks.Callback):
-    """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once."""
+    """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once.
 
-    received = None
+    Several workers ask each other every few steps, and end after the same one.
+    """
+
+    received = None  # by any worker, and known to all
     previous: typing.ClassVar[dict] = {}
+
+    def __init__(self, strategy):
+        super().__init__()
+        self.strategy = strategy
+        self.mine = 0
 
     def on_train_begin(self, logs=None):
         if threading.current_thread() is threading.main_thread():
-            self.previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+            self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
 
-    def _stop(self, number, frame):
-        self.received = number
-        self.model.stop_training = True
+    def _note(self, number, frame):
+        self.mine = number
         self.close()
+
+    def on_train_batch_end(self, batch, logs=None):
+        alone = strategies.num_workers(self.strategy) == 1
+        if (alone and self.mine) or (batch % _STEPS_TO_A_STOP == 0 and strategies.total(self.strategy, self.mine)):
+            self.received = self.mine or signal.SIGTERM
+            self.model.stop_training = True
 
     def close(self):
         """Give the signals back to whom they belonged."""
@@ -301,6 +334,15 @@ def _describe(source: data.ImageData) -> dict:
 def _needed_bytes(model) -> int:
     """Five checkpoints (three are kept, and the best, and one is being written) of all variables."""
     return 5 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+
+
+def _check_batch(config, replicas):
+    if config.batch_size % (replicas * config.accumulation):
+        parts = f", each of which takes --accumulation={config.accumulation} parts" if config.accumulation > 1 else ""
+        raise InputError(
+            f"--batch_size must be divisible by the {replicas} replicas of --strategy{parts}. "
+            f"Received: {config.batch_size}"
+        )
 
 
 def _check_data(config, source):

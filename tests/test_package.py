@@ -18,7 +18,7 @@ FILES = {path.stem: path for path in (ROOT / "kddpm").glob("*.py")}
 FLOORS = [
     {"errors", "files", "schedules", "parametrization", "process", "objectives", "noise", "images"}
     | {"progress", "memory"},
-    {"layers", "unet", "walks", "samplers", "inputs", "descent"},
+    {"layers", "unet", "walks", "samplers", "inputs", "descent", "strategies"},
     {"generation", "editing", "likelihood", "litert", "parity", "exporting"},
     {"model"},
     {
@@ -31,6 +31,7 @@ FLOORS = [
         "picture_files",
         "toy",
         "commands",
+        "local_cluster",
         "sampling_flags",
     },
     {"runs", "fingerprint", "weights_files"},

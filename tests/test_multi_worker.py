@@ -1,0 +1,163 @@
+"""Several real processes over loopback, as several machines would be."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kddpm import local_cluster
+
+ROOT = pathlib.Path(__file__).parents[1]
+BOUND = 120  # seconds in which a group must have noticed that one of it is gone
+
+# As a user would write it: a scope, and fit. SGD, because Adam makes steps of rounding errors where gradients are 0.
+SCRIPT = """
+import json, os, sys
+import keras, numpy as np, tensorflow as tf
+import kddpm
+
+if "TF_CONFIG" in os.environ:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    index = strategy.cluster_resolver.task_id
+else:
+    strategy, index = tf.distribute.get_strategy(), "alone"
+keras.utils.set_random_seed(0)
+with strategy.scope():
+    unet = kddpm.UNet((8, 8, 1), 8, (1, 2), 1, (4,), dropout=0.3, groups=4, num_classes=10)
+    rng = np.random.default_rng(1)
+    unet.set_weights([w + rng.normal(0, 0.05, w.shape) for w in unet.get_weights()])
+    model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), accumulation=2, label_dropout=0.5)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.5))
+batches = kddpm.data.batches(kddpm.data.load("digits"), 24, seed=0, with_labels=True)
+history = model.fit(batches, steps_per_epoch=20, verbose=0).history
+images, labels = kddpm.data.load("digits").images[:31], kddpm.data.load("digits").labels[:31]
+evaluated = model.evaluate(images, labels, batch_size=10, verbose=0)
+pictures = model.generate(range(5), num_steps=5, labels=[1] * 5, guidance_scale=2.0)
+bits = model.bits_per_dim(images[:5], labels[:5], num_terms=4, verbose=False).images
+weights, after = np.concatenate([w.ravel() for w in model.get_weights()]), 0
+if index != "alone":
+    model.fit(images, labels, batch_size=12, epochs=2, verbose=0)  # arrays, whose order the workers must agree on
+    after = np.concatenate([w.ravel() for w in model.get_weights()])
+np.savez(
+    f"{sys.argv[1]}/{index}.npz", weights=weights, after=after, pictures=pictures, bits=bits, loss=history["loss"],
+    norm=history["gradient_norm"], evaluated=evaluated, step=model.step.numpy(),
+)
+"""
+
+
+def ended(processes, seconds):
+    """(status, output) of each process; one that is late is killed, and has the status -9."""
+    late = time.monotonic() + seconds
+    results = []
+    for process in processes:
+        try:
+            output, _ = process.communicate(timeout=max(0.1, late - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+        results.append((process.returncode, output))
+    return results
+
+
+def start(arguments, workers):
+    return local_cluster.start(arguments, workers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_workers_train_like_one_device(tmp_path, workers):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
+    for status, output in ended(start([str(script), str(tmp_path)], workers), 300):
+        assert status == 0, output
+    with np.load(tmp_path / "alone.npz") as alone:
+        for index in range(workers):
+            with np.load(tmp_path / f"{index}.npz") as worker:
+                assert int(worker["step"]) == 24  # 20, and twice 31 // 12
+                assert np.abs(worker["weights"] - alone["weights"]).max() < 1e-6
+                assert worker["pictures"].shape == (5, 8, 8, 1)
+                assert np.abs(worker["pictures"].astype(int) - alone["pictures"]).max() <= 1
+                for name in ("loss", "norm", "evaluated", "bits"):
+                    np.testing.assert_allclose(worker[name], alone[name], rtol=1e-5)
+                if not index:
+                    first = dict(worker)
+                for name in worker.files:
+                    np.testing.assert_array_equal(worker[name], first[name])  # all hold the same
+
+
+def command(run_dir, *flags):
+    return [
+        str(ROOT / "train.py"), "--strategy=multi_worker", "--preset=digits", "--width=8", "--multipliers=1",
+        "--attention_resolutions=", "--batch_size=12", "--steps=40", "--checkpoint_every=10", "--sample_every=20",
+        "--num_timesteps=20", "--sampling_steps=5", "--log_every=5", "--num_classes=10", f"--run_dir={run_dir}", *flags,
+    ]  # fmt: skip
+
+
+def checkpoint(run_dir, step=40):
+    with np.load(run_dir / "checkpoints" / f"step_{step:07d}.npz") as archive:
+        return [archive[name] for name in sorted(archive.files)]
+
+
+def wait_for(path, processes):
+    late = time.monotonic() + 200
+    while not path.exists():
+        assert time.monotonic() < late and all(process.poll() is None for process in processes), path
+        time.sleep(0.01)
+
+
+def finished(run_dir, workers):
+    """A group that trains to the end."""
+    results = ended(start(command(run_dir), workers), 300)
+    for status, output in results:
+        assert status == 0, output
+    return results
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_bits(tmp_path, workers):
+    for _, output in finished(tmp_path / "straight", workers)[1:]:
+        assert "parameters" not in output  # the chief alone speaks of the run
+    broken = tmp_path / "broken"
+    processes = start(command(broken), workers)
+    wait_for(broken / "checkpoints" / "step_0000010.json", processes)
+    processes[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    results = ended(processes, BOUND)
+    assert time.monotonic() - began < BOUND and results.pop(1)[0] == -9
+    for status, output in results:
+        assert status == 3 and "Start all of them again with the same command" in output, output
+        assert "Traceback" not in output
+    results = finished(broken, workers)
+    assert "Going on after step" in results[0][1]
+    for one, other in zip(checkpoint(tmp_path / "straight"), checkpoint(broken), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (broken / "metrics.csv").read_bytes() == (tmp_path / "straight" / "metrics.csv").read_bytes()
+    with open(broken / "metrics.csv", newline="") as stream:
+        assert [row["step"] for row in csv.DictReader(stream)] == [str(step) for step in range(5, 41, 5)]
+
+
+def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
+    processes = start(command(tmp_path / "run", "--steps=100000"), 2)
+    wait_for(tmp_path / "run" / "checkpoints" / "step_0000010.json", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, output in ended(processes, BOUND):
+        assert status == 128 + signal.SIGTERM, output
+    newest = max((tmp_path / "run" / "checkpoints").glob("*.json"))
+    assert json.loads(newest.read_text())["step"] > 10
+
+
+def test_what_one_worker_cannot_do_ends_all(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    flags = ["--steps=1"]
+    statuses = ended(start(command(tmp_path / "run", *flags), 2), BOUND)
+    assert [status for status, _ in statuses] == [2, 2]
+    assert all("--run_dir must be new, empty or a run of train.py" in output for _, output in statuses)
+    assert os.listdir(tmp_path / "run") == ["notes.txt"]
