@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from kddpm import image_cache
+from kddpm import image_cache, presets
 from kddpm.errors import InputError
 
 _BLOCK_BYTES = 2**24
-_MOST_CLASSES = 1_000_000  # each has a name in the description of a run
 # What a damaged archive may end in; NotImplementedError, of a version unheard of, is a RuntimeError.
 ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -147,8 +146,8 @@ def _labels(spec: str, path: str, headers: dict[str, tuple], count: int) -> np.n
     if dtype.kind not in "iu":
         raise InputError(f"{spec}: `{name}` must be integers. Received: {dtype}")
     labels = _array(spec, path, name).reshape(count)
-    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+    if labels.min() < 0 or labels.max() >= presets.MOST_CLASSES:
         raise InputError(
-            f"{spec}: `{name}` must lie in 0..{_MOST_CLASSES - 1}. Received: {labels.min()}..{labels.max()}"
+            f"{spec}: `{name}` must lie in 0..{presets.MOST_CLASSES - 1}. Received: {labels.min()}..{labels.max()}"
         )
     return labels.astype(np.int32)
