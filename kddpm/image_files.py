@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from kddpm import archives
 from kddpm.errors import InputError
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
@@ -71,7 +72,7 @@ def open_folder(path: str) -> ImageFiles:
     Raises:
         InputError: the folder does not exist, holds no image, or is neither flat nor one subfolder a class.
     """
-    spec = f"folder:{path}"
+    spec = f"folder:{printable(path)}"
     if not os.path.isdir(path):
         raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
     root = os.path.realpath(path)
@@ -113,9 +114,12 @@ def open_folder(path: str) -> ImageFiles:
     labels, class_names = _classes(spec, names, bad, others)
 
     def read(i: int) -> bytes:
-        check_file_size(os.stat(os.path.join(path, names[i])).st_size)
-        with open(os.path.join(path, names[i]), "rb") as file:
-            return file.read()
+        with open(os.path.join(path, names[i]), "rb", opener=_without_waiting) as file:
+            info = os.fstat(file.fileno())
+            if [names[i], info.st_size, info.st_mtime_ns] != found[i]:
+                raise ValueError("it changed after it was listed")
+            check_file_size(info.st_size)
+            return file.read(info.st_size)
 
     return ImageFiles(spec, names, found, labels, class_names, bad, read)
 
@@ -135,9 +139,9 @@ def open_zip(path: str) -> ImageFiles:
     Raises:
         InputError: the file is missing or no zip archive, holds no image, or has another layout.
     """
-    spec = f"zip:{path}"
+    spec = f"zip:{printable(path)}"
     try:
-        archive = zipfile.ZipFile(path)
+        archive = archives.opened(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last, of a version unheard of
         raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}") from None
     found, bad, others = [], {}, 0
@@ -163,7 +167,7 @@ def open_zip(path: str) -> ImageFiles:
     def read(i: int) -> bytes:
         check_file_size(found[i][1].file_size)
         with lock:
-            return archive.read(found[i][1])
+            return archives.read_member(archive, found[i][1])
 
     stamps = [[name, member.file_size, member.CRC] for name, member in found]
     return ImageFiles(spec, names, stamps, labels, class_names, bad, read)
@@ -177,6 +181,10 @@ def check_file_size(size: int) -> None:
     """
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a writer, where a pipe has taken the file's place
 
 
 def _has_extension(name: str) -> bool:
