@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from kddpm import archives
-from kddpm.errors import InputError
+from kddpm.errors import InputError, first_line
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 MAX_FILE_BYTES = 2**30  # of one encoded file; a zip member may claim any size
 MAX_LISTED = 50
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +36,15 @@ class ImageFiles:
     read: Callable[[int], bytes]  # the encoded bytes of file i
 
 
-def natural_key(name: str) -> list:
+def natural_key(name: str) -> tuple[str, str]:
     """Sorts "img2" before "img10", and folders before what follows them; the name itself decides between equals."""
-    parts = []
-    for part in name.split("/"):
-        pieces = re.split(r"([0-9]+)", part)
-        # Digits compare by value without int(), which refuses very long ones.
-        pieces[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in pieces[1::2]]
-        parts.append(pieces)
-    return [parts, name]
+    return _NUMBER.sub(_by_value, name).replace("/", "\0"), name
+
+
+def _by_value(number: re.Match) -> str:
+    """Digits, so that they compare by value and before any letter: int() refuses very long ones, and takes memory."""
+    digits = number[0].lstrip("0")
+    return f"\1{chr(len(digits))}{digits}"
 
 
 def printable(name: str) -> str:
@@ -142,8 +143,8 @@ def open_zip(path: str) -> ImageFiles:
     spec = f"zip:{printable(path)}"
     try:
         archive = archives.opened(path)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last, of a version unheard of
-        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}") from None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last, of a version unheard of
+        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}: {first_line(error)}") from None
     found, bad, others = [], {}, 0
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
@@ -196,6 +197,8 @@ def _what_is_there(path: str) -> str:
         return "no such file or folder"
     if os.path.isdir(path):
         return "this is a folder"
+    if not os.path.isfile(path):
+        return "this is no regular file"
     return "this file is empty" if os.path.getsize(path) == 0 else "this is another kind of file, or a damaged one"
 
 
