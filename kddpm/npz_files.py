@@ -118,7 +118,7 @@ def _headers(spec: str, path: str) -> dict[str, tuple]:
                         raise ValueError(f"`{name}` is {size:,} bytes by its header, and {member.file_size:,} with it")
         return headers
     except ERRORS as error:
-        text = f"no such file: {path}" if isinstance(error, FileNotFoundError) else first_line(error)
+        text = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
         raise InputError(f"{spec}: expected a NumPy .npz archive; {text}") from None
 
 
