@@ -242,7 +242,7 @@ def parse(field: dataclasses.Field, text: str):
             return numbers * 2 if field.name == "image_size" and len(numbers) == 1 else numbers
         return kinds[0](text.replace("_", "")) if kinds[0] is int else kinds[0](text)
     except ValueError:
-        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r}") from None
+        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r:.80}") from None
 
 
 _EXPECTED = {

@@ -71,7 +71,7 @@ class UNet(keras.Model):
         self.attention_resolutions = tuple(attention_resolutions)
         self.dropout = dropout
         self.num_classes = num_classes
-        self.groups = groups or _default_groups([width * m for m in multipliers])
+        self.groups = groups or _default_groups(width, [width * m for m in multipliers])
         self.out_channels = self.image_shape[-1] if out_channels is None else out_channels
         self._make_layers()
         self.build()
@@ -265,9 +265,12 @@ def count_parameters(
     return total + 2 * channels + conv(channels, out_channels)
 
 
-def _default_groups(channels: list[int]) -> int:
-    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it."""
-    groups = math.gcd(32, *channels)
+def _default_groups(width: int, channels: list[int]) -> int:
+    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it.
+
+    They divide the channels of every level, and those that come into the first.
+    """
+    groups = math.gcd(32, width, *channels)
     while groups > 1 and min(channels) // groups < 4:
         groups //= 2
     return groups
