@@ -224,8 +224,12 @@ def _check_memory(config, image_shape):
     if (total := memory.total()) is not None and need > total:
         raise InputError(
             f"--width, --multipliers, --blocks_per_level, --image_size and --attention_resolutions ask for a network "
-            f"of {parameters:,} parameters, which takes {need / 1e9:,.0f} GB or more. Received: {total / 1e9:,.0f} GB"
+            f"of {parameters:,} parameters, which takes {_gb(need)} or more. Received: a machine of {_gb(total)}"
         )
+
+
+def _gb(size):
+    return f"{size / 1e9:,.2f} GB"
 
 
 def load_run(run_dir: str | os.PathLike) -> DiffusionModel:

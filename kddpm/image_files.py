@@ -144,7 +144,7 @@ def open_zip(path: str) -> ImageFiles:
     try:
         archive = archives.opened(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last, of a version unheard of
-        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}: {first_line(error)}") from None
+        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path, error)}") from None
     found, bad, others = [], {}, 0
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
@@ -192,14 +192,16 @@ def _has_extension(name: str) -> bool:
     return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
 
 
-def _what_is_there(path: str) -> str:
+def _what_is_there(path: str, error: Exception | None = None) -> str:
     if not os.path.exists(path):
         return "no such file or folder"
     if os.path.isdir(path):
         return "this is a folder"
     if not os.path.isfile(path):
         return "this is no regular file"
-    return "this file is empty" if os.path.getsize(path) == 0 else "this is another kind of file, or a damaged one"
+    if os.path.getsize(path) == 0:
+        return "this file is empty"
+    return "this is another kind of file, or a damaged one" + (f": {first_line(error)}" if error else "")
 
 
 def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:

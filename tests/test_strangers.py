@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -166,6 +167,79 @@ def test_what_is_said_beside_the_weights_is_not_listened_to(run_dir, canary):
         file.create_dataset("more", data=np.void(pickled(canary)))
     with pytest.raises(InputError, match="more holds no numbers"):
         checkpoints.load_run(run_dir)
+
+
+# What asks for more than there is.
+
+
+def asks_for(run, **changes):
+    described = json.loads((run / "config.json").read_text())
+    described["config"] |= changes
+    if "image_size" in changes:
+        described["data"]["image_shape"] = [*changes["image_size"], 1]
+    (run / "config.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"width": 10**5}, "ema.weights.h5 .* and config.json asks for 1,560,007,600,001 parameters of 4"),
+        ({"width": 10**6}, "--width must be at most 100,000. Received: 1000000"),
+        ({"multipliers": [10**4]}, "config.json asks for [0-9,]+ parameters of 4"),
+        ({"multipliers": [2**40]}, "--multipliers must be at most 100,000 channels with --width=8"),
+        (
+            {"multipliers": [1] * 10**5},
+            "--multipliers must be at most 4 numbers for --image_size=8x8",
+        ),
+        ({"blocks_per_level": 100}, "config.json asks for [0-9,]+ parameters of 4"),
+        ({"blocks_per_level": 10**5}, "--blocks_per_level must be at most 100. Received: 100000"),
+        ({"num_classes": 10**6}, "config.json asks for [0-9,]+ parameters of 4"),
+        ({"num_classes": 10**12}, "--num_classes must be at most 1,000,000, or none"),
+        ({"num_timesteps": 10**12}, "--num_timesteps must be at most 100,000"),
+        ({"image_size": [2**14, 2**14]}, "a network of [0-9,]+ parameters, which takes [0-9,.]+ GB or more. Received"),
+        ({"image_size": [2**40, 2**40]}, "--image_size must be at most 16,384 a side"),
+        ({"learning_rate": 10**400}, "--learning_rate must fit 64 bits. Received: a number of 1329 bits"),
+    ],
+)
+def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes, text):
+    asks_for(run_dir, **changes)
+    monkeypatch.setattr(checkpoints, "UNet", None)  # it is not asked
+    monkeypatch.setattr(checkpoints.schedules, "by_name", None)
+    with pytest.raises(InputError, match=text) as caught:
+        checkpoints.load_run(run_dir)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_weights_file_of_holes_makes_room_for_no_network(run_dir, monkeypatch):
+    """A file may claim any size and take none."""
+    asks_for(run_dir, width=10**5)
+    os.truncate(run_dir / "ema.weights.h5", 2**43)
+    monkeypatch.setattr(checkpoints, "UNet", None)
+    with pytest.raises(InputError, match="1,560,007,600,001 parameters, which takes 12,480[0-9.]+ GB or more"):
+        checkpoints.load_run(run_dir)
+
+
+def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
+    config = presets.make_config("ddpm32", dataset="digits", channels=1)
+    monkeypatch.setattr(checkpoints.memory, "total", lambda: 2 * 10**8)
+    with pytest.raises(InputError, match="35,741,697 parameters, which takes 0.29 GB or more. Received: .* of 0.20 GB"):
+        training.train(config, tmp_path / "run", verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_size_than_the_configuration_are_refused(run_dir):
+    rewrite(run_dir / "config.json", '"image_shape": [\n      8,', '"image_shape": [\n      9,')
+    with pytest.raises(InputError, match=r"`image_shape` of its `data` must be that of --image_size=8x8.*\[9, 8, 1\]"):
+        checkpoints.load_run(run_dir)
+
+
+def test_side_files_of_any_size_are_not_read(run_dir):
+    os.truncate(run_dir / "config.json", 2**40)
+    with pytest.raises(InputError, match="it is larger than the 33,554,432 bytes that are read"):
+        checkpoints.load_run(run_dir)
+
+
+# Checkpoints.
 
 
 def change_member(content):
