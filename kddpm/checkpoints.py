@@ -9,19 +9,19 @@ line that says so, for the one before.
 
 import dataclasses
 import json
+import math
 import os
 import re
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
 
-from kddpm import fingerprint, npz_files, presets, schedules, weights_files
+from kddpm import archives, fingerprint, memory, npz_files, presets, schedules, weights_files
 from kddpm.errors import InputError, first_line
-from kddpm.files import replacing, sha256
+from kddpm.files import read_json, replacing, sha256
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
-from kddpm.unet import UNet
+from kddpm.unet import UNet, count_parameters
 
 _CHECKPOINTS_KEPT = 3
 _NAME = re.compile(r"step_(\d{7,})\.(npz|json)")
@@ -131,7 +131,7 @@ class Checkpoints:
         return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
 
     def _about(self, step) -> Checkpoint:
-        about = Checkpoint(**json.loads(self._path(step, "json").read_text()))
+        about = Checkpoint(**read_json(self._path(step, "json")))
         if about.step != step:
             raise ValueError(f"it says that it is of step {about.step}")
         if not isinstance(about.loss, float) or not isinstance(about.fingerprint, dict):
@@ -142,7 +142,7 @@ class Checkpoints:
         path = self._path(about.step, "npz")
         if sha256(path) != about.sha256:
             raise ValueError("its sha256 is not that of its description")
-        with zipfile.ZipFile(path) as archive:
+        with archives.opened(path) as archive:
             return [npz_files.read_array(archive, _member(i), v.shape, v.dtype) for i, v in enumerate(self._variables)]
 
     def _drop_others(self, newest):
@@ -166,7 +166,12 @@ def _member(index: int) -> str:
 
 
 def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
-    """The model that a configuration describes, with new weights."""
+    """The model that a configuration describes, with new weights.
+
+    Raises:
+        InputError: a network that this machine has no memory for.
+    """
+    _check_memory(config, image_shape)
     network = UNet(
         image_shape,
         width=config.width,
@@ -175,7 +180,7 @@ def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) 
         attention_resolutions=config.attention_resolutions,
         dropout=config.dropout,
         num_classes=config.num_classes,
-        out_channels=image_shape[-1] * (2 if config.variance == "learned" else 1),
+        out_channels=_out_channels(config, image_shape),
         dtype=config.precision,
     )
     schedule = schedules.by_name(config.schedule, config.num_timesteps)
@@ -196,6 +201,40 @@ def build_model(config: presets.TrainConfig, image_shape: tuple[int, int, int]) 
     )
 
 
+def _out_channels(config, image_shape):
+    return image_shape[-1] * (2 if config.variance == "learned" else 1)
+
+
+def _parameters(config, image_shape):
+    return count_parameters(
+        image_shape[-1],
+        config.width,
+        config.multipliers,
+        config.blocks_per_level,
+        [i for i in range(len(config.multipliers)) if max(image_shape[:2]) // 2**i in config.attention_resolutions],
+        config.num_classes,
+        _out_channels(config, image_shape),
+    )
+
+
+def _check_memory(config, image_shape):
+    """Whether there is room for the weights, their averages and one picture on its way through the network."""
+    pixels = math.prod(image_shape[:2])
+    lowest = max(image_shape[:2]) // 2 ** (len(config.multipliers) - 1)  # where there always is attention
+    shrunk = max([lowest, *config.attention_resolutions]) / max(image_shape[:2])
+    parameters = _parameters(config, image_shape)
+    need = 4 * (2 * parameters + pixels * config.width + (pixels * shrunk**2) ** 2)
+    if (total := memory.total()) is not None and need > total:
+        raise InputError(
+            f"--width, --multipliers, --blocks_per_level, --image_size and --attention_resolutions ask for a network "
+            f"of {parameters:,} parameters, which takes {_gb(need)} or more. Received: a machine of {_gb(total)}"
+        )
+
+
+def _gb(size):
+    return f"{size / 1e9:,.2f} GB"
+
+
 def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
     """The model of a run with its averaged weights, ready to generate.
 
@@ -208,6 +247,8 @@ def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
         raise InputError(
             f"--run_dir {run.path} has no weights yet: {run.weights_path.name} comes with the first checkpoint"
         )
-    model = build_model(config, tuple(data["image_shape"]))
+    image_shape = tuple(data["image_shape"])
+    weights_files.check_size(run.weights_path, _parameters(config, image_shape))
+    model = build_model(config, image_shape)
     weights_files.load(model.ema_network, run.weights_path)
     return model

@@ -87,11 +87,12 @@ def load(
     if channels not in (None, 1, 3):
         raise InputError(f"channels must be 1, 3 or None. Received: channels={channels!r}")
     kind, _, rest = spec.partition(":")
+    shown = image_files.printable(spec)
     if spec == "digits":
         path = os.path.join(os.path.dirname(__file__), "assets", "digits.npz")
-        source = _npz(spec, path, size, channels)
+        source = _npz(shown, path, size, channels)
     elif kind == "npz" and rest:
-        source = _npz(spec, rest, size, channels)
+        source = _npz(shown, rest, size, channels)
     elif kind in ("folder", "zip") and rest:
         files = image_files.open_folder(rest) if kind == "folder" else image_files.open_zip(rest)
         source = _image_files(files, rest, size, channels, skip_bad_images, progress)
@@ -100,10 +101,10 @@ def load(
     else:
         raise InputError(f"--dataset must be one of {', '.join(KINDS)}. Received: {spec!r}")
     manifest = [_FORMAT, spec, source.stamps, size, channels, bool(skip_bad_images)]
-    result = image_cache.decoded(spec, manifest, source.shape, source.fill, cache_dir)
+    result = image_cache.decoded(shown, manifest, source.shape, source.fill, cache_dir)
     if result.dropped:
         print(
-            f"{spec}: left out {len(result.dropped)} image files that cannot be used:\n"
+            f"{shown}: left out {len(result.dropped)} image files that cannot be used:\n"
             f"{image_files.list_bad(result.dropped)}",
             file=sys.stderr,
         )

@@ -16,9 +16,11 @@ and dropping an alpha channel that hides nothing change none.
 
 import collections
 import concurrent.futures
+import contextlib
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -36,6 +38,7 @@ PROGRESS_FROM_FILES = 2_000
 
 _PNG = b"\x89PNG"
 _BLOCK = 16  # files a thread takes at a time
+_LARGE_PIXELS = 2**25  # above that, pictures are decoded one after the other: each may take a gigabyte
 
 
 def common_shape(
@@ -91,10 +94,13 @@ def decode_all(
         the pictures that are not the pixels of their files, as `to_array` says it.
     """
     height, width, channels = out.shape[1:]
+    one_at_a_time = threading.Lock()
 
     def decode(i: int) -> str:
         with _open(files.read(i)) as image:
-            out[i], changes = to_array(image, (height, width), channels)
+            is_large = image.width * image.height > _LARGE_PIXELS
+            with one_at_a_time if is_large else contextlib.nullcontext():
+                out[i], changes = to_array(image, (height, width), channels)
         return changes
 
     results = _for_each(files, decode, "Decoding", verbose)

@@ -20,7 +20,7 @@ import tensorflow as tf
 import kddpm
 from kddpm import checkpoints, data, memory, plots, presets, strategies
 from kddpm.errors import InputError
-from kddpm.files import replacing, sha256
+from kddpm.files import read_json, replacing, sha256
 from kddpm.likelihood import BitsPerDim
 from kddpm.model import DiffusionModel
 from kddpm.runs import RunDirectory
@@ -190,7 +190,7 @@ def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
     if overwrite or not path.exists():
         return
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path)
         other = [name for name in _QUESTION if before[name] != facts[name]]
     except (OSError, ValueError, KeyError, TypeError):
         other = ["format"]

@@ -33,7 +33,7 @@ import tensorflow as tf
 import kddpm
 from kddpm import generation, images, inputs, layers, litert, parametrization, parity, progress, samplers, walks
 from kddpm.errors import InputError
-from kddpm.files import check_output, replacing
+from kddpm.files import check_output, read_json, replacing
 
 FORMATS = ("litert", "tf_saved_model")
 
@@ -280,7 +280,7 @@ def _check(model, path, format, precision, class_names, threads):
 def _described_before(path) -> dict | None:
     """The description of an earlier export in the same place."""
     try:
-        described = json.loads(side_file(path).read_text())
+        described = read_json(side_file(path))
         return described if described["file"] == path.name and "kddpm" in described else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,11 +2,15 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
+import stat
 import tempfile
 
 from kddpm.errors import InputError
+
+_MOST_JSON_BYTES = 2**25
 
 
 @contextlib.contextmanager
@@ -36,8 +40,37 @@ def replacing(path: str | os.PathLike):
             os.replace(beside, path)
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Whether there is a file that ends: a pipe or a device may not.
+
+    Raises:
+        OSError: there is none.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{os.fspath(path)} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+
+
+def read_json(path: str | os.PathLike):
+    """What a JSON file of at most 32 MiB says.
+
+    Raises:
+        OSError or ValueError: no such file, or no such JSON.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(_MOST_JSON_BYTES + 1)
+    if len(content) > _MOST_JSON_BYTES:
+        raise ValueError(f"it is larger than the {_MOST_JSON_BYTES:,} bytes that are read")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its lists or objects lie too deep") from None
+
+
 def sha256(path: str | os.PathLike) -> str:
     """The hash of a file, in hexadecimal."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from kddpm.errors import InputError
+from kddpm import archives
+from kddpm.errors import InputError, first_line
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 MAX_FILE_BYTES = 2**30  # of one encoded file; a zip member may claim any size
 MAX_LISTED = 50
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +36,15 @@ class ImageFiles:
     read: Callable[[int], bytes]  # the encoded bytes of file i
 
 
-def natural_key(name: str) -> list:
+def natural_key(name: str) -> tuple[str, str]:
     """Sorts "img2" before "img10", and folders before what follows them; the name itself decides between equals."""
-    parts = []
-    for part in name.split("/"):
-        pieces = re.split(r"([0-9]+)", part)
-        # Digits compare by value without int(), which refuses very long ones.
-        pieces[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in pieces[1::2]]
-        parts.append(pieces)
-    return [parts, name]
+    return _NUMBER.sub(_by_value, name).replace("/", "\0"), name
+
+
+def _by_value(number: re.Match) -> str:
+    """Digits, so that they compare by value and before any letter: int() refuses very long ones, and takes memory."""
+    digits = number[0].lstrip("0")
+    return f"\1{chr(len(digits))}{digits}"
 
 
 def printable(name: str) -> str:
@@ -71,7 +73,7 @@ def open_folder(path: str) -> ImageFiles:
     Raises:
         InputError: the folder does not exist, holds no image, or is neither flat nor one subfolder a class.
     """
-    spec = f"folder:{path}"
+    spec = f"folder:{printable(path)}"
     if not os.path.isdir(path):
         raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
     root = os.path.realpath(path)
@@ -113,9 +115,12 @@ def open_folder(path: str) -> ImageFiles:
     labels, class_names = _classes(spec, names, bad, others)
 
     def read(i: int) -> bytes:
-        check_file_size(os.stat(os.path.join(path, names[i])).st_size)
-        with open(os.path.join(path, names[i]), "rb") as file:
-            return file.read()
+        with open(os.path.join(path, names[i]), "rb", opener=_without_waiting) as file:
+            info = os.fstat(file.fileno())
+            if [names[i], info.st_size, info.st_mtime_ns] != found[i]:
+                raise ValueError("it changed after it was listed")
+            check_file_size(info.st_size)
+            return file.read(info.st_size)
 
     return ImageFiles(spec, names, found, labels, class_names, bad, read)
 
@@ -135,11 +140,11 @@ def open_zip(path: str) -> ImageFiles:
     Raises:
         InputError: the file is missing or no zip archive, holds no image, or has another layout.
     """
-    spec = f"zip:{path}"
+    spec = f"zip:{printable(path)}"
     try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):  # the last, of a version unheard of
-        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path)}") from None
+        archive = archives.opened(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last, of a version unheard of
+        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path, error)}") from None
     found, bad, others = [], {}, 0
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
@@ -163,7 +168,7 @@ def open_zip(path: str) -> ImageFiles:
     def read(i: int) -> bytes:
         check_file_size(found[i][1].file_size)
         with lock:
-            return archive.read(found[i][1])
+            return archives.read_member(archive, found[i][1])
 
     stamps = [[name, member.file_size, member.CRC] for name, member in found]
     return ImageFiles(spec, names, stamps, labels, class_names, bad, read)
@@ -179,16 +184,24 @@ def check_file_size(size: int) -> None:
         raise ValueError(f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a writer, where a pipe has taken the file's place
+
+
 def _has_extension(name: str) -> bool:
     return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
 
 
-def _what_is_there(path: str) -> str:
+def _what_is_there(path: str, error: Exception | None = None) -> str:
     if not os.path.exists(path):
         return "no such file or folder"
     if os.path.isdir(path):
         return "this is a folder"
-    return "this file is empty" if os.path.getsize(path) == 0 else "this is another kind of file, or a damaged one"
+    if not os.path.isfile(path):
+        return "this is no regular file"
+    if os.path.getsize(path) == 0:
+        return "this file is empty"
+    return "this is another kind of file, or a damaged one" + (f": {first_line(error)}" if error else "")
 
 
 def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:

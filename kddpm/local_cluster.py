@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Sequence
 
-
 _PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
 
 

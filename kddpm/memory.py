@@ -1,5 +1,6 @@
-"""The memory that this process holds, in bytes, as Linux tells it; None on other systems."""
+"""The memory that this process holds, and the machine has, in bytes, as Linux tells it; None on other systems."""
 
+import os
 import pathlib
 import re
 
@@ -11,6 +12,14 @@ def peak() -> int | None:
     """The most that this process has held."""
     now = _read("VmHWM")
     return None if now is None else max(now, _earlier_peak)
+
+
+def total() -> int | None:
+    """What this machine has in all."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class Gain:

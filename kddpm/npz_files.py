@@ -1,17 +1,19 @@
 """Images and labels in NumPy archives (.npz), read a few megabytes at a time and never unpickled."""
 
 import dataclasses
+import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from kddpm import image_cache
-from kddpm.errors import InputError
+from kddpm import archives, image_cache, presets
+from kddpm.errors import InputError, first_line
 
 _BLOCK_BYTES = 2**24
-_MOST_CLASSES = 1_000_000  # each has a name in the description of a run
+_MOST_LABEL_BYTES = 2**31
 # What a damaged archive may end in; NotImplementedError, of a version unheard of, is a RuntimeError.
 ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -55,7 +57,7 @@ def open_npz(spec: str, path: str) -> NpzImages:
     if dtype != np.uint8:
         raise InputError(f"{spec}: `{name}` must be uint8, 0..255. Received: {dtype} of shape {shape}")
     full = (*shape, 1) if len(shape) == 3 else shape
-    if len(full) != 4 or 0 in full or full[3] not in (1, 3, 4):
+    if len(full) != 4 or min(full) < 1 or full[3] not in (1, 3, 4):
         raise InputError(
             f"{spec}: `{name}` must be (N, H, W) or (N, H, W, C), with 1, 3 or 4 channels last. Received: {shape}"
         )
@@ -64,57 +66,72 @@ def open_npz(spec: str, path: str) -> NpzImages:
 
     def blocks() -> Iterator[np.ndarray]:
         if fortran_order:  # the images lie interleaved: whole or not at all
-            yield _array(spec, path, name).reshape(full)
+            yield _array(spec, path, name, headers[name]).reshape(full)
             return
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-                _read_header(file)
+            with archives.opened(path) as archive, _opened(archive, name) as file:
+                if _read_header(file) != headers[name]:
+                    raise ValueError("it changed while it was read")
                 yield from _read_rows(file, full)
         except ERRORS as error:
-            raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
+            raise InputError(f"{spec}: cannot read `{name}`: {first_line(error)}") from None
 
     return NpzImages(full, _labels(spec, path, headers, full[0]), blocks)
 
 
-def read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+def read_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype, fortran_order: bool = False
+) -> np.ndarray:
     """An array of an archive, once its header says that it has that shape and type: nothing larger is read.
 
     Raises:
         ValueError, KeyError or zipfile.BadZipFile: it has not, or is damaged.
     """
     shape, dtype = tuple(shape), np.dtype(dtype)
-    with archive.open(f"{name}.npy") as file:
+    with _opened(archive, name) as file:
         found = _read_header(file)
-        if found != (shape, False, dtype):
+        if found != (shape, fortran_order, dtype):
             raise ValueError(f"expected {dtype} {shape} for {name}. Received: {found[2]} {found[0]}")
         size = int(np.prod(shape)) * dtype.itemsize
         data = file.read(size)
         if len(data) != size:
             raise ValueError(f"{name} ends after {len(data)} of {size} bytes")
-        return np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _opened(archive: zipfile.ZipFile, name: str):
+    return archives.open_member(archive, archive.getinfo(f"{name}.npy"))
 
 
 def _headers(spec: str, path: str) -> dict[str, tuple]:
     """{name: (shape, fortran_order, dtype)} without reading an array."""
     try:
         headers = {}
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.endswith(".npy"):
-                    with archive.open(member) as file:
-                        headers[member[: -len(".npy")]] = _read_header(file)
+        with archives.opened(path) as archive:
+            for member in archive.infolist():
+                name, suffix = os.path.splitext(member.filename)
+                if suffix == ".npy":
+                    with archives.open_member(archive, member) as file:
+                        headers[name] = shape, _, dtype = _read_header(file)
+                    size = math.prod(shape) * dtype.itemsize
+                    if size > member.file_size and not dtype.hasobject:
+                        raise ValueError(f"`{name}` is {size:,} bytes by its header, and {member.file_size:,} with it")
         return headers
     except ERRORS as error:
-        text = f"no such file: {path}" if isinstance(error, FileNotFoundError) else str(error)
+        text = "no such file" if isinstance(error, FileNotFoundError) else first_line(error)
         raise InputError(f"{spec}: expected a NumPy .npz archive; {text}") from None
 
 
 def _read_header(file) -> tuple:
     version = np.lib.format.read_magic(file)
-    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if reader is None:
-        raise ValueError(f"expected version 1.0 or 2.0 of the .npy format. Received: {version}")
-    return reader(file)
+    if version != (1, 0):  # later ones are for headers above 64 KiB, and may claim 4 GiB of them
+        raise ValueError(f"expected version 1.0 of the .npy format. Received: {version}")
+    try:
+        return np.lib.format.read_array_header_1_0(file)
+    except ERRORS:
+        raise
+    except Exception as error:  # of a header that is parsed like a program: tokenize.TokenError, MemoryError, ...
+        raise ValueError(f"its header is damaged: {first_line(error)}") from None
 
 
 def _read_rows(file, shape: tuple[int, int, int, int]) -> Iterator[np.ndarray]:
@@ -129,26 +146,29 @@ def _read_rows(file, shape: tuple[int, int, int, int]) -> Iterator[np.ndarray]:
         yield np.frombuffer(data, np.uint8).reshape(rows, *shape[1:])
 
 
-def _array(spec: str, path: str, name: str) -> np.ndarray:
+def _array(spec: str, path: str, name: str, header: tuple) -> np.ndarray:
+    shape, fortran_order, dtype = header
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[name]
+        with archives.opened(path) as archive:
+            return read_array(archive, name, shape, dtype, fortran_order)
     except ERRORS as error:
-        raise InputError(f"{spec}: cannot read `{name}`: {error}") from None
+        raise InputError(f"{spec}: cannot read `{name}`: {first_line(error)}") from None
 
 
 def _labels(spec: str, path: str, headers: dict[str, tuple], count: int) -> np.ndarray | None:
     name = next((name for name in ("labels", "y_train", "y") if name in headers), None)
     if name is None:
         return None
-    shape, _, dtype = headers[name]
+    shape, _, dtype = header = headers[name]
     if shape not in ((count,), (count, 1)):
         raise InputError(f"{spec}: `{name}` must hold one label for each of {count} images. Received: shape {shape}")
     if dtype.kind not in "iu":
         raise InputError(f"{spec}: `{name}` must be integers. Received: {dtype}")
-    labels = _array(spec, path, name).reshape(count)
-    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+    if count * dtype.itemsize > _MOST_LABEL_BYTES:
+        raise InputError(f"{spec}: `{name}` is too large to be kept in memory")
+    labels = _array(spec, path, name, header).reshape(count)
+    if labels.min() < 0 or labels.max() >= presets.MOST_CLASSES:
         raise InputError(
-            f"{spec}: `{name}` must lie in 0..{_MOST_CLASSES - 1}. Received: {labels.min()}..{labels.max()}"
+            f"{spec}: `{name}` must lie in 0..{presets.MOST_CLASSES - 1}. Received: {labels.min()}..{labels.max()}"
         )
     return labels.astype(np.int32)

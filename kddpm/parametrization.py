@@ -52,7 +52,7 @@ def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarra
         return -schedule.posterior_coefs_xt * b, b
     if prediction == "v":
         return np.sqrt(schedule.alpha_bars), -np.sqrt(schedule.one_minus_alpha_bars)
-    raise InputError(f"`prediction` must be one of {', '.join(PREDICTIONS)}. Received: {prediction!r}")
+    raise InputError(f"`prediction` must be one of {', '.join(PREDICTIONS)}. Received: {prediction!r:.80}")
 
 
 def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ def check(
     ):
         if value not in choices:
             more = ", each in the form that belongs to `prediction`" if name == "weighting" else ""
-            raise InputError(f"`{name}` must be one of {', '.join(choices)}{more}. Received: {value!r}")
+            raise InputError(f"`{name}` must be one of {', '.join(choices)}{more}. Received: {value!r:.80}")
     if weighting == "hybrid" and variance != "learned":
         raise InputError(
             "`weighting` hybrid is the loss of a learned variance and needs variance='learned'. "

@@ -14,6 +14,24 @@ from kddpm.errors import InputError
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale")
 
 SAMPLERS = ("ancestral", "ddim", "dpm_solver", "heun", "predictor_corrector")
+MOST_CLASSES = 1_000_000  # each has a name in the description of a run
+
+# The largest values are far above what anybody trains with: a configuration may come from a stranger.
+_WHOLE_NUMBERS = {
+    "steps": (1, 10**9),
+    "batch_size": (1, 10**6),
+    "accumulation": (1, 10**6),
+    "num_timesteps": (1, 10**5),
+    "width": (1, 10**5),
+    "blocks_per_level": (1, 100),
+    "warmup_steps": (0, 10**9),
+    "log_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "sample_every": (1, 10**9),
+}
+_MOST_CHANNELS = 10**5
+_MOST_PIXELS = 2**14
+_CHOICES = {"precision": ("float32", "mixed_bfloat16"), "sampler": SAMPLERS, "schedule": tuple(schedules.BY_NAME)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,39 +87,18 @@ class TrainConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
-        for name in (
-            "steps", "batch_size", "accumulation", "num_timesteps", "width", "blocks_per_level",
-            "log_every", "checkpoint_every", "sample_every",
-        ):  # fmt: skip
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
-        _require(
-            self.batch_size % self.accumulation == 0,
-            "batch_size", f"divisible by --accumulation={self.accumulation}", self.batch_size,
-        )  # fmt: skip
-        _require(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
-        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
-        _require(0 <= self.label_dropout < 1, "label_dropout", "in [0, 1)", self.label_dropout)
-        _require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
-        _require(
-            self.guidance_scale == 1 or self.num_classes is not None,
-            "guidance_scale", "1 without --num_classes", self.guidance_scale,
-        )  # fmt: skip
-        _require(
-            self.guidance_scale == 1 or self.label_dropout > 0,
-            "guidance_scale", "1 with --label_dropout=0: the network never sees pictures without their class",
-            self.guidance_scale,
-        )  # fmt: skip
-        _require(0 <= self.ema_momentum < 1, "ema_momentum", "in [0, 1)", self.ema_momentum)
-        _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
-        _require(self.channels in (None, 1, 3), "channels", "1, 3 or none", self.channels)
-        _require(
-            self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes
-        )
-        _choice(self.precision, "precision", ("float32", "mixed_bfloat16"))
-        _choice(self.sampler, "sampler", SAMPLERS)
-        _choice(self.schedule, "schedule", tuple(schedules.BY_NAME))
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            _in_range(name, getattr(self, name), least, most)
+        for name in ("dropout", "label_dropout", "ema_momentum"):
+            _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        for name, choices in _CHOICES.items():
+            _require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}", repr(getattr(self, name)))
+        self._check_theory()
+        self._check_classes()
+        self._check_training()
+        self._check_levels()
+
+    def _check_theory(self):
         try:
             parametrization.check(
                 self.prediction, self.weighting, self.variance, self.timestep_sampling, self.zero_terminal_snr
@@ -112,16 +109,56 @@ class TrainConfig:
             self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
             "sampling_steps", f"in 1 .. {self.num_timesteps} (--num_timesteps), or none", self.sampling_steps,
         )  # fmt: skip
+
+    def _check_classes(self):
+        _require(
+            self.num_classes is None or self.num_classes > 1, "num_classes", "at least 2, or none", self.num_classes
+        )
+        _require(
+            (self.num_classes or 0) <= MOST_CLASSES, "num_classes", f"at most {MOST_CLASSES:,}, or none",
+            self.num_classes,
+        )  # fmt: skip
+        _require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
+        _require(
+            self.guidance_scale == 1 or self.num_classes is not None,
+            "guidance_scale", "1 without --num_classes", self.guidance_scale,
+        )  # fmt: skip
+        _require(
+            self.guidance_scale == 1 or self.label_dropout > 0,
+            "guidance_scale", "1 with --label_dropout=0: the network never sees pictures without their class",
+            self.guidance_scale,
+        )  # fmt: skip
+
+    def _check_training(self):
+        _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
+        _require(
+            self.batch_size % self.accumulation == 0,
+            "batch_size", f"divisible by --accumulation={self.accumulation}", self.batch_size,
+        )  # fmt: skip
+        _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
+
+    def _check_levels(self):
+        _require(self.channels in (None, 1, 3), "channels", "1, 3 or none", self.channels)
         _require(
             len(self.multipliers) > 0 and min(self.multipliers) >= 1, "multipliers", "numbers >= 1", self.multipliers
         )
+        widest = self.width * max(self.multipliers)
+        _require(
+            widest <= _MOST_CHANNELS,
+            "multipliers", f"at most {_MOST_CHANNELS:,} channels with --width={self.width}", self.multipliers,
+        )  # fmt: skip
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
-        levels, factor = len(self.multipliers), 2 ** (len(self.multipliers) - 1)
+        size = "x".join(str(side) for side in self.image_size)
+        _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)
+        levels, most = len(self.multipliers), max(self.image_size).bit_length()
+        _require(levels <= most, "multipliers", f"at most {most} numbers for --image_size={size}", levels)
+        factor = 2 ** (levels - 1)
         _require(
             all(side % factor == 0 for side in self.image_size),
             "image_size",
             f"divisible by {factor}, because {levels} levels (--multipliers) halve it {levels - 1} times",
-            "x".join(str(side) for side in self.image_size),
+            size,
         )
         sides = [max(self.image_size) // 2**level for level in range(levels)]
         _require(
@@ -205,7 +242,7 @@ def parse(field: dataclasses.Field, text: str):
             return numbers * 2 if field.name == "image_size" and len(numbers) == 1 else numbers
         return kinds[0](text.replace("_", "")) if kinds[0] is int else kinds[0](text)
     except ValueError:
-        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r}") from None
+        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r:.80}") from None
 
 
 _EXPECTED = {
@@ -229,6 +266,9 @@ def _typed(field, value):
     kinds = _kinds(field)
     if isinstance(value, list):
         value = tuple(value)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and number.bit_length() > 63:  # Python refuses to print very long ones
+            raise InputError(f"--{field.name} must fit 64 bits. Received: a number of {number.bit_length()} bits")
     if kinds[0] is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if field.name == "image_size" and isinstance(value, int):
@@ -236,7 +276,7 @@ def _typed(field, value):
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
     wrong = wrong or (isinstance(value, float) and not math.isfinite(value))
     if wrong or (isinstance(value, tuple) and not all(type(item) is int for item in value)):
-        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r}")
+        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r:.80}")
     return value
 
 
@@ -247,8 +287,9 @@ def _as_flag(found):
 
 def _require(condition, name, expected, value):
     if not condition:
-        raise InputError(f"--{name} must be {expected}. Received: {value}")
+        raise InputError(f"--{name} must be {expected}. Received: {value!s:.80}")
 
 
-def _choice(value, name, choices):
-    _require(value in choices, name, f"one of {', '.join(choices)}", repr(value))
+def _in_range(name, value, least, most):
+    _require(value >= least, name, f"at least {least}", value)
+    _require(value <= most, name, f"at most {most:,}", value)

@@ -23,8 +23,8 @@ from collections.abc import Collection
 
 import kddpm
 from kddpm import presets
-from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.errors import InputError, first_line
+from kddpm.files import read_json, replacing
 
 
 class RunDirectory:
@@ -54,9 +54,9 @@ class RunDirectory:
             InputError: no such run, or a config.json that cannot be read.
         """
         try:
-            stored = json.loads(self.config_path.read_text())
+            stored = read_json(self.config_path)
             config, data = presets.TrainConfig(**stored["config"]), dict(stored["data"])
-            _check_data(data)
+            _check_data(data, config)
             return config, data
         except FileNotFoundError:
             raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
@@ -151,11 +151,21 @@ class RunDirectory:
             )
 
     def rows(self) -> list[dict]:
-        """The rows of metrics.csv, as text; without a last one that was cut off as it was written."""
+        """The rows of metrics.csv, as text; without a last one that was cut off as it was written.
+
+        Raises:
+            InputError: lines that are no such rows.
+        """
         if not self.metrics_path.exists():
             return []
-        content = self.metrics_path.read_text()
-        return list(csv.DictReader(content[: content.rfind("\n") + 1].splitlines()))
+        try:
+            content = self.metrics_path.read_text()
+            rows = list(csv.DictReader(content[: content.rfind("\n") + 1].splitlines()))
+            for row in rows:
+                _ = int(row["step"]), [float(value) for value in row.values()]
+            return rows
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise InputError(f"{self.metrics_path} must hold rows of numbers: {first_line(error)}") from None
 
     def append_row(self, row: dict) -> None:
         """Add a row to metrics.csv, with the header if it is the first."""
@@ -181,8 +191,8 @@ class RunDirectory:
 _DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}
 
 
-def _check_data(data: dict) -> None:
-    """Whether a description of data is one, name by name."""
+def _check_data(data: dict, config: presets.TrainConfig) -> None:
+    """Whether a description of data is one, name by name, and of what the configuration trains on."""
     if odd := sorted(set(_DATA) ^ set(data)):
         raise ValueError(
             f"its `data` must hold {', '.join(_DATA)}. {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} "
@@ -194,6 +204,9 @@ def _check_data(data: dict) -> None:
     shape = data["image_shape"]
     if len(shape) != 3 or not all(type(side) is int and side >= 1 for side in shape) or shape[2] not in (1, 3):
         raise ValueError(f"`image_shape` of its `data` must be height, width and 1 or 3. Received: {shape!r:.80}")
+    if (*config.image_size, config.channels or shape[2]) != tuple(shape):
+        size = "x".join(str(side) for side in config.image_size)
+        raise ValueError(f"`image_shape` of its `data` must be that of --image_size={size}. Received: {shape!r:.80}")
     if not all(type(name) is str for name in data["class_names"]):
         raise ValueError("`class_names` of its `data` must be text")
 

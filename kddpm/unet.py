@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 import numpy as np
@@ -72,7 +72,7 @@ class UNet(keras.Model):
         self.attention_resolutions = tuple(attention_resolutions)
         self.dropout = dropout
         self.num_classes = num_classes
-        self.groups = groups or _default_groups([width * m for m in multipliers])
+        self.groups = groups or _default_groups(width, [width * m for m in multipliers])
         self.out_channels = self.image_shape[-1] if out_channels is None else out_channels
         self._make_layers()
         self.build()
@@ -200,9 +200,72 @@ class UNet(keras.Model):
         }
 
 
-def _default_groups(channels: list[int]) -> int:
-    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it."""
-    groups = math.gcd(32, *channels)
+def count_parameters(
+    image_channels: int,
+    width: int,
+    multipliers: Sequence[int],
+    blocks_per_level: int,
+    attention_levels: Collection[int],
+    num_classes: int | None,
+    out_channels: int,
+) -> int:
+    """How many parameters a `UNet` would have, by arithmetic alone: it need not fit in memory.
+
+    Args:
+        image_channels: C of the image.
+        width: as of the `UNet`, which says what these are.
+        multipliers: likewise.
+        blocks_per_level: likewise.
+        attention_levels: indices of the levels whose blocks end with attention.
+        num_classes: as of the `UNet`.
+        out_channels: likewise, never None.
+
+    Example:
+        >>> count_parameters(3, 128, (1, 2, 2, 2), 2, {1}, None, 3)
+        35746307
+    """
+    embedding = 4 * width
+
+    def conv(inputs, outputs, side=3):
+        return side * side * inputs * outputs + outputs
+
+    def block(inputs, outputs, attention):
+        shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
+        norms = 2 * inputs + 2 * outputs
+        convolutions = conv(inputs, outputs) + conv(embedding, outputs, 1) + conv(outputs, outputs)
+        # A normalisation, query, key and value, and the way out.
+        attends = 2 * outputs + conv(outputs, 3 * outputs, 1) + conv(outputs, outputs, 1) if attention else 0
+        return norms + convolutions + shortcut + attends
+
+    total = conv(width, embedding, 1) + conv(embedding, embedding, 1)
+    total += (num_classes + 1) * embedding if num_classes else 0
+    total += conv(image_channels, width)
+    channels, skips = width, [width]
+    last = len(multipliers) - 1
+    for level, multiplier in enumerate(multipliers):
+        for _ in range(blocks_per_level):
+            inputs, channels = channels, width * multiplier
+            total += block(inputs, channels, level in attention_levels)
+            skips.append(channels)
+        if level < last:
+            total += conv(channels, channels)
+            skips.append(channels)
+    total += block(channels, channels, True) + block(channels, channels, False)
+    for level in reversed(range(last + 1)):
+        for _ in range(blocks_per_level + 1):
+            inputs, channels = channels + skips.pop(), width * multipliers[level]
+            total += block(inputs, channels, level in attention_levels)
+        if level > 0:
+            total += conv(channels, channels)
+    return total + 2 * channels + conv(channels, out_channels)
+
+
+def _default_groups(width: int, channels: list[int]) -> int:
+    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it.
+
+    They divide the channels of every level, and those that come into the first.
+    """
+    groups = math.gcd(32, width, *channels)
     while groups > 1 and min(channels) // groups < 4:
         groups //= 2
     return groups

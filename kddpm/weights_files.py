@@ -16,7 +16,7 @@ import h5py
 import keras
 
 from kddpm.errors import InputError, first_line
-from kddpm.files import replacing, sha256
+from kddpm.files import read_json, replacing, sha256
 
 _MOST_DEPTH = 50
 _SLACK_BYTES = 2**20  # for what Keras keeps beside the weights
@@ -47,6 +47,20 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
         raise InputError(f"{path} cannot be read, or does not fit config.json: {first_line(error)}") from None
 
 
+def check_size(path: str | os.PathLike, parameters: int) -> None:
+    """Whether a file is large enough for so many parameters, before a network of that size is made.
+
+    Raises:
+        InputError: it is not.
+    """
+    size = os.path.getsize(path)
+    if size < 4 * parameters:
+        raise InputError(
+            f"{path} cannot be read, or does not fit config.json: it has {size:,} bytes, and config.json asks for "
+            f"{parameters:,} parameters of 4"
+        )
+
+
 def hash_file(path: str | os.PathLike) -> pathlib.Path:
     """Where the hash of NAME.weights.h5 lies: NAME.weights.json."""
     return pathlib.Path(path).with_suffix(".json")
@@ -55,7 +69,7 @@ def hash_file(path: str | os.PathLike) -> pathlib.Path:
 def _check_hash(path):
     if not hash_file(path).exists():
         return
-    known = json.loads(hash_file(path).read_text())
+    known = read_json(hash_file(path))
     if sha256(path) not in (known["sha256"], known["before"]):
         raise ValueError(f"its sha256 is not that in {hash_file(path).name}")
 

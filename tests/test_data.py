@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kddpm import data, decoding, image_cache
+from kddpm import data, decoding, image_cache, npz_files
 from kddpm.errors import InputError
 
 
@@ -319,6 +320,53 @@ def test_what_was_changed_is_found_again_and_asked_of_older_caches(tmp_path, sma
         load()
         old = record.read_text()
     assert load() == {"cropped": 1} and record.read_text() != old
+
+
+# What becomes of the files once they are read.
+
+
+@pytest.mark.parametrize("where", ["memory", "memory map"])
+@pytest.mark.parametrize("kind", ["npz", "folder", "zip"])
+def test_files_that_vanish_or_change_leave_training_as_it_was(tmp_path, monkeypatch, kind, where):
+    """So does a memory map whose file is taken away, or replaced by one of the same name."""
+    arrays, path = random_images(12, 8, 8), tmp_path / "in"
+    if kind == "npz":
+        path = tmp_path / "in.npz"
+        np.savez(path, images=arrays)
+    elif kind == "folder":
+        write_images(path, arrays)
+    else:
+        write_images(tmp_path / "some", arrays)
+        shutil.make_archive(str(path), "zip", tmp_path / "some")
+        path = tmp_path / "in.zip"
+    if where == "memory map":
+        monkeypatch.setattr(image_cache, "MAX_RAM_BYTES", 100)
+    loaded = data.load(f"{kind}:{path}", cache_dir=str(tmp_path / "cache"))
+    assert isinstance(loaded.images, np.memmap) == (where == "memory map")
+    expected = list(data.batches(loaded, 5, seed=1, stop=6).as_numpy_iterator())
+    batches = data.batches(loaded, 5, seed=1, stop=6).as_numpy_iterator()
+    seen = [next(batches)]
+    if kind == "folder":
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(b"something else")
+    for i, cached in enumerate(sorted((tmp_path / "cache").glob("*"))):
+        if i % 2:
+            (tmp_path / "new").write_bytes(b"")
+            os.replace(tmp_path / "new", cached)
+        else:
+            cached.unlink()
+    seen += batches
+    assert len(seen) == 6 and all(map(np.array_equal, seen, expected))
+
+
+def test_an_archive_that_changes_between_its_header_and_its_pixels_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=random_images(4, 8, 8))
+    archive = npz_files.open_npz("npz:a", str(path))
+    np.savez(path, images=random_images(4, 4, 16))
+    with pytest.raises(InputError, match="npz:a: cannot read `images`: it changed while it was read"):
+        list(archive.blocks())
 
 
 # Batches.

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import time
 import warnings
 import zlib
 
@@ -426,6 +427,44 @@ def test_decompression_bombs_are_refused_by_their_headers(tmp_path, monkeypatch)
         (tmp_path / f"{name}.png").write_bytes(content)
     lines = bad_lines(f"folder:{tmp_path}", image_size=4, channels=1)
     assert all("expected at most 178,956,970" in line for line in lines[1:3]) and len(lines) == 3
+
+
+def test_large_pictures_are_decoded_one_after_the_other(tmp_path, monkeypatch):
+    """A few kilobytes may be a gigabyte of black: as many of those as there are threads would not fit."""
+    monkeypatch.setattr(decoding.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(decoding, "_BLOCK", 1)
+    running, most, to_array = [], [], decoding.to_array
+
+    def watched(*args):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return to_array(*args)
+
+    monkeypatch.setattr(decoding, "to_array", watched)
+    for i in range(12):
+        (tmp_path / f"{i}.png").write_bytes(GREY)
+    data.load(f"folder:{tmp_path}", 4, 1)
+    assert max(most) > 1
+    most.clear()
+    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 15)
+    data.load(f"folder:{tmp_path}", 4, 1)
+    assert max(most) == 1
+
+
+def text_bomb(inflated):
+    """A PNG with a compressed comment."""
+    comment = b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(inflated), 9)
+    chunk = struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment))
+    return GREY[:33] + chunk + GREY[33:]
+
+
+def test_a_comment_is_not_unpacked_to_any_size(tmp_path):
+    (tmp_path / "a.png").write_bytes(text_bomb(1000))
+    (tmp_path / "b.png").write_bytes(text_bomb(2**26))
+    lines = bad_lines(f"folder:{tmp_path}")
+    assert len(lines) == 2 and lines[1].startswith("  b.png: ")
 
 
 def test_the_pixel_limit_itself(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from image_samples import GREY, bad_lines, png_bytes, write_zip
 
-from kddpm import data, image_files
+from kddpm import data, decoding, image_files
 from kddpm.errors import InputError
 
 # Names, order and layout.
@@ -180,3 +180,105 @@ def test_folders_without_images(tmp_path):
     (tmp_path / "c").mkdir()
     with pytest.raises(InputError, match=r"no image found among 2 files. Expected png, jpg, jpeg, bmp"):
         data.load(f"folder:{tmp_path}")
+
+
+# Names of any kind, and files that do not stay.
+
+NAMES = {
+    "right to left": "\u05e9\u05dc\u05d5\u05dd \u202etxt.png",
+    "emoji of several": "\U0001f468\u200d\U0001f469\u200d\U0001f467.png",
+    "composed": "caf\u00e9.png",
+    "decomposed": "cafe\u0301.png",
+    "newline and tab": "a\nb\tc.png",
+    "escape sequence": "\x1b[2J\x1b[31m.png",
+    "255 bytes": "\u65e5" * 83 + "ab.png",
+    "quotes and shell": "'; \"$(reboot)` & | > x.png",
+    "line separator": "a\u2028b\u0085c.png",
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_name_is_a_name(tmp_path, zipped):
+    """As a file, as a class and in an error, which stays one line a file and can be printed."""
+    names = list(NAMES.values()) if zipped else [*NAMES.values(), "\udcff\udc80.png"]
+    bad = {f"{name[:-4]}/{name}": b"" for name in names}
+    good = {f"{name[:-4]}/1{name[-5:]}": png_bytes(np.full((2, 2), i, np.uint8)) for i, name in enumerate(names)}
+    for members in (good, bad):
+        if zipped:
+            spec = write_zip(tmp_path / "a.zip", members)
+        else:
+            spec = f"folder:{tmp_path / 'in'}"
+            for name, content in members.items():
+                (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "in" / name).write_bytes(content)
+        if members is good:
+            loaded = data.load(spec)
+            assert len(loaded.images) == len(loaded.class_names) == len(names)
+            assert set(loaded.class_names) == {name[:-4] for name in names}
+    lines = bad_lines(spec)
+    assert len(lines) == 1 + len(names)
+    assert all(line.isprintable() and line.endswith(": empty file") for line in lines[1:])
+    "\n".join(lines).encode("utf-8")
+
+
+def test_a_folder_of_any_name_is_named_in_one_line(tmp_path):
+    for kind in ("folder", "zip", "npz"):
+        with pytest.raises(InputError) as caught:
+            data.load(f"{kind}:{tmp_path}/\x1b[2J\nnothing \udcff here")
+        assert str(caught.value).isprintable()
+
+
+def test_the_end_of_a_name_says_nothing_of_what_is_in_it(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(GREY)
+    (tmp_path / "b.gif").write_bytes(GREY)
+    assert len(data.load(f"folder:{tmp_path}").images) == 2
+    (tmp_path / "c.png").write_text("These are words.\n" * 100)
+    (tmp_path / "d.png").write_bytes(b"")
+    (tmp_path / "e.png").write_bytes(GREY[:20])
+    lines = bad_lines(f"folder:{tmp_path}")
+    assert lines[0].startswith(f"folder:{tmp_path}: 3 of 5 image files cannot be used")
+    assert [line.split(": ")[0] for line in lines[1:]] == ["  c.png", "  d.png", "  e.png"]
+
+
+def gone(path):
+    path.unlink()
+
+
+def longer(path):
+    path.write_bytes(GREY + bytes(9))
+
+
+def other_pixels(path):
+    path.write_bytes(png_bytes(np.zeros((4, 4), np.uint8)))
+    os.utime(path, ns=(1, 1))
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (gone, "No such file or directory"),
+        (longer, "it changed after it was listed"),
+        (other_pixels, "it changed after it was listed"),
+        (a_pipe, "it changed after it was listed"),
+    ],
+)
+def test_a_file_that_changes_after_it_was_listed_is_named(tmp_path, change, reason):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(GREY)
+    files = image_files.open_folder(str(tmp_path))
+    change(tmp_path / "b.png")
+    bad, _ = decoding.decode_all(files, np.zeros((2, 4, 4, 1), np.uint8), verbose=False)
+    assert bad == {"b.png": reason}
+
+
+def test_a_zip_that_is_cut_after_it_was_listed_is_named(tmp_path):
+    write_zip(tmp_path / "a.zip", {"a.png": GREY, "b.png": GREY})
+    files = image_files.open_zip(str(tmp_path / "a.zip"))
+    os.truncate(tmp_path / "a.zip", 60)
+    bad, _ = decoding.decode_all(files, np.zeros((2, 4, 4, 1), np.uint8), verbose=False)
+    assert list(bad) == ["a.png", "b.png"] and all("\n" not in reason for reason in bad.values())

@@ -32,3 +32,7 @@ def test_a_gain_is_the_most_that_came_on_top():
 def test_systems_without_these_files(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_PROCESS", tmp_path)
     assert memory.peak() is None and memory.Gain().peak() is None
+
+
+def test_a_machine_has_more_than_a_process_holds():
+    assert memory.peak() < memory.total() < 2**60

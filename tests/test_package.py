@@ -17,7 +17,7 @@ FILES = {path.stem: path for path in (ROOT / "kddpm").glob("*.py")}
 # Imports go down. On the floors marked so, rooms may lean on each other, but never in a circle.
 FLOORS = [
     {"errors", "files", "schedules", "parametrization", "process", "objectives", "noise", "images"}
-    | {"progress", "memory"},
+    | {"progress", "memory", "archives"},
     {"layers", "unet", "walks", "samplers", "inputs", "descent", "strategies"},
     {"generation", "editing", "likelihood", "litert", "parity", "exporting"},
     {"model"},
