@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import kddpm
-from kddpm import checkpoints, data, memory, plots, presets, strategies
+from kddpm import checkpoints, data, image_files, memory, plots, presets, strategies
 from kddpm.errors import InputError
 from kddpm.files import read_json, replacing, sha256
 from kddpm.likelihood import BitsPerDim
@@ -88,7 +88,7 @@ def evaluate(
     run = RunDirectory(run_dir)
     config, trained_on = run.read()
     spec = dataset or config.dataset
-    say(f"Reading {spec} ...")
+    say(f"Reading {image_files.printable(spec)} ...")
     # The run's own data by the run's own arguments: a cache of them serves both.
     own = spec == config.dataset
     height, width, channels = trained_on["image_shape"]

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from kddpm import data, fingerprint, generation, images, plots, presets, progress, strategies
+from kddpm import data, fingerprint, generation, image_files, images, plots, presets, progress, strategies
 from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
@@ -75,7 +75,7 @@ def train(
         with strategies.all_or_none(strategy):
             run.check(config, override_resume)
             _check_batch(config, strategy.num_replicas_in_sync)
-            say(f"Reading {config.dataset} ...")
+            say(f"Reading {image_files.printable(config.dataset)} ...")
             source = data.load(
                 config.dataset,
                 config.image_size,
