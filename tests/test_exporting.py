@@ -155,7 +155,7 @@ CALLS = {"ancestral": 3, "ddim": 3, "dpm_solver": 3, "heun": 5, "predictor_corre
 
 
 def one_conv_model(network=None, **choices):
-    """A model around the least network, T = 20; under its weights pictures are neither empty nor all black and white."""
+    """A model around the least network, T = 20; its pictures are neither empty nor all black and white."""
     schedule = schedules.linear(20, 1e-3, 0.5)
     model = kddpm.DiffusionModel(OneConv(image_shape=(8, 8, 2), **(network or {})), schedule, **choices)
     rng = np.random.default_rng(0)
