@@ -286,9 +286,11 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
                 (tmp_path / "run" / "checkpoints").rename(tmp_path / "aside")
                 (tmp_path / "run" / "checkpoints").touch()
 
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(InputError, match="The checkpoint of step 6 cannot be written, earlier ones are whole: "):
         training.train(TINY, tmp_path / "run", callbacks=[DiskFails()], verbose=False)
     assert (tmp_path / "aside" / "step_0000003.json").exists()
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 def test_a_line_of_metrics_that_was_cut_off_is_written_again(begin, finished):
@@ -305,13 +307,6 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(InputError, match=message):
         training.train(config, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_signals_are_given_back_when_training_fails(tmp_path):
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(ConnectionAbortedError):
-        training.train(TINY, tmp_path / "run", callbacks=[StopAfter(1)], verbose=False)
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def flip_a_byte(path):
@@ -361,8 +356,9 @@ def test_a_kill_within_a_save_leaves_the_checkpoint_before(begin, finished, monk
     run_dir = begin(3)
     for files in (1, 2, 3, 4):  # of the four that a save writes
         with monkeypatch.context() as patch:
+            killed = killed_after(files)
             for room in (checkpoints, weights_files):
-                patch.setattr(room, "replacing", killed_after(files))
+                patch.setattr(room, "replacing", killed)
             with pytest.raises((ConnectionAbortedError, InputError)):
                 training.train(TINY, run_dir, verbose=False)
     training.train(TINY, run_dir, verbose=False)
