@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
-from networks import OneConv
+from networks import OneConv, one_conv_model
 
 import kddpm
 from kddpm import (
@@ -152,18 +152,6 @@ def test_denoise_gives_eps_whatever_the_network_predicts(give_weights, predictio
 
 STATES = {"ancestral": 1, "ddim": 1, "dpm_solver": 2, "heun": 2, "predictor_corrector": 1}  # in channels of a picture
 CALLS = {"ancestral": 3, "ddim": 3, "dpm_solver": 3, "heun": 5, "predictor_corrector": 5}  # of `step`, in 3 steps
-
-
-def one_conv_model(network=None, **choices):
-    """A model around the least network, T = 20; its pictures are neither empty nor all black and white."""
-    schedule = schedules.linear(20, 1e-3, 0.5)
-    model = kddpm.DiffusionModel(OneConv(image_shape=(8, 8, 2), **(network or {})), schedule, **choices)
-    rng = np.random.default_rng(0)
-    for weight in model.ema_network.weights:
-        weight.assign(rng.normal(size=weight.shape) * 0.1)
-        if len(weight.shape) == 4:  # the kernel: about what comes in, which is mostly noise
-            weight.assign(weight + np.pad(np.eye(*weight.shape[2:])[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]]))
-    return model
 
 
 MODELS = {

@@ -10,6 +10,7 @@ import shutil
 import signal
 
 import keras
+import networks
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,6 +45,19 @@ class StopAfter(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if batch == self.batches:
             raise ConnectionAbortedError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def least_network():
+    """What is trained does not matter to most tests of runs; `whole_network` is a `UNet` all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "UNet", networks.least_unet)
+        yield
+
+
+@pytest.fixture
+def whole_network(monkeypatch):
+    monkeypatch.setattr(checkpoints, "UNet", kddpm.UNet)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +125,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(begin, finished, stop):
         np.testing.assert_array_equal(resumed, straight)
 
 
-def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path):
+def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path, whole_network):
     """With importance sampling, a learned variance, classes and guidance, all at once."""
     changes = {"prediction": "v", "variance": "learned", "weighting": "hybrid", "timestep_sampling": "importance"}
     changes |= {"num_classes": 10, "label_dropout": 0.5, "sampler": "dpm_solver", "guidance_scale": 2.0}
@@ -191,7 +205,7 @@ def test_other_seeds_and_flips_give_other_weights(tmp_path, finished):
         assert any((a != b).any() for a, b in zip(weights(tmp_path / name), weights(finished), strict=True))
 
 
-def test_classes_and_bfloat16_train_and_generate(tmp_path):
+def test_classes_and_bfloat16_train_and_generate(tmp_path, whole_network):
     config = dataclasses.replace(TINY, num_classes=10, precision="mixed_bfloat16", steps=2)
     training.train(config, tmp_path / "run", verbose=False)
     model = checkpoints.load_run(tmp_path / "run")
@@ -269,7 +283,7 @@ def test_foreign_directories_and_files_are_left_alone(tmp_path):
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
-def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch, whole_network):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free=10**5))
     with pytest.raises(
@@ -315,10 +329,14 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("suffix", ["npz", "json"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begin, finished, suffix, capsys):
+@pytest.mark.parametrize("damage", ["npz", "json", "that of another step"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begin, finished, damage, capsys):
     run_dir = begin(4, checkpoint_every=2)
-    flip_a_byte(run_dir / "checkpoints" / f"step_0000004.{suffix}")
+    newest = run_dir / "checkpoints" / "step_0000004"
+    if damage == "that of another step":
+        shutil.copy(run_dir / "checkpoints" / "step_0000002.npz", newest.with_suffix(".npz"))
+    else:
+        flip_a_byte(newest.with_suffix(f".{damage}"))
     training.train(dataclasses.replace(TINY, checkpoint_every=2), run_dir)
     told = capsys.readouterr()
     assert "that of step 4 is damaged: " in told.err and "Going on after step 2" in told.out
@@ -353,7 +371,7 @@ def killed_after(files):
 
 def test_a_kill_within_a_save_leaves_the_checkpoint_before(begin, finished, monkeypatch):
     """Wherever it strikes: what is not described yet is not there."""
-    run_dir = begin(3)
+    run_dir = begin(4, killed=True)
     for files in (1, 2, 3, 4):  # of the four that a save writes
         with monkeypatch.context() as patch:
             killed = killed_after(files)
