@@ -1,8 +1,11 @@
 """The least that a `DiffusionModel` takes as a network; it traces in a moment."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+import kddpm
+from kddpm import schedules
 from kddpm.layers import Dropout
 
 T = 20
@@ -43,3 +46,20 @@ class OneConv(keras.Model):
             "out_channels": self.out_channels,
             "num_timesteps": self.num_timesteps,
         }
+
+
+def one_conv_model(network=None, **choices):
+    """A model around the least network; its pictures are neither empty nor all black and white."""
+    schedule = schedules.linear(T, 1e-3, 0.5)
+    model = kddpm.DiffusionModel(OneConv(image_shape=(8, 8, 2), **(network or {})), schedule, **choices)
+    rng = np.random.default_rng(0)
+    for weight in model.ema_network.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.1)
+        if len(weight.shape) == 4:  # the kernel: about what comes in, which is mostly noise
+            weight.assign(weight + np.pad(np.eye(*weight.shape[2:])[None, None], [[1, 1], [1, 1], [0, 0], [0, 0]]))
+    return model
+
+
+def least_unet(image_shape, width, dropout, num_classes, out_channels, dtype, **_):
+    """What stands in for a `UNet` where a test is about something else; another width is another shape of a weight."""
+    return OneConv(image_shape, num_classes, dropout, out_channels, num_timesteps=T + width, dtype=dtype)

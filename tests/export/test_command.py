@@ -64,28 +64,22 @@ def test_a_run_becomes_a_file_that_the_client_runs(finished_run, tmp_path):
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
 
 
-def test_a_run_with_more_classes_than_names_goes_without_names(finished_run, tmp_path):
+def test_a_run_with_more_classes_than_names_becomes_a_saved_model_without_names(finished_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     config = json.loads((run / "config.json").read_text())
     config["data"]["class_names"] = ["a", "b"]
     (run / "config.json").write_text(json.dumps(config))
-    made = export(f"--run_dir={run}", f"--out={tmp_path / 'm.tflite'}", "--num_steps=2", "--parity_seeds=1")
-    assert made.returncode == 0, made.stderr
-    about = json.loads((tmp_path / "m.json").read_text())
-    assert about["class_names"] is None and about["num_classes"] == 3
-
-
-def test_a_run_becomes_a_saved_model(finished_run, tmp_path):
     out = tmp_path / "saved"
     made = export(
-        f"--run_dir={finished_run}", "--format=saved_model", f"--out={out}", "--num_steps=2", "--parity_seeds=1",
+        f"--run_dir={run}", "--format=saved_model", f"--out={out}", "--num_steps=2", "--parity_seeds=1",
         "--sampler=ancestral", "--variance=large", "--batch_size=2",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     about = json.loads((tmp_path / "saved.json").read_text())
     chosen = {"name": "ancestral", "num_steps": 2, "clip": True, "spacing": "trailing", "variance": "large"}
     assert about["sampler"] == chosen and about["batch_size"] == 2
+    assert about["class_names"] is None and about["num_classes"] == 3
     assert (out / "saved_model.pb").exists()
 
 

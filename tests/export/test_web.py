@@ -205,7 +205,7 @@ def test_pictures_in_node_are_those_of_keras(node, keras, keras_with_classes, fa
     assert_same_picture(decoded(results["generated"], np.int32, expected[0].shape), expected[-1])
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver", "heun"])
+@pytest.mark.parametrize("sampler", ["dpm_solver", pytest.param("heun", marks=pytest.mark.slow)])
 def test_samplers_with_a_memory_in_node_paint_what_keras_paints(node, trained_like, exported, described, sampler):
     """Their state is more than a picture; the client passes it on without a look."""
     facts = described(exported(sampler=sampler))
