@@ -221,7 +221,7 @@ class DiffusionModel(keras.Model):
         """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
         _, seen = descent.place_of(tf.cast(self.loss_tracker.count, tf.int32))
-        t, _, noise, _, _ = self._draw(_TEST, seen, x_0, label)
+        t, _, noise, _, _ = self._draw(_TEST, tf.cast(seen, tf.int64), x_0, label)
         arrays = [x_0, t, noise, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get nothing of a last batch, and a network needs at least one image.

@@ -670,7 +670,10 @@ for unet, model in (
     (None, {"clip_norm": 0.1}),
     (
         {"num_classes": 3, "out_channels": 2, "dropout": 0.3},
-        {"weighting": "hybrid", "variance": "learned", "timestep_sampling": "importance", "accumulation": 2},
+        {
+            "weighting": "hybrid", "variance": "learned", "timestep_sampling": "importance", "label_dropout": 0.5,
+            "accumulation": 2,
+        },
     ),
 ):
     one = train(tf.distribute.get_strategy(), unet, model)

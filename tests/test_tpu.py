@@ -215,7 +215,7 @@ def test_a_walk_is_what_tpus_take(make_model, name):
     each = tf.range(BATCH)
     state = walks.initial_state(tf.zeros([BATCH, 8, 8, 1]), table)
     arguments = state, each, each % 3, tf.constant(2.0), tf.constant(0), tf.constant(table.num_rows)
-    for function, given in ((begin, [each]), (walk, arguments)):
+    for function, given in ((begin, [each, None]), (walk, arguments)):
         assert refused(function, *given) == [] == refused_in_hlo(function, *given)
 
 
