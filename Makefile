@@ -7,14 +7,15 @@ INSTALLED := $(VENV)/installed
 # Without compiled bytecode `import tensorflow` takes about three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo multi-worker-demo test test-all lint clean
 
 help:
-	@echo "make demo    train on real handwritten digits, draw what the model generates, export it for a device"
-	@echo "make test    run the tests"
-	@echo "make test-all  run the slow ones too, which fuzz files"
-	@echo "make lint    check style with ruff"
-	@echo "make clean   remove .venv and demo"
+	@echo "make demo               train on real handwritten digits, draw what the model generates, export it for a device"
+	@echo "make multi-worker-demo  train and draw with two workers on this machine, as two machines would"
+	@echo "make test               run the tests"
+	@echo "make test-all           run the slow ones too, which fuzz files and kill runs"
+	@echo "make lint               check style with ruff"
+	@echo "make clean              remove .venv and demo"
 
 setup: $(INSTALLED)
 
@@ -44,6 +45,15 @@ demo: $(INSTALLED)
 	@echo "the same from files for a device        demo/device_float32.png, demo/device_int8.png"
 	@echo "the loss while it learned               demo/run/loss.png"
 	@echo "pictures at every stage of training     demo/run/samples/"
+
+GROUP := -m kddpm.local_cluster --workers=2
+
+multi-worker-demo: $(INSTALLED)
+	@$(BIN)/python $(GROUP) train.py --strategy=multi_worker --preset=digits --steps=1000 --run_dir=demo/group
+	@$(BIN)/python $(GROUP) sample.py --strategy=multi_worker --run_dir=demo/group --seeds=0-63 --out=demo/group.png
+	@echo
+	@echo "64 digits after 1,000 steps of two workers   demo/group.png"
+	@echo "the same command again goes on where it was  make multi-worker-demo, after a worker was killed"
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest

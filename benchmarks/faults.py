@@ -49,7 +49,7 @@ def killed(run_dir, arguments, chance, within_a_save):
         if within_a_save:
             now = half_written(run_dir) - old
             seen |= now
-            if now and len(seen) > 3 * (saves - 1):  # a save writes three files
+            if now and len(seen) > 4 * (saves - 1):  # a save writes four files
                 break
         elif time.monotonic() > moment:
             break

@@ -166,7 +166,13 @@ class DiffusionModel(keras.Model):
     def _check_strategy(self):
         """Whether the model's strategy can do what `compile` was asked for."""
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas == 1 or isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
+        if isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
+            if self.jit_compile:
+                raise InputError(
+                    "`jit_compile` must be False on a TPU, which compiles all that it runs. Received: True"
+                )
+            return
+        if replicas == 1:
             return
         if self.jit_compile:
             raise InputError(

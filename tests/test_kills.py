@@ -1,6 +1,8 @@
 """Real processes of train.py, killed by SIGKILL: in whatever they were doing."""
 
 import pathlib
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -56,6 +58,21 @@ def content(run_dir):
     return [array.tobytes() for array in arrays], (run_dir / "metrics.csv").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def straight_of(tmp_path_factory):
+    """The directory of a run of these flags in one go."""
+    runs = {}
+
+    def run_of(flags):
+        if tuple(flags) not in runs:
+            run_dir = runs[tuple(flags)] = tmp_path_factory.mktemp("straight") / "run"
+            output, errors = start(run_dir, flags).communicate()
+            assert (run_dir / "metrics.csv").exists(), output + errors
+        return runs[tuple(flags)]
+
+    return run_of
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -66,10 +83,9 @@ def content(run_dir):
         pytest.param(["--jit_compile", "--dropout=0.3"], id="XLA", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_ends_with_the_bits_of_one_in_one_go(tmp_path, flags):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    output, errors = start(straight, flags).communicate()
-    assert len((straight / "metrics.csv").read_text().splitlines()) == 1 + STEPS // 3 + 1, output + errors
+def test_a_killed_run_ends_with_the_bits_of_one_in_one_go(tmp_path, straight_of, flags):
+    straight, broken = straight_of(flags), tmp_path / "broken"
+    assert len((straight / "metrics.csv").read_text().splitlines()) == 1 + STEPS // 3 + 1
     # In the middle of some step, and while a checkpoint is being written.
     killed_at(broken, flags, (broken / "checkpoints" / "step_0000005.json").exists)
     killed_at(broken, flags, lambda: any(broken.glob("checkpoints/.part-*")))
@@ -89,3 +105,19 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 130 and "train.py: interrupted" in errors and "Traceback" not in errors, errors
     assert "saved" not in errors and not list((tmp_path / "run" / "samples").iterdir())
+
+
+def test_a_disk_that_fills_up_ends_training_and_takes_nothing(tmp_path, straight_of):
+    run_dir = tmp_path / "run"
+    process = start(run_dir, [])
+    wait_for((run_dir / "checkpoints" / "step_0000005.json").exists, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of a file; a checkpoint is larger
+    output, errors = process.communicate()
+    assert process.returncode == 2, output + errors
+    assert re.search(r"\ntrain.py: The checkpoint of step \d+ cannot be written, earlier ones are whole: ", errors), (
+        errors
+    )
+    assert not list(run_dir.glob("**/.part-*"))
+    output, errors = start(run_dir, []).communicate()
+    assert "Going on after step" in output, output + errors
+    assert content(run_dir) == content(straight_of([]))
