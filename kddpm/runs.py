@@ -14,6 +14,7 @@ Files are written beside and renamed: a kill leaves the old one or the new one. 
 a line that was cut off is dropped when the run goes on.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -168,11 +169,15 @@ class RunDirectory:
             raise InputError(f"{self.metrics_path} must hold rows of numbers: {first_line(error)}") from None
 
     def append_row(self, row: dict) -> None:
-        """Add a row to metrics.csv, with the header if it is the first."""
+        """Add a row to metrics.csv, with the header if it is the first.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         if not self.writes:
             return
         new = not self.metrics_path.exists() or not self.metrics_path.stat().st_size
-        with open(self.metrics_path, "a", newline="") as stream:
+        with writing(self.metrics_path), open(self.metrics_path, "a", newline="") as stream:
             writer = csv.DictWriter(stream, row)
             if new:
                 writer.writeheader()
@@ -186,6 +191,19 @@ class RunDirectory:
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
         with replacing(self.metrics_path) as beside:
             beside.write_text("".join(f"{line}\r\n" for line in [",".join(rows[0]), *lines] if rows), newline="")
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path):
+    """Within it a file is written that training could do without; but the disk fails, and will again.
+
+    Raises:
+        InputError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written, checkpoints are whole: {first_line(error)}") from None
 
 
 _DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}

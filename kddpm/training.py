@@ -23,7 +23,7 @@ from kddpm import data, fingerprint, generation, image_files, images, plots, pre
 from kddpm.checkpoints import Checkpoints, build_model
 from kddpm.errors import InputError
 from kddpm.model import DiffusionModel
-from kddpm.runs import RunDirectory
+from kddpm.runs import RunDirectory, writing
 
 _GRID_PICTURES = 64
 _STEPS_TO_A_STOP = 10  # of several workers, after a signal to one of them
@@ -191,10 +191,18 @@ class _Metrics(_StepCallback):
 
     def close(self):
         """Draw the curve for the last time."""
-        if self.run.writes and (rows := self.run.rows()):
-            plots.loss_curve(rows, self.run.loss_curve_path)
         if self.writer:
             self.writer.close()
+        try:
+            self.draw()
+        except InputError as error:  # whatever ends training is to be told in its place
+            _warn(str(error))
+
+    def draw(self):
+        """The curve of all rows."""
+        if self.run.writes and (rows := self.run.rows()):
+            with writing(self.run.loss_curve_path):
+                plots.loss_curve(rows, self.run.loss_curve_path)
 
 
 class _Samples(_StepCallback):
@@ -217,12 +225,13 @@ class _Samples(_StepCallback):
         if not self.run.writes:
             return
         grid = images.grid(pictures)
-        images.save_png(self.run.samples_path / f"step_{self.step:07d}.png", grid)
+        path = self.run.samples_path / f"step_{self.step:07d}.png"
+        with writing(path):
+            images.save_png(path, grid)
         if self.metrics.writer:
             with self.metrics.writer.as_default(self.step):
                 tf.summary.image("samples", grid[np.newaxis])
-        if rows := self.run.rows():
-            plots.loss_curve(rows, self.run.loss_curve_path)
+        self.metrics.draw()
 
 
 class _StopSignals(keras.callbacks.Callback):
