@@ -5,14 +5,14 @@ import signal
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])  # for the programs that tests start
 
-# A shell starts what runs in the background deaf to Ctrl-C, and so are the programs that tests start and interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import keras
 import numpy as np
 import pytest
 
 import kddpm
+
+# A shell starts what runs in the background deaf to Ctrl-C, and so are the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {
     "image_shape": (8, 8, 1),
