@@ -73,7 +73,8 @@ def main():
         common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
     frames = None
     with strategies.using(strategy):
-        model = checkpoints.load_run(run_dir)
+        with strategies.all_or_none(strategy):
+            model = checkpoints.load_run(run_dir)
         if edit == "interpolate":
             pictures = model.interpolate(*photos.images, FLAGS.count, **common)
         elif edit == "variations":

@@ -29,6 +29,7 @@ def run(main) -> None:
             sys.exit(2)
         except WorkerLostError as error:
             print(f"{_program(arguments[0])}: {error}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
             os._exit(3)  # TensorFlow would wait for the lost one
         except KeyboardInterrupt:
             print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
@@ -128,8 +129,6 @@ def start_strategy():
     """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
     check_least(cpu_replicas=1)
     start_tensorflow()
-    if os.environ.get("TF_CONFIG"):
-        print("Waiting for the other workers ...", flush=True)
     wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     with contextlib.nullcontext() if wanted else _held_back_stderr():
         from kddpm import strategies
@@ -137,6 +136,7 @@ def start_strategy():
         strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
     if text := strategies.describe(strategy):
         print(text, flush=True)
+    strategies.check_alike(strategy, "command line", " ".join(sys.argv[1:]))
     return strategy
 
 

@@ -11,13 +11,16 @@ import tensorflow as tf
 from kddpm.errors import InputError
 
 
+def summed(values: list) -> list:
+    """The same tensors of all replicas, added up."""
+    context = tf.distribute.get_replica_context()
+    return values if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 def averaged(values: list) -> list:
     """The same tensors of all replicas, averaged."""
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync
-    if replicas == 1:
-        return values
-    return [value / replicas for value in context.all_reduce(tf.distribute.ReduceOp.SUM, values)]
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    return values if replicas == 1 else [value / replicas for value in summed(values)]
 
 
 def place_of(count):
@@ -47,6 +50,8 @@ def check_optimizer(optimizer) -> None:
         ("use_ema", "`ema_momentum` of the model"),
         ("clipnorm", "`clip_norm` of the model"),
         ("global_clipnorm", "`clip_norm` of the model"),
+        ("clipvalue", "`clip_norm` of the model"),
+        ("loss_scale_factor", "float16, which is not supported"),
     ):
         if value := getattr(optimizer, name, None):
             raise InputError(f"`optimizer` must leave {name} to {instead}. Received: {name}={value}")

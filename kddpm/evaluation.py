@@ -73,7 +73,6 @@ def evaluate(
         InputError: an unknown metric; no such run; another result in `out`; images that were resized or recoloured,
             labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
     """
-
     strategy = strategy or tf.distribute.get_strategy()
     is_chief = strategies.is_chief(strategy)
     verbose = verbose and is_chief
@@ -85,24 +84,24 @@ def evaluate(
     for name in metrics:
         if name not in METRICS:
             raise InputError(f"`metrics` must be among {', '.join(METRICS)}. Received: {name!r}")
-    run = RunDirectory(run_dir)
-    config, trained_on = run.read()
-    spec = dataset or config.dataset
-    say(f"Reading {image_files.printable(spec)} ...")
-    # The run's own data by the run's own arguments: a cache of them serves both.
-    own = spec == config.dataset
-    height, width, channels = trained_on["image_shape"]
-    source = data.load(
-        spec,
-        config.image_size if own else (height, width),
-        config.channels if own else channels,
-        tfds_data_dir=tfds_data_dir,
-        cache_dir=cache_dir or run.data_path,
-        skip_bad_images=skip_bad_images,
-        progress=verbose,
-    )
-    _check(source, config, trained_on)
-    with strategies.using(strategy):
+    with strategies.using(strategy), strategies.all_or_none(strategy):
+        run = RunDirectory(run_dir)
+        config, trained_on = run.read()
+        spec = dataset or config.dataset
+        say(f"Reading {image_files.printable(spec)} ...")
+        # The run's own data by the run's own arguments: a cache of them serves both.
+        own = spec == config.dataset
+        height, width, channels = trained_on["image_shape"]
+        source = data.load(
+            spec,
+            config.image_size if own else (height, width),
+            config.channels if own else channels,
+            tfds_data_dir=tfds_data_dir,
+            cache_dir=cache_dir or run.data_path,
+            skip_bad_images=skip_bad_images,
+            progress=verbose,
+        )
+        _check(source, config, trained_on)
         model = checkpoints.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
     facts = {

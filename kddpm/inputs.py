@@ -80,7 +80,10 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
         if classes and labels:
             _check_label_shape(labels[0].shape)
         _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
-        return x.map(lambda *batch: _checked_batch(batch, classes), num_parallel_calls=tf.data.AUTOTUNE)
+        options = tf.data.Options()  # of several workers, each takes its part of every batch, and not of the files
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        checked = x.map(lambda *batch: _checked_batch(batch, classes), num_parallel_calls=tf.data.AUTOTUNE)
+        return checked.with_options(options)
     if x is None or isinstance(x, list | tuple | dict):
         raise InputError(f"Images must be one array (N, H, W, C) or a tf.data.Dataset. Received: {type(x).__name__}")
     if not hasattr(x, "shape"):
@@ -117,10 +120,16 @@ def batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
     """
     if batch_size > len(x):
         raise InputError(f"`batch_size` must be at most the {len(x)} images. Received: {batch_size}")
-    dataset = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y))
+
+    def gather(indices):
+        # The array stays outside the graph, so that nothing is copied.
+        images = tf.ensure_shape(tf.numpy_function(lambda i: x[i], [indices], x.dtype), (batch_size, *x.shape[1:]))
+        return images if y is None else (images, tf.gather(y, indices))
+
+    order = tf.data.Dataset.range(len(x))
     if shuffle:
-        dataset = dataset.shuffle(len(x), seed=seed)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        order = order.shuffle(len(x), seed=seed)
+    return order.batch(batch_size, drop_remainder=True).map(gather).prefetch(tf.data.AUTOTUNE)
 
 
 def size_of_batches(dataset, replicas: int) -> int:

@@ -112,7 +112,8 @@ def bits_per_dim(
             prior = objectives.prior_nats(model.diffusion, tf.constant(x_0)).numpy()
             bound.add(chosen, nats / math.log(2), prior / math.log(2))
     gained = gain.peak()
-    bytes_per_image = math.nan if gained is None or batch == 1 else gained / (batch - 1)
+    is_shared = model.distribute_strategy.num_replicas_in_sync > 1
+    bytes_per_image = math.nan if gained is None or batch == 1 or is_shared else gained / (batch - 1)
     return bound.result(seconds / count, bytes_per_image)
 
 

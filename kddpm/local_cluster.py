@@ -52,8 +52,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _copy(index: int, source, to) -> None:
-    for line in source:
-        print(f"[{index}] {line}", end="", flush=True, file=to)
+    for line in source:  # to the end, also of what nobody is shown: a full pipe stops its writer
+        if to:
+            print(f"[{index}] {line}", end="", flush=True, file=to)
 
 
 def main() -> None:
@@ -64,17 +65,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.workers < 1 or not options.command:
         parser.error("needs --workers of at least 1, and a script. Received: " + " ".join(sys.argv[1:]))
-    # Ctrl-C in a terminal reaches them through `forward` alone, and once.
-    processes = start(options.command, options.workers, start_new_session=True, **_PIPES)
+    processes = []
 
     def forward(number, frame):
         for process in processes:
             process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
-    sources = [(0, processes[0].stdout, sys.stdout), *((i, p.stderr, sys.stderr) for i, p in enumerate(processes))]
-    readers = [threading.Thread(target=_copy, args=source) for source in sources]
+    # Ctrl-C in a terminal reaches them through `forward` alone, and once.
+    processes += start(options.command, options.workers, start_new_session=True, **_PIPES)
+    readers = []
+    for index, process in enumerate(processes):
+        for source, to in ((process.stdout, None if index else sys.stdout), (process.stderr, sys.stderr)):
+            readers.append(threading.Thread(target=_copy, args=(index, source, to)))
     for reader in readers:
         reader.start()
     for reader in readers:

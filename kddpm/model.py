@@ -22,6 +22,7 @@ from kddpm import (
     parametrization,
     samplers,
     schedules,
+    tallies,
 )
 from kddpm import images as kd_images
 from kddpm.errors import InputError
@@ -55,7 +56,7 @@ class DiffusionModel(keras.Model):
         ema_momentum: share of the average that is kept at each step, m; early on min(m, (1 + step) / (10 + step)).
         clip_norm: largest global norm of the gradients, None = unlimited.
         accumulation: micro-batches that a batch is taken in, one after the other, for a share of the memory; the step
-            is that of the whole batch, but for the masks of dropout.
+            is that of the whole batch.
 
     Raises:
         InputError: values out of range, or choices that do not go together, with the reason.
@@ -123,9 +124,9 @@ class DiffusionModel(keras.Model):
             self.loss_squares, self.loss_counts = (
                 self._counter(n, shape=each) for n in ("loss_squares", "loss_counts")
             )
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.gradient_norm_tracker = keras.metrics.Mean(name="gradient_norm")
-        self.skipped_tracker = _Steps(name="skipped_steps")
+        self.loss_tracker = tallies.Mean(name="loss")
+        self.gradient_norm_tracker = tallies.Mean(name="gradient_norm")
+        self.skipped_tracker = tallies.Sum(name="skipped_steps")
         self._traced_shapes = {}
         self._replica_batch = None  # images of a batch on each of several replicas
         self.compiled_functions = {}  # of `generation.compiled`
@@ -157,8 +158,8 @@ class DiffusionModel(keras.Model):
             raise InputError("`network` must compute in float32 or bfloat16. Received: the dtype policy mixed_float16")
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
+        descent.check_optimizer(keras.optimizers.get(optimizer))
         super().compile(optimizer=optimizer, **kwargs)
-        descent.check_optimizer(self.optimizer)
         self._check_strategy()
         # Slots made now rather than in the first step: that step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
@@ -217,26 +218,24 @@ class DiffusionModel(keras.Model):
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
         descent.descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
         self._remember(draws[0], losses, is_finite)
-        self._update_ema()
+        self._update_ema(is_finite)
         self.step.assign_add(1)
         self.last_loss.assign(global_loss)
-        self._account(loss, gradient_norm, is_finite)
+        self._account(global_loss, gradient_norm, is_finite)
         return self._logs(self.get_metrics_result())
 
     def test_step(self, data):
         """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
-        _, seen = descent.place_of(tf.cast(self.loss_tracker.count, tf.int32))
-        t, _, noise, _, _ = self._draw(_TEST, tf.cast(seen, tf.int64), x_0, label)
+        t, _, noise, _, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
         arrays = [x_0, t, noise, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get nothing of a last batch, and a network needs at least one image.
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
         losses = self._image_losses(self.ema_network, *arrays)
-        self.loss_tracker.update_state(losses[: tf.shape(x_0)[0]])
-        means = [tf.identity(part.value) for part in (self.loss_tracker.total, self.loss_tracker.count)]
-        total, count = descent.averaged(means)
-        return self._logs({"loss": total / count})
+        size = tf.shape(x_0)[0]
+        self.loss_tracker.update_state(*descent.summed([tf.reduce_sum(losses[:size]), tf.cast(size, tf.float32)]))
+        return self._logs({"loss": self.loss_tracker.result()})
 
     def _logs(self, results):
         """As Keras takes the mean of over replicas: that of several workers needs an axis."""
@@ -313,10 +312,10 @@ class DiffusionModel(keras.Model):
 
     def _account(self, loss, gradient_norm, is_finite):
         """The means of the steps that were taken, and how many were not."""
-        counts = tf.cast(is_finite, tf.float32)
+        taken = tf.cast(is_finite, tf.float32)
         for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):
-            tracker.update_state(tf.where(is_finite, value, 0.0), sample_weight=counts)
-        self.skipped_tracker.update_state(1 - counts)
+            tracker.update_state(tf.where(is_finite, value, 0.0), taken)
+        self.skipped_tracker.update_state(1 - taken)
         self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
 
     def check_not_lost(self, most_skipped: int) -> None:
@@ -333,11 +332,11 @@ class DiffusionModel(keras.Model):
                 f"{float(self.optimizer.learning_rate.numpy()):g}. Try a smaller learning rate, or a longer warm-up"
             )
 
-    def _update_ema(self):
+    def _update_ema(self, is_finite):
         step = tf.cast(self.step, tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
         for average, weight in zip(self.ema_network.weights, self.network.weights, strict=True):
-            average.assign(weight + momentum * (average - weight))
+            average.assign(tf.where(is_finite, weight + momentum * (average - weight), average))
 
     # Algorithm 2: sampling.
 
@@ -426,11 +425,16 @@ class DiffusionModel(keras.Model):
             InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
                 steps in a row that had to be skipped.
         """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise InputError(f"`{name}` is not supported: every image counts the same")
+        if replicas > 1 and kwargs.get("validation_split"):
+            raise InputError(f"`validation_split` is for one device; with {replicas} replicas pass `validation_data`")
         if kwargs.get("validation_data") is not None:
             images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
         x = self._checked(x, y)
-        replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
             if hasattr(x, "shape"):
                 seed = self.seed + int(self.step.numpy())  # the same on every worker
@@ -500,20 +504,6 @@ class DiffusionModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
-
-
-class _Steps(keras.metrics.Metric):
-    """A sum of what all replicas say alike."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.total = self.add_variable((), "zeros", aggregation="only_first_replica", name="total")
-
-    def update_state(self, value):
-        self.total.assign_add(value)
-
-    def result(self):
-        return self.total
 
 
 class _StopWhenLost(keras.callbacks.Callback):

@@ -6,9 +6,12 @@ order, with the same arguments.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +19,7 @@ import tensorflow as tf
 
 from kddpm.errors import InputError, WorkerLostError, first_line
 
+_MINUTES_FOR_ALL = 15
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -67,9 +71,32 @@ def _mirrored(cpu_replicas):
 
 
 def _multi_worker(cpu_replicas):
-    if not _workers_of_environment():
+    if not (workers := _workers_of_environment()):
         raise InputError(f"--strategy=multi_worker needs TF_CONFIG in the environment, such as {_EXAMPLE}")
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        with _waiting_for(workers):
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        text = f"--strategy=multi_worker needs the workers of TF_CONFIG, {', '.join(workers)}. Received: "
+        raise InputError(text + first_line(error)) from None
+
+
+@contextlib.contextmanager
+def _waiting_for(workers):
+    """Within it TensorFlow waits for all workers, deaf to Python's signals: Ctrl-C ends it all the same, or a limit."""
+    if len(workers) > 1:
+        print(f"Waiting for {', '.join(workers)}, up to {_MINUTES_FOR_ALL} minutes ...", flush=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGALRM)]
+    signal.alarm(60 * _MINUTES_FOR_ALL)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _tpu(cpu_replicas):
@@ -91,24 +118,35 @@ def _workers_of_environment() -> list[str]:
     try:
         config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]
-        sound = all(re.fullmatch(r".+:\d+", worker) for worker in workers) and set(config["cluster"]) == {"worker"}
-        if not sound or task["type"] != "worker" or not 0 <= int(task["index"]) < len(workers):
+        sound = all(re.fullmatch(r"[^\s/]+:\d+", worker) for worker in workers) and len(set(workers)) == len(workers)
+        if not sound or set(config["cluster"]) != {"worker"} or task["type"] != "worker":
+            raise ValueError
+        if type(task["index"]) is not int or not 0 <= task["index"] < len(workers):
             raise ValueError
         return workers
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"TF_CONFIG must look like {_EXAMPLE}. Received: {text}") from None
+        raise InputError(
+            f"TF_CONFIG must look like {_EXAMPLE}, a chief being worker 0; --strategy=one does without it. "
+            f"Received: {text}"
+        ) from None
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
     """How many processes share the work."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
-    return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", [0]))
+    cluster = strategy.cluster_resolver.cluster_spec().as_dict()
+    return max(1, len(cluster.get("chief", [])) + len(cluster.get("worker", [])))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes and speaks."""
-    return num_workers(strategy) == 1 or strategy.cluster_resolver.task_id == 0
+    if num_workers(strategy) == 1:
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
@@ -123,7 +161,8 @@ def total(strategy: tf.distribute.Strategy, number: int) -> int:
     """The sum of what each worker says."""
     if num_workers(strategy) == 1:
         return number
-    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(float(number)))  # a replica's
+    # Of every replica, in float32, which is exact up to 2^24.
+    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(float(number)))
     mine = strategy.num_replicas_in_sync // num_workers(strategy)
     return round(float(strategy.reduce("SUM", each, axis=None))) // mine
 
@@ -138,11 +177,27 @@ def all_or_none(strategy: tf.distribute.Strategy):
     try:
         yield
     except (InputError, OSError):
-        total(strategy, 1)
+        with contextlib.suppress(tf.errors.OpError):  # of those that are gone already
+            total(strategy, 1)
         raise
     if failed := total(strategy, 0):
         text = "worker" if failed == 1 else "workers"
         raise InputError(f"{failed} other {text} of {num_workers(strategy)} cannot go on, and said why")
+
+
+def check_alike(strategy: tf.distribute.Strategy, what: str, value: str) -> None:
+    """Whether all workers were given the same.
+
+    Raises:
+        InputError: they were not; all of them raise it.
+    """
+    if num_workers(strategy) == 1:
+        return
+    # As numbers whose sums float32 holds exactly: all are alike where everybody's own is the mean.
+    own = np.frombuffer(hashlib.sha256(value.encode(errors="replace")).digest(), np.uint16).astype(np.float32)
+    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(own))
+    if not np.array_equal(strategy.reduce("SUM", each, axis=None), own * strategy.num_replicas_in_sync):
+        raise InputError(f"All workers must be given the same {what}. Received: different ones")
 
 
 _OF_A_LOST_WORKER = (
@@ -150,6 +205,7 @@ _OF_A_LOST_WORKER = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
 )
 
 
@@ -167,15 +223,16 @@ def using(strategy: tf.distribute.Strategy):
         if num_workers(strategy) == 1 or not isinstance(error, _OF_A_LOST_WORKER):
             raise
         raise WorkerLostError(
-            f"Another worker of the {num_workers(strategy)} was lost: {_lost(error)}. Start all of them again with the "
-            "same command: they go on from the last checkpoint"
+            f"Another worker of the {num_workers(strategy)} was lost: {_lost(strategy, error)}. Start all of them "
+            "again with the same command"
         ) from None
 
 
-def _lost(error) -> str:
-    """Its name in the error, as far as it has one."""
-    found = re.findall(r"/job:worker/replica:0/task:(\d+)", str(error))
-    return f"task {found[0]} does not answer" if found else "it does not answer"
+def _lost(strategy, error) -> str:
+    """Who, as far as the error says; where it says so, it names this worker too."""
+    found = {int(task) for task in re.findall(r"/job:worker/replica:0/task:(\d+)", str(error))}
+    others = sorted(found - {strategy.cluster_resolver.task_id})
+    return f"worker {others[0]} does not answer" if others else "it does not answer"
 
 
 class Rows:

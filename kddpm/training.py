@@ -61,7 +61,8 @@ def train(
     Raises:
         InputError: anything that cannot be trained on; before any training and with nothing overwritten.
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint has been saved.
-        WorkerLostError: another worker ended, or cannot be reached.
+        WorkerLostError: another worker ended, or cannot be reached. A program should then leave by `os._exit`: at an
+            ordinary end TensorFlow waits for the lost one.
     """
     strategy = strategy or tf.distribute.get_strategy()
     run = RunDirectory(run_dir, writes=strategies.is_chief(strategy))
@@ -71,30 +72,24 @@ def train(
         if verbose:
             print(line, flush=True)
 
+    options = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
+    options |= {"skip_bad_images": skip_bad_images, "progress": verbose}
     with strategies.using(strategy):
+        strategies.check_alike(strategy, "configuration", f"{config} {sorted(override_resume)}")
         with strategies.all_or_none(strategy):
             run.check(config, override_resume)
             _check_batch(config, strategy.num_replicas_in_sync)
-            say(f"Reading {image_files.printable(config.dataset)} ...")
-            source = data.load(
-                config.dataset,
-                config.image_size,
-                config.channels,
-                tfds_data_dir=tfds_data_dir,
-                cache_dir=cache_dir or run.data_path,
-                skip_bad_images=skip_bad_images,
-                progress=verbose,
-            )
-            _check_data(config, source)
-            model = _new_model(config, source)
+        say(f"Reading {image_files.printable(config.dataset)} ...")
+        source = _read(config, run, strategy, options)
         with strategies.all_or_none(strategy):
+            model = _new_model(config, source)
             run.start(config, _describe(source), _needed_bytes(model), override_resume)
         with strategies.all_or_none(strategy):
-            run.check_same_data(_describe(source))
             circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
-            checkpoints = Checkpoints(run, model, circumstances, _warn)
+            checkpoints = Checkpoints(run, model, circumstances, _warn if run.writes else lambda line: None)
             start = checkpoints.restore()
-        run.forget_rows_after(start)
+            run.forget_rows_after(start)
+        strategies.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
@@ -103,6 +98,16 @@ def train(
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
     return model
+
+
+def _read(config, run, strategy, options):
+    """The images. Where they need a cache, the worker that writes makes it, and the others find it."""
+    for turn in (True, False):
+        with strategies.all_or_none(strategy):
+            if run.writes is turn:
+                source = data.load(config.dataset, config.image_size, config.channels, **options)
+                _check_data(config, source)
+    return source
 
 
 def _new_model(config, source):

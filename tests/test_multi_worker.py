@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -96,7 +95,7 @@ def command(run_dir, *flags):
     return [
         str(ROOT / "train.py"), "--strategy=multi_worker", "--preset=digits", "--width=8", "--multipliers=1",
         "--attention_resolutions=", "--batch_size=12", "--steps=40", "--checkpoint_every=10", "--sample_every=20",
-        "--num_timesteps=20", "--sampling_steps=5", "--log_every=5", "--num_classes=10", f"--run_dir={run_dir}", *flags,
+        "--num_timesteps=20", "--sampling_steps=5", "--log_every=7", "--num_classes=10", f"--run_dir={run_dir}", *flags,
     ]  # fmt: skip
 
 
@@ -120,19 +119,18 @@ def finished(run_dir, workers):
     return results
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_bits(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "lost"), [(2, 1), pytest.param(3, 0, marks=pytest.mark.slow)])
+def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_bits(tmp_path, workers, lost):
     for _, output in finished(tmp_path / "straight", workers)[1:]:
         assert "parameters" not in output  # the chief alone speaks of the run
     broken = tmp_path / "broken"
     processes = start(command(broken), workers)
     wait_for(broken / "checkpoints" / "step_0000010.json", processes)
-    processes[1].send_signal(signal.SIGKILL)
-    began = time.monotonic()
-    results = ended(processes, BOUND)
-    assert time.monotonic() - began < BOUND and results.pop(1)[0] == -9
+    processes[lost].send_signal(signal.SIGKILL)
+    results = ended(processes, BOUND)  # -9 of those that are late
+    assert results.pop(lost)[0] == -9
     for status, output in results:
-        assert status == 3 and "Start all of them again with the same command" in output, output
+        assert status == 3 and f"worker {lost} does not answer. Start all of them again" in output, output
         assert "Traceback" not in output
     results = finished(broken, workers)
     assert "Going on after step" in results[0][1]
@@ -140,7 +138,15 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
         np.testing.assert_array_equal(one, other)
     assert (broken / "metrics.csv").read_bytes() == (tmp_path / "straight" / "metrics.csv").read_bytes()
     with open(broken / "metrics.csv", newline="") as stream:
-        assert [row["step"] for row in csv.DictReader(stream)] == [str(step) for step in range(5, 41, 5)]
+        assert [row["step"] for row in csv.DictReader(stream)] == [*(str(step) for step in range(7, 41, 7)), "40"]
+    sampled = [str(ROOT / "sample.py"), "--strategy=multi_worker", f"--run_dir={broken}", "--seeds=0-4", "--out="]
+    for out, processes in (
+        ("alone.npz", [subprocess.Popen([sys.executable, sampled[0], *sampled[2:-1], f"--out={tmp_path}/alone.npz"])]),
+        ("group.npz", start([*sampled[:-1], f"--out={tmp_path}/group.npz"], workers)),
+    ):
+        assert all(status == 0 for status, _ in ended(processes, 300)), out
+    with np.load(tmp_path / "alone.npz") as alone, np.load(tmp_path / "group.npz") as group:
+        assert np.abs(alone["images"].astype(int) - group["images"]).max() <= 1
 
 
 def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
@@ -149,15 +155,58 @@ def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     for status, output in ended(processes, BOUND):
         assert status == 128 + signal.SIGTERM, output
-    newest = max((tmp_path / "run" / "checkpoints").glob("*.json"))
-    assert json.loads(newest.read_text())["step"] > 10
+    steps = sorted(json.loads(path.read_text())["step"] for path in (tmp_path / "run" / "checkpoints").glob("*.json"))
+    assert steps[-1] > 10 and steps[-1] % 10 == 1  # they ask each other at every tenth, from the first on
+
+
+ONE_BROKEN = """
+import json, os, runpy, sys
+from kddpm import data
+from kddpm.errors import InputError
+
+def load(*arguments, **options):
+    raise InputError("this disk is broken")
+
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    data.load = load
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_what_one_worker_cannot_do_ends_all(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").touch()
-    flags = ["--steps=1"]
-    statuses = ended(start(command(tmp_path / "run", *flags), 2), BOUND)
-    assert [status for status, _ in statuses] == [2, 2]
-    assert all("--run_dir must be new, empty or a run of train.py" in output for _, output in statuses)
-    assert os.listdir(tmp_path / "run") == ["notes.txt"]
+    (tmp_path / "script.py").write_text(ONE_BROKEN)
+    chief, other = ended(start([str(tmp_path / "script.py"), *command(tmp_path / "run")], 2), BOUND)
+    assert chief[0] == 2 and "train.py: 1 other worker of 2 cannot go on, and said why" in chief[1]
+    assert other[0] == 2 and "train.py: this disk is broken" in other[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_with_other_flags_are_refused(tmp_path):
+    (tmp_path / "script.py").write_text(ONE_BROKEN.replace("data.load = load", "sys.argv.append('--batch_size=24')"))
+    for status, output in ended(start([str(tmp_path / "script.py"), *command(tmp_path / "run")], 2), BOUND):
+        assert status == 2 and "All workers must be given the same command line. Received: different" in output, output
+
+
+def test_a_worker_that_never_comes_is_waited_for_until_ctrl_c(tmp_path):
+    (process, missing) = start(command(tmp_path / "run"), 2)
+    missing.kill()
+    missing.wait()
+    for line in process.stdout:
+        if line.startswith("Waiting for 127.0.0.1:"):
+            break
+    time.sleep(3)  # until it waits in TensorFlow
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=BOUND) == -signal.SIGINT
+
+
+def test_the_launcher_shows_the_chief_and_the_errors_of_all(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys; index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+        "print('x' * 300_000 if index else 'the chief'); print('wrong', file=sys.stderr); sys.exit(3 * index)"
+    )
+    launcher = [sys.executable, "-m", "kddpm.local_cluster", "--workers=3", script]
+    result = subprocess.run(launcher, capture_output=True, text=True, timeout=BOUND)
+    assert (result.returncode, result.stdout) == (3, "[0] the chief\n")
+    assert sorted(result.stderr.splitlines()) == ["[0] wrong", "[1] wrong", "[2] wrong"]

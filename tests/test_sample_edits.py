@@ -252,7 +252,7 @@ INPAINT = ["--inpaint=a.png", "--mask=mask.png"]
         (["--interpolate=a.png"], "--interpolate must name two pictures, A.png,B.png. Received: 1, a.png"),
         (["--interpolate=three.npz"], "--interpolate must name two pictures, A.png,B.png. Received: 3, three.npz"),
         (["--variations=no.png"], "--variations: cannot read no.png: No such file or directory"),
-        (["--variations=no.npz"], "--variations=no.npz: expected a NumPy .npz archive; no such file: no.npz"),
+        (["--variations=no.npz"], "--variations=no.npz: expected a NumPy .npz archive; no such file"),
         (["--variations=three.npz.png"], "--variations: cannot read three.npz.png: No such file"),
         (["--inpaint=a.png", "--mask=three.npz"], "--mask: cannot read three.npz: not a readable image; expected png"),
         (["--inpaint=a.png", "--mask=large_mask.png"], "--mask must be 8x8, as the picture is. Received: large"),
