@@ -24,7 +24,7 @@ class Sum(_Tally):
 
     def result(self):
         """The sum."""
-        return self.total
+        return self.total + 0.0  # a tensor
 
 
 class Mean(_Tally):

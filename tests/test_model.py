@@ -704,6 +704,28 @@ for strategy in (tf.distribute.get_strategy(), mirrored):
     skipped = model.fit(images, batch_size=8, verbose=0).history["skipped_steps"]
     same = all(np.array_equal(a, b) for a, b in zip(spoilt, model.network.get_weights()))
     lost.append([skipped, same, int(model.optimizer.iterations.numpy()) == iterations, int(model.step.numpy())])
+# Means that are saved and restored within a row of metrics.csv go on to the same bits.
+with mirrored.scope():
+    model = kddpm.DiffusionModel(OneConv(), kddpm.schedules.linear(20, 1e-3, 0.5))
+
+
+@tf.function
+def account(value):
+    mirrored.run(lambda: model._account(value, value / 3, tf.constant(True)))
+
+
+rows = []
+for restored in (False, True):
+    rng = np.random.default_rng(0)
+    for row in range(20):
+        model.reset_metrics()
+        for step in range(12):
+            if restored and step == 7:
+                for variable, value in [(v, v.numpy()) for metric in model.metrics for v in metric.variables]:
+                    variable.assign(value)
+            account(tf.constant(rng.random(), tf.float32))
+        rows.append([float(metric.result()) for metric in model.metrics])
+print(json.dumps([rows[:20], rows[20:]]))
 print(json.dumps(lost))
 print(json.dumps(results))
 """
@@ -728,6 +750,8 @@ def test_two_replicas_train_like_one(tmp_path):
     # Importance sampling, label dropout and a learned variance; both remember the 160 losses beside the 200 given.
     assert [counts for _, counts in everything["seen"]] == [360, 360]
     assert everything["seen_apart"] < 1e-6 and abs(everything["seen"][0][0] - 21) > 0.1
+    straight, restored = json.loads(run.stdout.splitlines()[-3])
+    assert straight == restored and all(0 < loss < 1 for loss, *_ in straight)
     one, two = json.loads(run.stdout.splitlines()[-2])
     assert one == two == [[5.0], True, True, 10]
 

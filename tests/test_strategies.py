@@ -176,6 +176,21 @@ def test_batches_that_replicas_cannot_share_are_refused(x, batch_size, text):
         model.fit(x, batch_size=batch_size)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"validation_split": 0.5}, "`validation_split` is for one device; with 2 replicas pass `validation_data`"),
+        ({"sample_weight": np.ones(8)}, "`sample_weight` is not supported: every image counts the same"),
+        ({"class_weight": {0: 1.0}}, "`class_weight` is not supported: every image counts the same"),
+    ],
+)
+def test_what_fit_does_not_know_is_refused(arguments, text):
+    model = model_of(Two())
+    model.compile("adam")
+    with pytest.raises(InputError, match=text):
+        model.fit(np.zeros((8, 8, 8, 1), np.uint8), batch_size=4, **arguments)
+
+
 def test_a_run_whose_batch_cannot_be_shared_names_its_flags():
     config = presets.make_config("digits", batch_size=64, accumulation=4)
     training._check_batch(config, 2)
