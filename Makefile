@@ -53,7 +53,7 @@ multi-worker-demo: $(INSTALLED)
 	@$(BIN)/python $(GROUP) sample.py --strategy=multi_worker --run_dir=demo/group --seeds=0-63 --out=demo/group.png
 	@echo
 	@echo "64 digits after 1,000 steps of two workers   demo/group.png"
-	@echo "the same command again goes on where it was  make multi-worker-demo, after a worker was killed"
+	@echo "killed in between, it goes on where it was   make multi-worker-demo"
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
