@@ -11,6 +11,7 @@ bits_by_term  where the bits per dimension of Gaussian data come from; of a run,
 estimators    how noisy three estimates of the variational bound are, and their gradients
 """
 
+import gc
 import os
 import pathlib
 
@@ -278,6 +279,7 @@ def _subplots(width, height, columns=1, rows=1, dpi=_DPI):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    gc.collect()  # earlier figures: each is a net of circles, a megabyte that Python finds late
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)

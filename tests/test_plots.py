@@ -1,3 +1,4 @@
+import gc
 import pathlib
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -229,3 +231,15 @@ def test_importing_the_room_defines_no_flags():
     program = "from absl import flags; import kddpm.plots; print({'out', 'only'} & set(flags.FLAGS))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "set()\n", result.stderr
+
+
+def test_a_long_run_does_not_gather_figures(tmp_path):
+    rows = [{"step": str(step), "loss": "0.1"} for step in range(1, 9)]
+    gc.collect()
+    gc.disable()  # Python itself looks for them late
+    try:
+        for _ in range(4):
+            plots.loss_curve(rows, tmp_path / "loss.png")
+        assert sum(isinstance(each, Figure) for each in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
