@@ -89,10 +89,9 @@ def serve(folder: pathlib.Path, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--port must be a free port of this machine. Received: {port} ({reason})") from None
-    with server:
+    with server, contextlib.suppress(KeyboardInterrupt):
         print(f"http://localhost:{server.server_port}/  (Ctrl-C ends it)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 class Server(http.server.ThreadingHTTPServer):
