@@ -129,14 +129,13 @@ def start_strategy():
     """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
     check_least(cpu_replicas=1)
     start_tensorflow()
-    wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
-    with contextlib.nullcontext() if wanted else _held_back_stderr():
-        from kddpm import strategies
+    from kddpm import strategies
 
-        strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
+    strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
     if text := strategies.describe(strategy):
         print(text, flush=True)
-    strategies.check_alike(strategy, "command line", " ".join(sys.argv[1:]))
+    with strategies.using(strategy):
+        strategies.check_alike(strategy, "command line", " ".join(sys.argv[1:]))
     return strategy
 
 

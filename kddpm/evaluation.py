@@ -89,19 +89,15 @@ def evaluate(
         config, trained_on = run.read()
         spec = dataset or config.dataset
         say(f"Reading {image_files.printable(spec)} ...")
-        # The run's own data by the run's own arguments: a cache of them serves both.
-        own = spec == config.dataset
-        height, width, channels = trained_on["image_shape"]
-        source = data.load(
+        source = _read(
             spec,
-            config.image_size if own else (height, width),
-            config.channels if own else channels,
+            config,
+            trained_on,
             tfds_data_dir=tfds_data_dir,
             cache_dir=cache_dir or run.data_path,
             skip_bad_images=skip_bad_images,
             progress=verbose,
         )
-        _check(source, config, trained_on)
         model = checkpoints.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
     facts = {
@@ -124,6 +120,16 @@ def evaluate(
         with strategies.using(strategy):
             results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
     return results
+
+
+def _read(spec: str, config: presets.TrainConfig, trained_on: dict, **options) -> data.ImageData:
+    """Images that the run can be asked about; its own data by its own arguments: a cache of them serves both."""
+    own = spec == config.dataset
+    height, width, channels = trained_on["image_shape"]
+    size = config.image_size if own else (height, width)
+    source = data.load(spec, size, config.channels if own else channels, **options)
+    _check(source, config, trained_on)
+    return source
 
 
 def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:

@@ -148,8 +148,13 @@ class DiffusionModel(keras.Model):
         return self.network(inputs, training=training)
 
     def compile(self, optimizer="adam", **kwargs):
-        """Keras's `compile`; the loss is the model's own, and float16, whose range is too small for gradients, is
-        refused."""
+        """Keras's `compile`; the loss is the model's own.
+
+        Raises:
+            InputError: a loss or metrics; float16, whose range is too small for gradients; an optimizer that clips,
+                accumulates, averages or scales, which is the model's to do; XLA, or several steps a call, with several
+                replicas.
+        """
         if kwargs.get("loss") is not None:
             raise InputError(
                 f"`loss` follows from the model's `prediction` and `weighting`. Received: loss={kwargs['loss']!r}"

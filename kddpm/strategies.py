@@ -161,10 +161,14 @@ def total(strategy: tf.distribute.Strategy, number: int) -> int:
     """The sum of what each worker says."""
     if num_workers(strategy) == 1:
         return number
-    # Of every replica, in float32, which is exact up to 2^24.
-    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(float(number)))
     mine = strategy.num_replicas_in_sync // num_workers(strategy)
-    return round(float(strategy.reduce("SUM", each, axis=None))) // mine
+    return round(float(_summed(strategy, np.float32(number)))) // mine
+
+
+def _summed(strategy, own: np.ndarray) -> np.ndarray:
+    """Over all replicas, in float32, which is exact up to 2^24."""
+    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(own))
+    return strategy.reduce("SUM", each, axis=None).numpy()
 
 
 @contextlib.contextmanager
@@ -195,8 +199,7 @@ def check_alike(strategy: tf.distribute.Strategy, what: str, value: str) -> None
         return
     # As numbers whose sums float32 holds exactly: all are alike where everybody's own is the mean.
     own = np.frombuffer(hashlib.sha256(value.encode(errors="replace")).digest(), np.uint16).astype(np.float32)
-    each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(own))
-    if not np.array_equal(strategy.reduce("SUM", each, axis=None), own * strategy.num_replicas_in_sync):
+    if not np.array_equal(_summed(strategy, own), own * strategy.num_replicas_in_sync):
         raise InputError(f"All workers must be given the same {what}. Received: different ones")
 
 

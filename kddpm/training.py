@@ -263,7 +263,7 @@ class _StopSignals(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         alone = strategies.num_workers(self.strategy) == 1
-        if (alone and self.mine) or (batch % _STEPS_TO_A_STOP == 0 and strategies.total(self.strategy, self.mine)):
+        if (alone or batch % _STEPS_TO_A_STOP == 0) and strategies.total(self.strategy, self.mine):
             self.received = self.mine or signal.SIGTERM
             self.model.stop_training = True
 

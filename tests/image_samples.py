@@ -49,6 +49,18 @@ def write_zip(path, members):
     return f"zip:{path}"
 
 
+def write_folder(path, members):
+    for name, content in members.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return f"folder:{path}"
+
+
+def write(tmp_path, members, zipped):
+    """The spec of a zip archive, or of a folder to which the members are added."""
+    return write_zip(tmp_path / "a.zip", members) if zipped else write_folder(tmp_path / "in", members)
+
+
 def png_bytes(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")

@@ -3,7 +3,7 @@ import stat
 
 import numpy as np
 import pytest
-from image_samples import GREY, bad_lines, png_bytes, write_zip
+from image_samples import GREY, bad_lines, png_bytes, write, write_zip
 
 from kddpm import data, decoding, image_files
 from kddpm.errors import InputError
@@ -28,14 +28,7 @@ def test_classes_and_order(tmp_path, zipped):
     }
     members |= {"notes.txt": b"", "empty/readme.md": b"", ".hidden.png": b"", "9/._2.png": b"", ".git/a.png": b""}
     members["__MACOSX/9/2.png" if zipped else "9/.cache/x.png"] = b""
-    if zipped:
-        spec = write_zip(tmp_path / "a.zip", members)
-    else:
-        for name, content in members.items():
-            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "in" / name).write_bytes(content)
-        spec = f"folder:{tmp_path}/in"
-    loaded = data.load(spec)
+    loaded = data.load(write(tmp_path, members, zipped))
     assert loaded.images[:, 0, 0, 0].tolist() == [92, 100, 102, 110]
     assert loaded.class_names == ("9", "10") and loaded.labels.tolist() == [0, 0, 1, 1]
 
@@ -204,13 +197,7 @@ def test_every_name_is_a_name(tmp_path, zipped):
     bad = {f"{name[:-4]}/{name}": b"" for name in names}
     good = {f"{name[:-4]}/1{name[-5:]}": png_bytes(np.full((2, 2), i, np.uint8)) for i, name in enumerate(names)}
     for members in (good, bad):
-        if zipped:
-            spec = write_zip(tmp_path / "a.zip", members)
-        else:
-            spec = f"folder:{tmp_path / 'in'}"
-            for name, content in members.items():
-                (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / "in" / name).write_bytes(content)
+        spec = write(tmp_path, members, zipped)
         if members is good:
             loaded = data.load(spec)
             assert len(loaded.images) == len(loaded.class_names) == len(names)

@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from image_samples import GREY, write_zip
+from image_samples import GREY, write
 
 from kddpm import checkpoints, data, decoding, image_cache, presets, runs, training, weights_files
 from kddpm.errors import InputError
@@ -71,16 +71,22 @@ def lambda_model(canary):
 
 
 def test_unpickling_the_payload_makes_the_canary(canary):
-    pickle.loads(pickled(canary))
-    canary.unlink()
-    np.load(io.BytesIO(object_array(canary)), allow_pickle=True)
-    canary.unlink()
-    eval(program(canary))
-    canary.unlink()
+    for run in (
+        lambda: pickle.loads(pickled(canary)),
+        lambda: np.load(io.BytesIO(object_array(canary)), allow_pickle=True),
+        lambda: eval(program(canary)),
+    ):
+        assert not canary.exists()
+        run()
+        assert canary.exists()
+        canary.unlink()
 
 
 def test_loading_the_model_in_unsafe_mode_makes_the_canary(canary):
-    keras.models.load_model(lambda_model(canary), safe_mode=False)
+    path = lambda_model(canary)
+    assert not canary.exists()
+    keras.models.load_model(path, safe_mode=False)
+    assert canary.exists()
     canary.unlink()
 
 
@@ -366,13 +372,7 @@ def test_names_are_not_commands(tmp_path, canary, zipped, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = shell(canary)
     members = {f"{name}/{name}": GREY, f"b/{name}": b"", "c/-rf.png": GREY, "c/%s{0}%n.png": GREY}
-    if zipped:
-        spec = write_zip(tmp_path / "a.zip", members)
-    else:
-        spec = f"folder:{tmp_path / 'in'}"
-        for member, content in members.items():
-            (tmp_path / "in" / member).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "in" / member).write_bytes(content)
+    spec = write(tmp_path, members, zipped)
     loaded = data.load(spec, skip_bad_images=True)
     assert len(loaded.images) == 3
     with pytest.raises(InputError, match="1 of 4 image files cannot be used"):
