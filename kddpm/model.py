@@ -1,7 +1,7 @@
 """`DiffusionModel`: a Keras model whose `fit` is Algorithm 1 and whose `generate` is Algorithm 2 of Ho et al. 2020.
 
 Every random draw is a function of (seed, step): the timesteps, the noise and the dropout masks of training step k come
-from `fold_in(fold_in(seed, purpose), k)`, so nothing has to be saved for a run to continue as if it had never stopped.
+from `fold_in((seed, purpose), k)`, so nothing has to be saved for a run to continue as if it had never stopped.
 """
 
 import warnings
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kddpm import (
     descent,
+    draws,
     editing,
     exporting,
     generation,
@@ -22,13 +23,13 @@ from kddpm import (
     parametrization,
     samplers,
     schedules,
+    strategies,
     tallies,
 )
 from kddpm import images as kd_images
 from kddpm.errors import InputError
 from kddpm.process import GaussianDiffusion
 
-_TRAIN, _TEST = 0, 1  # purposes of random draws
 _MOST_SKIPPED = 10  # steps in a row
 _LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 
@@ -165,31 +166,9 @@ class DiffusionModel(keras.Model):
             raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
         descent.check_optimizer(keras.optimizers.get(optimizer))
         super().compile(optimizer=optimizer, **kwargs)
-        self._check_strategy()
+        strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
         # Slots made now rather than in the first step: that step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
-
-    def _check_strategy(self):
-        """Whether the model's strategy can do what `compile` was asked for."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
-            if self.jit_compile:
-                raise InputError(
-                    "`jit_compile` must be False on a TPU, which compiles all that it runs. Received: True"
-                )
-            return
-        if replicas == 1:
-            return
-        if self.jit_compile:
-            raise InputError(
-                f"`jit_compile` must be False with {replicas} replicas, whose gradients meet where XLA cannot. "
-                "Received: True"
-            )
-        if self.steps_per_execution > 1:
-            raise InputError(
-                f"`steps_per_execution` must be 1 with {replicas} replicas, which cannot meet within a loop. "
-                f"Received: {self.steps_per_execution}"
-            )
 
     def _maybe_symbolic_build(self, *args, **kwargs):
         # There is nothing left to build. Under a strategy Keras's own would draw a batch from the data, so that their
@@ -210,19 +189,19 @@ class DiffusionModel(keras.Model):
     def train_step(self, data):
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
-        draws = self._draw(_TRAIN, self.step, x_0, label)
+        drawn = self._draw(draws.TRAINING, self.step, x_0, label)
         weights = self.network.trainable_variables
 
         def loss_of(x_0, t, weight, noise, label, seed):
             losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
             return tf.reduce_mean(weight * losses), losses
 
-        loss, losses, gradients = descent.loss_and_gradients(loss_of, weights, [x_0, *draws], self.accumulation)
+        loss, losses, gradients = descent.loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
         global_loss, *gradients = descent.averaged([loss, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
         descent.descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
-        self._remember(draws[0], losses, is_finite)
+        self._remember(drawn.t, losses, is_finite)
         self._update_ema(is_finite)
         self.step.assign_add(1)
         self.last_loss.assign(global_loss)
@@ -232,8 +211,8 @@ class DiffusionModel(keras.Model):
     def test_step(self, data):
         """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
-        t, _, noise, _, _ = self._draw(_TEST, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
-        arrays = [x_0, t, noise, label]
+        drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
+        arrays = [x_0, drawn.t, drawn.noise, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get nothing of a last batch, and a network needs at least one image.
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
@@ -274,31 +253,16 @@ class DiffusionModel(keras.Model):
         return kd_images.to_float(images) if images.dtype == tf.uint8 else tf.cast(images, tf.float32), label
 
     def _draw(self, purpose, index, x_0, label):
-        """What one step draws, of the global batch and sliced by replica: t (B,) and its weight, noise (B, H, W, C),
-        labels of which some are dropped, and seeds of dropout (B,)."""
-        fold_in = tf.random.experimental.stateless_fold_in
-        seed = fold_in(tf.constant([self.seed, purpose], tf.int32), index)
-        size = tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
-        first, batch = descent.place_of(size)
-
-        def mine(draw):  # of a size that stays static where the batch's is, as TPUs want it
-            return draw if batch is size else tf.slice(draw, [first, *[0] * (draw.ndim - 1)], [size, *draw.shape[1:]])
-
-        if purpose == _TRAIN and self.timestep_sampling == "importance":
+        is_training = purpose == draws.TRAINING
+        shares = None
+        if is_training and self.timestep_sampling == "importance":
             shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
-            uniform = tf.random.stateless_uniform([batch], fold_in(seed, 0))
-            ends = tf.cumsum(shares)
-            t = tf.searchsorted(ends[:-1], uniform * ends[-1], side="right", out_type=tf.int32)
-            weight = 1 / (self.schedule.num_timesteps * tf.gather(shares, t))
-        else:
-            t = tf.random.stateless_uniform([batch], fold_in(seed, 0), 0, self.schedule.num_timesteps, dtype=tf.int32)
-            weight = tf.ones([batch])
-        noise = tf.random.stateless_normal([batch, *x_0.shape[1:]], fold_in(seed, 1))
-        if self.label_dropout and purpose == _TRAIN:
-            dropped = mine(tf.random.stateless_uniform([batch], fold_in(seed, 3))) < self.label_dropout
-            label = tf.where(dropped, self.network.num_classes, label)
-        dropout = tf.random.stateless_uniform([batch], fold_in(seed, 2), 0, 2**31 - 1, dtype=tf.int32)
-        return mine(t), mine(weight), mine(noise), label, mine(dropout)
+        return draws.draw(
+            self.seed, purpose, index, x_0, label, self.schedule.num_timesteps,
+            shares=shares,
+            label_dropout=self.label_dropout if is_training else 0.0,
+            no_class=self.network.num_classes,
+        )  # fmt: skip
 
     def _remember(self, t, losses, is_finite):
         """What importance sampling wants to know: how large the losses of each t were, in the global batch."""

@@ -188,9 +188,12 @@ class RunDirectory:
         if not self.writes or not self.metrics_path.exists():
             return
         rows = self.rows()
+        header = [
+            ",".join(row) for row in rows[:1]
+        ]  # none where a kill came before the first row: the next one adds it
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
         with replacing(self.metrics_path) as beside:
-            beside.write_text("".join(f"{line}\r\n" for line in [",".join(rows[0]), *lines] if rows), newline="")
+            beside.write_text("".join(f"{line}\r\n" for line in [*header, *lines]), newline="")
 
 
 @contextlib.contextmanager

@@ -43,6 +43,31 @@ def make(name: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
     return _MAKERS[name](cpu_replicas)
 
 
+def check_compiled(strategy: tf.distribute.Strategy, jit_compile: bool, steps_per_execution: int) -> None:
+    """Whether a strategy can do what a model's `compile` was asked for.
+
+    Raises:
+        InputError: it cannot, with the reason.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        if jit_compile:
+            raise InputError("`jit_compile` must be False on a TPU, which compiles all that it runs. Received: True")
+        return
+    if replicas == 1:
+        return
+    if jit_compile:
+        raise InputError(
+            f"`jit_compile` must be False with {replicas} replicas, whose gradients meet where XLA cannot. "
+            "Received: True"
+        )
+    if steps_per_execution > 1:
+        raise InputError(
+            f"`steps_per_execution` must be 1 with {replicas} replicas, which cannot meet within a loop. "
+            f"Received: {steps_per_execution}"
+        )
+
+
 def _largest(cpu_replicas: int) -> str:
     if len(_workers_of_environment()) > 1:
         return "multi_worker"

@@ -13,8 +13,8 @@ from networks import OneConv, T
 
 import kddpm
 from kddpm import data, images, noise, objectives, parametrization, samplers, schedules, walks
+from kddpm.draws import EVALUATION, TRAINING
 from kddpm.errors import InputError
-from kddpm.model import _TEST, _TRAIN
 
 SHAPE = (4, 4, 1)
 
@@ -90,29 +90,29 @@ def test_the_reported_loss_is_l_simple_of_the_draws(classes):
     history = train(model, x, y)
     assert set(history) == {"loss", "gradient_norm", "skipped_steps"}
     labels = [None if classes is None else y[4 * k : 4 * k + 4] for k in range(3)]
-    by_hand = [loss_by_hand(model, model.network, x[4 * k : 4 * k + 4], _TRAIN, k, labels[k]) for k in range(3)]
+    by_hand = [loss_by_hand(model, model.network, x[4 * k : 4 * k + 4], TRAINING, k, labels[k]) for k in range(3)]
     np.testing.assert_allclose(history["loss"], [np.mean(by_hand)], rtol=1e-5)
-    by_hand = [loss_by_hand(model, model.ema_network, x[i : i + 4], _TEST, i, labels[i // 4]) for i in (0, 4, 8)]
+    by_hand = [loss_by_hand(model, model.ema_network, x[i : i + 4], EVALUATION, i, labels[i // 4]) for i in (0, 4, 8)]
     np.testing.assert_allclose(evaluate(model, x, y), np.mean(by_hand), rtol=1e-5)
 
 
 def test_draws_depend_on_seed_purpose_and_step_alone():
     x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
 
-    def drawn(purpose=_TRAIN, step=3, seed=5):
+    def drawn(purpose=TRAINING, step=3, seed=5):
         model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5)
         t, _, eps, label, dropout_seed = draw(model, purpose, step, x_0, y)
         return [part.tolist() for part in (t, eps, label, dropout_seed)]
 
     assert drawn() == drawn()
-    for other in (drawn(purpose=_TEST), drawn(step=4), drawn(seed=6)):
+    for other in (drawn(purpose=EVALUATION), drawn(step=4), drawn(seed=6)):
         assert all(a != b for a, b in zip(drawn(), other, strict=True))
 
 
 def test_draws_are_uniform_timesteps_and_standard_normal_noise():
     """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
     n = 20_000
-    t, weight, eps, _, _ = draw(small(), _TRAIN, 0, np.zeros((n, *SHAPE), np.float32))
+    t, weight, eps, _, _ = draw(small(), TRAINING, 0, np.zeros((n, *SHAPE), np.float32))
     shares = np.bincount(t, minlength=T) / n
     assert len(shares) == T and (abs(shares - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
     np.testing.assert_array_equal(weight, 1)
@@ -130,20 +130,20 @@ def test_the_share_of_labels_that_is_dropped(rate, timestep_sampling):
     if timestep_sampling == "importance":
         give_history(model)
     x_0, y = np.zeros((n, *SHAPE), np.float32), np.arange(n) % 3
-    t, _, eps, label, _ = draw(model, _TRAIN, 0, x_0, y)
+    t, _, eps, label, _ = draw(model, TRAINING, 0, x_0, y)
     dropped = label == 3  # "no class"
     assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
     np.testing.assert_array_equal(label[~dropped], y[~dropped])
     # Whether a label goes says nothing about the class, the timestep or the noise.
     for other in (y, t, eps.mean((1, 2, 3))):
         assert abs(np.corrcoef(dropped, other)[0, 1]) < 5 / np.sqrt(n)
-    np.testing.assert_array_equal(draw(model, _TEST, 0, x_0, y)[3], y)  # evaluation shows every class
+    np.testing.assert_array_equal(draw(model, EVALUATION, 0, x_0, y)[3], y)  # evaluation shows every class
 
 
 def test_no_label_is_dropped_where_none_is_to_be():
     x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
-    np.testing.assert_array_equal(draw(small(network={"num_classes": 3}, label_dropout=0.0), _TRAIN, 0, x_0, y)[3], y)
-    assert draw(small(label_dropout=0.5), _TRAIN, 0, x_0)[3] is None
+    np.testing.assert_array_equal(draw(small(network={"num_classes": 3}, label_dropout=0.0), TRAINING, 0, x_0, y)[3], y)
+    assert draw(small(label_dropout=0.5), TRAINING, 0, x_0)[3] is None
 
 
 class Replica:
@@ -158,12 +158,12 @@ def test_replicas_share_the_draws_of_the_global_batch(make_model, monkeypatch, t
     if timestep_sampling == "importance":
         give_history(model)
     x_0, y = np.zeros((16, 8, 8, 1), np.float32), np.arange(16) % 3
-    whole = draw(model, _TRAIN, 3, x_0, y)
+    whole = draw(model, TRAINING, 3, x_0, y)
     assert 0 < np.sum(whole[3] == 3) < 16
     for replica in range(2):
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica, 2))
         mine = slice(8 * replica, 8 * replica + 8)
-        for part, of_all in zip(draw(model, _TRAIN, 3, x_0[mine], y[mine]), whole, strict=True):
+        for part, of_all in zip(draw(model, TRAINING, 3, x_0[mine], y[mine]), whole, strict=True):
             np.testing.assert_array_equal(part, of_all[mine])
     assert len(set(whole[-1])) == 16  # seeds of dropout
 
@@ -183,11 +183,11 @@ def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
     """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
     n, model = 20_000, small(timestep_sampling="importance")
     x_0 = np.zeros((n, *SHAPE), np.float32)
-    t, weight, *_ = draw(model, _TRAIN, 0, x_0)
+    t, weight, *_ = draw(model, TRAINING, 0, x_0)
     np.testing.assert_allclose(weight, 1, rtol=1e-6)  # nothing has been seen
     assert (abs(np.bincount(t, minlength=T) / n - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
     expected = give_history(model)
-    t, weight, *_ = draw(model, _TRAIN, 0, x_0)
+    t, weight, *_ = draw(model, TRAINING, 0, x_0)
     shares = np.bincount(t, minlength=T) / n
     assert (abs(shares - expected) < 5 * np.sqrt(expected / n)).all()
     np.testing.assert_allclose(weight, 1 / (T * expected[t]), rtol=1e-5)
@@ -196,7 +196,7 @@ def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
         sample = weight * values[t]
         assert abs(sample.mean() - values.mean()) < 5 * sample.std() / np.sqrt(n)
     np.testing.assert_array_equal(  # evaluation stays uniform
-        draw(model, _TEST, 0, x_0)[0], draw(small(), _TEST, 0, x_0)[0]
+        draw(model, EVALUATION, 0, x_0)[0], draw(small(), EVALUATION, 0, x_0)[0]
     )
 
 
@@ -208,7 +208,7 @@ def test_training_remembers_the_losses_of_each_t():
     x = pictures(12)
     for k in range(3):
         x_0 = images.to_float(x[4 * k : 4 * k + 4])
-        t, weight, eps, _, _ = draw(model, _TRAIN, k, x_0)
+        t, weight, eps, _, _ = draw(model, TRAINING, k, x_0)
         x_t = model.diffusion.q_sample(x_0, t, eps)
         losses = np.square(eps - model.network([x_t, t]).numpy()).mean((1, 2, 3))
         squares, counts = objectives.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)
@@ -352,7 +352,7 @@ def test_impossible_momenta(momentum):
 
 
 def gradients_by_hand(model, x, y):
-    t, weight, eps, label, _ = draw(model, _TRAIN, 0, x, y)
+    t, weight, eps, label, _ = draw(model, TRAINING, 0, x, y)
     x_t = model.diffusion.q_sample(images.to_float(x), t, eps)
     with tf.GradientTape() as tape:
         losses = tf.reduce_mean(tf.square(model.network([x_t, t, label]) - eps), (1, 2, 3))

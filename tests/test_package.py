@@ -18,7 +18,7 @@ FILES = {path.stem: path for path in (ROOT / "kddpm").glob("*.py")}
 FLOORS = [
     {"errors", "files", "schedules", "parametrization", "process", "objectives", "noise", "images"}
     | {"progress", "memory", "archives"},
-    {"layers", "unet", "walks", "samplers", "inputs", "descent", "strategies", "tallies"},
+    {"layers", "unet", "walks", "samplers", "inputs", "descent", "draws", "strategies", "tallies"},
     {"generation", "editing", "likelihood", "litert", "parity", "exporting"},
     {"model"},
     {

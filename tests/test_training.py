@@ -19,6 +19,7 @@ import kddpm
 from kddpm import checkpoints, plots, presets, training, weights_files
 from kddpm.errors import InputError
 from kddpm.files import replacing
+from kddpm.runs import RunDirectory
 
 TINY = presets.make_config(
     "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
@@ -314,6 +315,19 @@ def test_a_line_of_metrics_that_was_cut_off_is_written_again(begin, finished):
         stream.write("6,0.3")
     training.train(TINY, run_dir, verbose=False)
     assert (run_dir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_metrics_cut_at_any_byte_are_written_again(tmp_path):
+    run, rows = RunDirectory(tmp_path), [{"step": step, "loss": 0.5} for step in (3, 6)]
+    for row in rows:
+        run.append_row(row)
+    whole = run.metrics_path.read_bytes()
+    for size in range(len(whole) + 1):
+        run.metrics_path.write_bytes(whole[:size])
+        run.forget_rows_after(0)
+        for row in rows:
+            run.append_row(row)
+        assert run.metrics_path.read_bytes() == whole, f"cut after {size} bytes"
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
