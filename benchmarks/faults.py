@@ -32,17 +32,30 @@ def command(run_dir, arguments):
 
 
 def half_written(run_dir):
-    """What is being written, or was when a kill came: `kddpm.files.replacing` has a folder of its own for each."""
-    return {*run_dir.glob("checkpoints/.part-*"), *run_dir.glob(".part-*")}
+    """What a save is writing, or was when a kill came; `kddpm.files.replacing` has a folder of its own for each."""
+    return {*run_dir.glob("checkpoints/.part-*/step_*"), *run_dir.glob(".part-*/ema.weights.*")}
 
 
-def killed(run_dir, arguments, chance, within_a_save):
-    """Start training and kill it; what happened, or None where it ended before."""
+def train(run_dir, arguments):
+    """Train in one go; seconds until the first checkpoint."""
+    process = subprocess.Popen(command(run_dir, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    begun = time.monotonic()
+    while process.poll() is None and not list(run_dir.glob("checkpoints/*.json")):
+        time.sleep(0.1)
+    seconds = time.monotonic() - begun
+    errors = process.communicate()[1]
+    if process.returncode:
+        sys.exit(f"Training ended with {process.returncode}: {errors.decode()[-500:]}")
+    return seconds
+
+
+def killed(run_dir, arguments, chance, seconds, within_a_save):
+    """Start training and kill it, within a save or within so many seconds; what happened, or None where it ended."""
     process = subprocess.Popen(
         command(run_dir, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    begun = len(list(run_dir.glob("checkpoints/*.json")))
-    moment = time.monotonic() + chance.uniform(3, 3 + arguments.seconds)
+    begun = newest(run_dir)
+    moment = time.monotonic() + chance.uniform(0, seconds)
     saves = chance.randint(1, 2)  # in which of the coming saves to strike
     old, seen = half_written(run_dir), set()
     while process.poll() is None:
@@ -59,14 +72,19 @@ def killed(run_dir, arguments, chance, within_a_save):
     process.kill()
     process.wait()
     where = "within a save" if within_a_save else "anywhere"
-    return f"killed {where}, {begun} checkpoints before, {len(list(run_dir.glob('checkpoints/*.json')))} after"
+    return f"killed {where}; the newest checkpoint: {begun} before, {newest(run_dir)} after"
+
+
+def newest(run_dir):
+    """Name of the newest checkpoint, "none" where there is none."""
+    return max((path.stem for path in run_dir.glob("checkpoints/*.json")), default="none")
 
 
 def result_of(run_dir):
     """{what: sha256} of everything that training leaves."""
-    newest = max(run_dir.glob("checkpoints/*.npz"))
+    name = newest(run_dir)
     variables, averages = hashlib.sha256(), hashlib.sha256()
-    with np.load(newest) as archive:
+    with np.load(run_dir / "checkpoints" / f"{name}.npz") as archive:
         for name in sorted(archive.files):
             variables.update(name.encode() + archive[name].tobytes())
     with h5py.File(run_dir / "ema.weights.h5") as file:
@@ -75,7 +93,7 @@ def result_of(run_dir):
         for name in sorted(names):
             averages.update(name.encode() + file[name][()].tobytes())
     return {
-        "step": newest.stem,
+        "step": name,
         "weights, averages, optimizer and step": variables.hexdigest(),
         "ema.weights.h5": averages.hexdigest(),
         "metrics.csv": hashlib.sha256((run_dir / "metrics.csv").read_bytes()).hexdigest(),
@@ -87,23 +105,22 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for both runs; made anew")
     parser.add_argument("--kills", type=int, default=20, help="how often to kill")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of the runs")
-    parser.add_argument("--seconds", type=float, default=15, help="a random kill comes this long after the start")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("flags", nargs="*", help="of train.py, after --")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     straight, broken = arguments.out / "straight", arguments.out / "killed"
-    subprocess.run(command(straight, arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = 2 * train(straight, arguments)  # so that half of the random kills come before the first save
     chance, kills = random.Random(arguments.seed), 0
     while kills < arguments.kills:
-        what = killed(broken, arguments, chance, within_a_save=kills % 2 == 1)
+        what = killed(broken, arguments, chance, seconds, within_a_save=kills % 2 == 1)
         if what is None:
             sys.exit(f"The run ended after {kills} kills: give it more --steps")
         if not what.startswith("killed"):
             sys.exit(f"After {kills} kills training {what}")
         kills += 1
         print(f"{kills:3d} {what}", flush=True)
-    subprocess.run(command(broken, arguments), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    train(broken, arguments)
     expected, received = result_of(straight), result_of(broken)
     print(json.dumps({"in one go": expected, f"after {kills} kills": received}, indent=2))
     same = expected == received
