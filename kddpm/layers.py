@@ -163,7 +163,7 @@ class Dropout(keras.layers.Layer):
         if not 0 <= rate < 1:
             raise InputError(f"`dropout` must lie in [0, 1). Received: {rate}")
         self.rate = rate
-        self._kept_of_65536 = round((1 - rate) * 2**16)
+        self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
         self.built = True
 
     def call(self, x, seed=None, training=False):
@@ -176,8 +176,10 @@ class Dropout(keras.layers.Layer):
         size = math.prod(shape[1:])
         places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
         words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
-        halves = ops.concatenate([words & _LOW_HALF, ops.right_shift(words, 16)], axis=1)
-        kept = ops.reshape(halves[:, :size], shape) < np.uint32(self._kept_of_65536)
+        # Each half of a word decides on an element: the lower ones on the first half of the image, and so on.
+        below = self._kept_of_65536 - 1
+        lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
+        kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
         return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
 
     def compute_output_shape(self, input_shape):

@@ -289,10 +289,15 @@ def test_the_two_halves_of_a_word_and_neighbours_are_uncorrelated():
         assert abs(4 * (a * b).mean()) < 5 / np.sqrt(a.size), name
 
 
-@pytest.mark.parametrize("rate, training", [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize("rate, training", [(0.0, True), (1e-7, True), (0.3, False)])
 def test_where_dropout_is_the_identity(rate, training):
     y = layers.Dropout(rate)(MAP, seed=tf.constant([1, 2]), training=training)
     np.testing.assert_array_equal(y, MAP)
+
+
+def test_the_largest_rate_keeps_one_element_in_65536():
+    y = dropped(ONES, SEEDS, 1 - 1e-7)
+    assert set(np.unique(y)) <= {0, 2**16} and (y != 0).mean() < 2**-13
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
