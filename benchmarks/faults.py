@@ -9,6 +9,7 @@ train.py for both.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -33,7 +34,11 @@ def command(run_dir, arguments):
 
 def half_written(run_dir):
     """What a save is writing, or was when a kill came; `kddpm.files.replacing` has a folder of its own for each."""
-    return {*run_dir.glob("checkpoints/.part-*/step_*"), *run_dir.glob(".part-*/ema.weights.*")}
+    found = set()
+    for pattern in ("checkpoints/.part-*/step_*", ".part-*/ema.weights.*"):
+        with contextlib.suppress(FileNotFoundError):  # of a folder that is gone by the time it is read
+            found.update(run_dir.glob(pattern))
+    return found
 
 
 def train(run_dir, arguments):

@@ -27,7 +27,7 @@ def measure(name, folder, arguments):
     batch = arguments.batch_size or config.batch_size
     run = runs.RunDirectory(folder / name)
     about = {"source": "noise", "digest": "", "images": batch, "image_shape": list(SHAPES[name]), "class_names": []}
-    run.start(config, about, 0)
+    run.write(config, about)
     model = checkpoints.build_model(config, SHAPES[name])
     model.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=config.jit_compile)
     images = np.random.default_rng(0).integers(0, 256, (batch, *SHAPES[name]), np.uint8)

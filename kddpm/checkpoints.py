@@ -88,6 +88,8 @@ class Checkpoints:
             for variable, array in zip(self._variables, arrays, strict=True):
                 variable.assign(array)
             return step
+        if not steps:
+            self._check_new()
         if damaged:
             raise InputError(f"No checkpoint in {self._run.checkpoints_path} can be read: {'; '.join(damaged)}")
         return 0
@@ -129,6 +131,16 @@ class Checkpoints:
         if foreign:
             raise InputError(f"{folder} must hold checkpoints of this version alone. Received: {foreign[0]}")
         return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
+
+    def _check_new(self):
+        """Whether there never was a whole checkpoint: a kill within the first save leaves its arrays, no more."""
+        folder, weights = self._run.checkpoints_path, self._run.weights_path
+        arrays = len(list(folder.glob("step_*.npz")))
+        if arrays > 1 or (weights.exists() and not arrays) or (folder.exists() and not folder.is_dir()):
+            raise InputError(
+                f"{folder} must hold the checkpoints of this run, and holds none that is whole. Bring them back, or "
+                f"begin anew in another --run_dir"
+            )
 
     def _about(self, step) -> Checkpoint:
         about = Checkpoint(**read_json(self._path(step, "json")))

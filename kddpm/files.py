@@ -8,9 +8,15 @@ import pathlib
 import stat
 import tempfile
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from kddpm.errors import InputError
 
 _MOST_JSON_BYTES = 2**25
+PART = ".part-"  # begins the names of the folders of `replacing`
 
 
 @contextlib.contextmanager
@@ -25,7 +31,7 @@ def replacing(path: str | os.PathLike):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=PART, dir=path.parent, ignore_cleanup_errors=True) as folder:
         beside = pathlib.Path(folder) / path.name
         yield beside
         if beside.is_dir() and path.exists():  # a folder is not renamed over another
@@ -40,6 +46,30 @@ def replacing(path: str | os.PathLike):
             os.replace(beside, path)
 
 
+@contextlib.contextmanager
+def held(path: str | os.PathLike):
+    """Hold a file or folder for this process alone: until the block ends, or the process does, however it does.
+
+    Where the system has no such locks the block runs all the same.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # a network disk that does not do this
+                pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def check_regular(path: str | os.PathLike) -> None:
     """Whether there is a file that ends: a pipe or a device may not.
 
@@ -51,17 +81,17 @@ def check_regular(path: str | os.PathLike) -> None:
         raise OSError(f"{os.fspath(path)} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
-def read_json(path: str | os.PathLike):
-    """What a JSON file of at most 32 MiB says.
+def read_json(path: str | os.PathLike, most_bytes: int = _MOST_JSON_BYTES):
+    """What a JSON file says that is no larger than that.
 
     Raises:
         OSError or ValueError: no such file, or no such JSON.
     """
     check_regular(path)
     with open(path, "rb") as file:
-        content = file.read(_MOST_JSON_BYTES + 1)
-    if len(content) > _MOST_JSON_BYTES:
-        raise ValueError(f"it is larger than the {_MOST_JSON_BYTES:,} bytes that are read")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than the {most_bytes:,} bytes that are read")
     try:
         return json.loads(content)
     except RecursionError:

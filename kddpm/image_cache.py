@@ -1,24 +1,30 @@
 """Where decoded images live: in memory, or above a limit in a memory-mapped file that the next start uses again.
 
 The file `images-<hash of the spec>.npy` and the small JSON file beside it are written under other names and renamed,
-the JSON last and removed first, so that a stop at any moment leaves either a whole pair or none.
+the JSON last and removed first, so that a stop at any moment leaves either a whole pair or none. What it leaves of a
+pair that was not finished the next start removes.
 """
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import tokenize
 from collections.abc import Callable
 
 import numpy as np
 
 from kddpm.errors import InputError
+from kddpm.files import check_regular, held, read_json, replacing
 
 MAX_RAM_BYTES = 2 * 2**30
 _DIGEST_BYTES = 2**24
+_MOST_RECORD_BYTES = 2**30  # labels are in it
+_UNFINISHED = ".tmp"  # ends the names of arrays that are being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,21 +112,23 @@ def decoded(
         )
     try:
         os.makedirs(cache_dir, exist_ok=True)
+        _remove_unfinished(stem)
         # A full disk would end a write through a memory map with a signal, not with an exception.
         room = shutil.disk_usage(cache_dir).free
-        handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix="images-", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix=f"{os.path.basename(stem)}-", suffix=_UNFINISHED)
     except OSError as error:
         raise InputError(f"--cache_dir: cannot write to {cache_dir}: {error.strerror}") from None
     os.close(handle)
     try:
-        if room < need:
-            raise InputError(f"--cache_dir: expected {_gib(need)} of free disk for {spec}. Received: {_gib(room)}")
-        images = np.lib.format.open_memmap(temporary, "w+", np.uint8, full_shape)
-        result = _finish(images, fill(images))
-        images.flush()
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{stem}.json")
-        os.replace(temporary, f"{stem}.npy")
+        with held(temporary):
+            if room < need:
+                raise InputError(f"--cache_dir: expected {_gib(need)} of free disk for {spec}. Received: {_gib(room)}")
+            images = np.lib.format.open_memmap(temporary, "w+", np.uint8, full_shape)
+            result = _finish(images, fill(images))
+            images.flush()
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(f"{stem}.json")
+            os.replace(temporary, f"{stem}.npy")
     except BaseException:
         os.remove(temporary)
         raise
@@ -133,9 +141,8 @@ def decoded(
         "altered": result.altered,
         "digest": result.digest,
     }
-    with open(f"{temporary}.json", "w", encoding="ascii") as file:
-        json.dump(record, file)
-    os.replace(f"{temporary}.json", f"{stem}.json")
+    with replacing(f"{stem}.json") as beside:
+        beside.write_text(json.dumps(record), encoding="ascii")
     return _earlier(stem, key) or result
 
 
@@ -145,18 +152,33 @@ def _finish(images: np.ndarray, filled: Filled) -> Decoded:
     return Decoded(images, filled.labels, filled.class_names, filled.dropped, dict(filled.altered), hash_)
 
 
+def _remove_unfinished(stem: str) -> None:
+    """What kills left of earlier attempts; not what another process is writing."""
+    for left in glob.glob(f"{glob.escape(stem)}-*{_UNFINISHED}"):
+        with contextlib.suppress(BlockingIOError), held(left):
+            os.remove(left)
+
+
+# What a damaged array or description may end in.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError, tokenize.TokenError)
+
+
 def _earlier(stem: str, key: str) -> Decoded | None:
-    """The array of an earlier start with the same manifest, or None."""
+    """The array of an earlier start with the same manifest, or None: it is then made again."""
     try:
-        with open(f"{stem}.json", encoding="ascii") as file:
-            record = json.load(file)
+        record = read_json(f"{stem}.json", _MOST_RECORD_BYTES)
         if record["manifest"] != key:
             return None
-        images = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)[: record["count"]]
+        check_regular(f"{stem}.npy")
+        images = np.lib.format.open_memmap(f"{stem}.npy", mode="r")[: record["count"]]
         labels = None if record["labels"] is None else np.array(record["labels"], np.int32)
-        names = tuple(record["class_names"])
-        return Decoded(images, labels, names, record["dropped"], record["altered"], record["digest"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is made again
+        names, dropped, altered = tuple(record["class_names"]), dict(record["dropped"]), dict(record["altered"])
+        if images.dtype != np.uint8 or digest(images, labels) != record["digest"]:
+            return None
+        if labels is not None and labels.shape != (len(images),):
+            return None
+        return Decoded(images, labels, names, dropped, altered, record["digest"])
+    except _DAMAGED:
         return None
 
 

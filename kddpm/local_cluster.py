@@ -8,6 +8,7 @@ and SIGTERM go to all of them.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+_PR_SET_PDEATHSIG = 1  # of Linux
 _PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
 
 
@@ -36,8 +38,15 @@ def start(arguments: Sequence[str], workers: int, **kwargs) -> list[subprocess.P
     for index in range(workers):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CONFIG": json.dumps(task)}
-        processes.append(subprocess.Popen([sys.executable, *arguments], env=environment, **kwargs))
+        command = [sys.executable, *arguments]
+        processes.append(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent, **kwargs))
     return processes
+
+
+def _end_with_parent() -> None:
+    """Where the system can: a worker whose starter is killed would train on, and stand in the way of its successor."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_ports(count: int) -> list[int]:

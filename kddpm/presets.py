@@ -148,6 +148,8 @@ class TrainConfig:
             widest <= _MOST_CHANNELS,
             "multipliers", f"at most {_MOST_CHANNELS:,} channels with --width={self.width}", self.multipliers,
         )  # fmt: skip
+        if self.zero_terminal_snr:
+            _require(self.num_timesteps > 1, "num_timesteps", "at least 2 with --zero_terminal_snr", self.num_timesteps)
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
         size = "x".join(str(side) for side in self.image_size)
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)

@@ -25,14 +25,16 @@ from collections.abc import Collection
 import kddpm
 from kddpm import presets
 from kddpm.errors import InputError, first_line
-from kddpm.files import read_json, replacing
+from kddpm.files import PART, held, read_json, replacing
+
+COLUMNS = ("step", "loss", "gradient_norm", "skipped_steps", "learning_rate")  # of metrics.csv
 
 
 class RunDirectory:
     """Paths and files of one run.
 
     Args:
-        path: the directory; made by `start`.
+        path: the directory; made by `alone`.
         writes: whether this process is the one that writes; of several workers one is.
     """
 
@@ -48,14 +50,20 @@ class RunDirectory:
         self.data_path = self.path / "data"
         self.evaluation_path = self.path / "evaluation"
 
+    def grid_path(self, step: int) -> pathlib.Path:
+        """Where the grid of pictures of a step lies."""
+        return self.samples_path / f"step_{step:07d}.png"
+
     def read(self) -> tuple[presets.TrainConfig, dict]:
-        """The configuration and the description of the data, as `start` wrote them.
+        """The configuration and the description of the data, as `write` wrote them.
 
         Raises:
             InputError: no such run, or a config.json that cannot be read.
         """
         try:
             stored = read_json(self.config_path)
+            if not isinstance(stored, dict) or not {"config", "data"} <= set(stored):
+                raise ValueError("it must hold `config` and `data`, as train.py writes them")
             config, data = presets.TrainConfig(**stored["config"]), dict(stored["data"])
             _check_data(data, config)
             return config, data
@@ -66,12 +74,18 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.config_path} cannot be read: {error}") from None
 
-    def check(self, config: presets.TrainConfig, overridden: Collection[str] = ()) -> bool:
+    def check(
+        self,
+        config: presets.TrainConfig,
+        overridden: Collection[str] = (),
+        cache_dir: str | os.PathLike | None = None,
+    ) -> bool:
         """Whether there is a run here to go on with.
 
         Args:
             config: what it should be a run of.
             overridden: names of fields that may differ, and "dataset", whose content may then differ too.
+            cache_dir: of decoded images, which may lie in a new run's directory before the run does.
 
         Raises:
             InputError: files that are not a run's, or a run of another configuration; nothing has been written.
@@ -80,7 +94,8 @@ class RunDirectory:
         if unknown:
             raise InputError(f"--override_resume must name flags of the configuration. Received: {','.join(unknown)}")
         if not self.config_path.exists():
-            if self.path.is_dir() and set(self.path.iterdir()) - {self.data_path}:
+            files = {path for path in self.path.glob("*") if not path.name.startswith(PART)}
+            if files - {self.data_path, pathlib.Path(cache_dir or self.data_path)}:
                 raise InputError(
                     f"--run_dir must be new, empty or a run of train.py. Received: {self.path}, with files"
                 )
@@ -102,48 +117,67 @@ class RunDirectory:
             )
         return True
 
-    def start(
-        self, config: presets.TrainConfig, data: dict, needed_bytes: int, overridden: Collection[str] = ()
-    ) -> None:
-        """Make the directory and write config.json, or find the same data in the one that is there.
+    @contextlib.contextmanager
+    def alone(self, needed_bytes: int):
+        """Make the directory and keep other processes from training in it while the block runs.
 
         Args:
-            config: the configuration, already `check`ed.
-            data: description of the data, with its `digest`.
             needed_bytes: room that the run will take.
-            overridden: as in `check`.
 
         Raises:
-            InputError: other data than before, no room on the disk, a directory that cannot be written.
+            InputError: another process trains here, no room on the disk, a directory that cannot be made.
         """
-        if self.config_path.exists() and "dataset" not in overridden:
-            self.check_same_data(data)
         if not self.writes:
+            yield
             return
-        try:
-            self.samples_path.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path).free
-            there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path))
+                free = shutil.disk_usage(self.path).free
+                there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
+                for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path):
+                    for left in folder.glob(f"{PART}*"):  # by a kill within `files.replacing`
+                        shutil.rmtree(left, ignore_errors=True)
+            except BlockingIOError:
+                raise InputError(f"--run_dir {self.path} is being trained by another process") from None
+            except OSError as error:
+                raise InputError(_not_writable(self.path, error)) from None
             if free + there < needed_bytes:
                 raise InputError(
                     f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
                     f"Received: {self.path}, with {free / 1e6:.0f} MB free"
                 )
-            for folder in (self.path, self.checkpoints_path, self.samples_path):
-                for left in folder.glob(".part-*"):  # by a kill within `files.replacing`
-                    shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    def write(self, config: presets.TrainConfig, data: dict) -> None:
+        """Write config.json.
+
+        Args:
+            config: the configuration, already `check`ed.
+            data: description of the data, with its `digest`.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
             content = {"kddpm": kddpm.__version__, "config": vars(config), "data": data}
             with replacing(self.config_path) as beside:
                 beside.write_text(json.dumps(content, indent=2) + "\n")
+            self.samples_path.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"--run_dir must be writable. Received: {self.path}: {error.strerror}") from None
+            raise InputError(_not_writable(self.path, error)) from None
 
     def check_same_data(self, data: dict) -> None:
-        """Whether the run was begun with these data, here or by the worker that writes.
+        """Whether the run that is here, if there is one, was begun with these data.
 
         Raises:
-            InputError: it was not, or there is no run here.
+            InputError: it was not.
         """
+        if not self.config_path.exists():
+            return
         _, stored = self.read()
         if stored["digest"] != data["digest"]:
             raise InputError(
@@ -161,7 +195,10 @@ class RunDirectory:
             return []
         try:
             content = self.metrics_path.read_text()
-            rows = list(csv.DictReader(content[: content.rfind("\n") + 1].splitlines()))
+            reader = csv.DictReader(content[: content.rfind("\n") + 1].splitlines())
+            rows = list(reader)
+            if reader.fieldnames and tuple(reader.fieldnames) != COLUMNS:
+                raise ValueError(f"expected the columns {','.join(COLUMNS)}. Received: {','.join(reader.fieldnames)}")
             for row in rows:
                 _ = int(row["step"]), [float(value) for value in row.values()]
             return rows
@@ -171,6 +208,9 @@ class RunDirectory:
     def append_row(self, row: dict) -> None:
         """Add a row to metrics.csv, with the header if it is the first.
 
+        Args:
+            row: {column: value} of all `COLUMNS`.
+
         Raises:
             InputError: it cannot be written.
         """
@@ -178,7 +218,7 @@ class RunDirectory:
             return
         new = not self.metrics_path.exists() or not self.metrics_path.stat().st_size
         with writing(self.metrics_path), open(self.metrics_path, "a", newline="") as stream:
-            writer = csv.DictWriter(stream, row)
+            writer = csv.DictWriter(stream, COLUMNS)
             if new:
                 writer.writeheader()
             writer.writerow(row)
@@ -188,25 +228,30 @@ class RunDirectory:
         if not self.writes or not self.metrics_path.exists():
             return
         rows = self.rows()
-        header = [
-            ",".join(row) for row in rows[:1]
-        ]  # none where a kill came before the first row: the next one adds it
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
         with replacing(self.metrics_path) as beside:
-            beside.write_text("".join(f"{line}\r\n" for line in [*header, *lines]), newline="")
+            beside.write_text("".join(f"{line}\r\n" for line in [",".join(COLUMNS), *lines]), newline="")
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path):
+def writing(path: pathlib.Path, *errors: type[Exception]):
     """Within it a file is written that training could do without; but the disk fails, and will again.
+
+    Args:
+        path: the file.
+        *errors: what says so, beside OSError.
 
     Raises:
         InputError: it does.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, *errors) as error:
         raise InputError(f"{path} cannot be written, checkpoints are whole: {first_line(error)}") from None
+
+
+def _not_writable(path: pathlib.Path, error: OSError) -> str:
+    return f"--run_dir must be writable. Received: {error.filename or path}: {error.strerror}"
 
 
 _DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}

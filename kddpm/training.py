@@ -4,6 +4,7 @@ The same call goes on where the last one stopped: the weights and the optimizer 
 data and the random draws of step k are functions of (seed, k).
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import keras
 import numpy as np
@@ -74,26 +75,31 @@ def train(
 
     options = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
     options |= {"skip_bad_images": skip_bad_images, "progress": verbose}
-    with strategies.using(strategy):
+    with strategies.using(strategy), contextlib.ExitStack() as stack:
         strategies.check_alike(strategy, "configuration", f"{config} {sorted(override_resume)}")
         with strategies.all_or_none(strategy):
-            run.check(config, override_resume)
+            run.check(config, override_resume, cache_dir)
             _check_batch(config, strategy.num_replicas_in_sync)
         say(f"Reading {image_files.printable(config.dataset)} ...")
         source = _read(config, run, strategy, options)
         with strategies.all_or_none(strategy):
             model = _new_model(config, source)
-            run.start(config, _describe(source), _needed_bytes(model), override_resume)
+            if "dataset" not in override_resume:
+                run.check_same_data(_describe(source))
+            stack.enter_context(run.alone(_needed_bytes(model)))
         with strategies.all_or_none(strategy):
             circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
             checkpoints = Checkpoints(run, model, circumstances, _warn if run.writes else lambda line: None)
             start = checkpoints.restore()
+            run.rows()  # whether they can be read
+            run.write(config, _describe(source))  # now that nothing will be refused
             run.forget_rows_after(start)
         strategies.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
             say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
+            _make_up(model, run, config, start)
             return model
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
@@ -132,12 +138,12 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
         with_labels=config.num_classes is not None,
     )
     stopper = _StopSignals(model.distribute_strategy)
-    metrics, shown = _Metrics(run, config, start), _Progress(config, start, verbose)
+    board, shown = _TensorBoard(run), _Progress(config, start, verbose)
     own = [
-        metrics,
+        _Metrics(board, run, config, start),
         stopper,
         _Saver(checkpoints, config, start, stopper),  # before the pictures: whatever becomes of them, the work is safe
-        _Samples(metrics, run, config, start),
+        _Samples(board, run, config, start),
         shown,
     ]
     try:
@@ -145,7 +151,11 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
     finally:  # `on_train_end` is not called when something is raised
         stopper.close()
         shown.close()
-        metrics.close()
+        board.close()
+        try:
+            _draw_curve(run)
+        except InputError as error:  # whatever ends training is to be told in its place
+            _warn(str(error))
     if stopper.received:
         raise SystemExit(128 + stopper.received)
 
@@ -162,15 +172,36 @@ class _StepCallback(keras.callbacks.Callback):
         self.after_step(logs)
 
 
-class _Metrics(_StepCallback):
-    """A row of means every log_every steps: metrics.csv, the curve and, where it is installed, TensorBoard."""
+class _TensorBoard:
+    """The numbers and pictures of a run for TensorBoard, where it is installed; its files begin with the first."""
 
-    def __init__(self, run, config, start):
-        super().__init__(start)
-        self.run, self.config = run, config
+    def __init__(self, run):
+        self.path = run.path / "tensorboard"
+        self.is_wanted = run.writes and importlib.util.find_spec("tensorboard")
         self.writer = None
-        if run.writes and importlib.util.find_spec("tensorboard"):
-            self.writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+
+    def write(self, step: int, summary: Callable, values: dict) -> None:
+        """{name: value} by a function of `tf.summary`."""
+        if not self.is_wanted:
+            return
+        with writing(self.path, tf.errors.OpError):
+            self.writer = self.writer or tf.summary.create_file_writer(str(self.path))
+            with self.writer.as_default(step):
+                for name, value in values.items():
+                    summary(name, value)
+
+    def close(self):
+        """Write what is still in memory."""
+        if self.writer:
+            self.writer.close()
+
+
+class _Metrics(_StepCallback):
+    """A row of means every log_every steps, in metrics.csv and for TensorBoard."""
+
+    def __init__(self, board, run, config, start):
+        super().__init__(start)
+        self.board, self.run, self.config = board, run, config
 
     def on_train_begin(self, logs=None):
         # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
@@ -183,60 +214,64 @@ class _Metrics(_StepCallback):
     def after_step(self, logs):
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
-        row = {"step": self.step} | {name: float(value) for name, value in logs.items()}
+        row = {name: float(value) for name, value in logs.items()}
         if not self.model.loss_tracker.count.numpy():  # all were skipped
             row |= {"loss": math.nan, "gradient_norm": math.nan}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.model.reset_metrics()
-        self.run.append_row(row)
-        if self.writer:
-            with self.writer.as_default(self.step):
-                for name in row.keys() - {"step"}:
-                    tf.summary.scalar(name, row[name])
-
-    def close(self):
-        """Draw the curve for the last time."""
-        if self.writer:
-            self.writer.close()
-        try:
-            self.draw()
-        except InputError as error:  # whatever ends training is to be told in its place
-            _warn(str(error))
-
-    def draw(self):
-        """The curve of all rows."""
-        if self.run.writes and (rows := self.run.rows()):
-            with writing(self.run.loss_curve_path):
-                plots.loss_curve(rows, self.run.loss_curve_path)
+        self.run.append_row({"step": self.step} | row)
+        self.board.write(self.step, tf.summary.scalar, row)
 
 
 class _Samples(_StepCallback):
     """A grid of pictures, always of the same seeds, every sample_every steps and at the end; the loss curve with it."""
 
-    def __init__(self, metrics, run, config, start):
+    def __init__(self, board, run, config, start):
         super().__init__(start)
-        self.metrics, self.run, self.config = metrics, run, config
+        self.board, self.run, self.config = board, run, config
+
+    def on_train_begin(self, logs=None):
+        _make_up(self.model, self.run, self.config, self.step)
 
     def after_step(self, logs):
-        if self.step % self.config.sample_every and self.step != self.config.steps:
-            return
-        pictures = self.model.generate(
-            range(_GRID_PICTURES),
-            self.config.sampler,
-            self.config.sampling_steps,
-            guidance_scale=self.config.guidance_scale,
-            verbose=False,
-        )
-        if not self.run.writes:
-            return
-        grid = images.grid(pictures)
-        path = self.run.samples_path / f"step_{self.step:07d}.png"
-        with writing(path):
-            images.save_png(path, grid)
-        if self.metrics.writer:
-            with self.metrics.writer.as_default(self.step):
-                tf.summary.image("samples", grid[np.newaxis])
-        self.metrics.draw()
+        if _grid_is_due(self.config, self.step):
+            grid = _paint(self.model, self.run, self.config, self.step)
+            self.board.write(self.step, tf.summary.image, {"samples": grid[np.newaxis]})
+
+
+def _grid_is_due(config, step):
+    return step > 0 and (step % config.sample_every == 0 or step == config.steps)
+
+
+def _make_up(model, run, config, step):
+    """Paint what a kill right after the checkpoint of a step left out."""
+    missing = run.writes and not (run.grid_path(step).exists() and run.loss_curve_path.exists())
+    if _grid_is_due(config, step) and strategies.total(model.distribute_strategy, missing):
+        _paint(model, run, config, step)
+
+
+def _paint(model, run, config, step):
+    """Write a grid of pictures, and the loss curve; returns the grid. All workers take part."""
+    pictures = model.generate(
+        range(_GRID_PICTURES),
+        config.sampler,
+        config.sampling_steps,
+        guidance_scale=config.guidance_scale,
+        verbose=False,
+    )
+    grid = images.grid(pictures)
+    if run.writes:
+        with writing(run.grid_path(step)):
+            images.save_png(run.grid_path(step), grid)
+        _draw_curve(run)
+    return grid
+
+
+def _draw_curve(run):
+    """The curve of all rows."""
+    if run.writes and (rows := run.rows()):
+        with writing(run.loss_curve_path):
+            plots.loss_curve(rows, run.loss_curve_path)
 
 
 class _StopSignals(keras.callbacks.Callback):

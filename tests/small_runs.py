@@ -16,7 +16,7 @@ def make_run(path, dataset, digest="", image_shape=(8, 8, 1), class_names=(), we
     )  # fmt: skip
     about_data = {"source": dataset, "digest": digest, "images": 0, "image_shape": list(image_shape)}
     run = RunDirectory(path)
-    run.start(config, {**about_data, "class_names": list(class_names)}, 0)
+    run.write(config, {**about_data, "class_names": list(class_names)})
     if not weights:
         run.weights_path.touch()
         return run.path

@@ -131,7 +131,8 @@ def configurations(draw, most_levels=3):
     resolutions = [max(size) // 2**level for level in range(levels)]
     classes = draw(st.none() | st.integers(10, 12))
     label_dropout = draw(st.sampled_from([0.0, 0.1, 0.9]))
-    timesteps = draw(st.integers(1, 30))
+    theory = dict(zip(THEORY, draw(st.sampled_from(THEORIES)), strict=True))
+    timesteps = draw(st.integers(2 if theory["zero_terminal_snr"] else 1, 30))
     accumulation = draw(st.sampled_from([1, 2, 4]))
     steps = draw(st.none() | st.integers(1, timesteps))
     return {
@@ -143,7 +144,7 @@ def configurations(draw, most_levels=3):
         "horizontal_flip": draw(st.booleans()),
         "schedule": draw(st.sampled_from(sorted(schedules.BY_NAME))),
         "num_timesteps": timesteps,
-        **dict(zip(THEORY, draw(st.sampled_from(THEORIES)), strict=True)),
+        **theory,
         "width": draw(st.integers(1, 9)),
         "multipliers": tuple(draw(st.lists(st.integers(1, 3), min_size=levels, max_size=levels))),
         "blocks_per_level": draw(st.integers(1, 2)),

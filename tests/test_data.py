@@ -14,6 +14,7 @@ from PIL import Image
 
 from kddpm import data, decoding, image_cache, npz_files
 from kddpm.errors import InputError
+from kddpm.files import held
 
 
 def numbered(count, shape=(2, 3, 1)):
@@ -240,6 +241,64 @@ def test_large_data_need_a_cache_dir(tmp_path, small_limit):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="--cache_dir: cannot write to"):
         data.load("digits", cache_dir=str(tmp_path / "file"))
+
+
+def damaged_array(change):
+    def damage(array, record):
+        array.write_bytes(change(array.read_bytes()))
+
+    return damage
+
+
+def nest_labels(array, record):
+    labels = json.loads(record.read_text())["labels"]
+    damaged_record(labels=[[label] for label in labels])(array, record)
+
+
+def damaged_record(**values):
+    def damage(array, record):
+        record.write_text(json.dumps({**json.loads(record.read_text()), **values}))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damaged_array(lambda content: b""),
+        damaged_array(lambda content: b"PK\x03\x04" + content[4:]),
+        damaged_array(lambda content: content.replace(b"'shape': (", b"'shape': [(", 1)),
+        damaged_array(lambda content: content.replace(b"(1797, ", b"(17 97, ", 1)),
+        damaged_array(lambda content: content[:-1000] + bytes(1000)),
+        damaged_record(count=-1),
+        damaged_record(count=20),
+        damaged_record(labels=[]),
+        damaged_record(labels=[10**30] * 1797),
+        nest_labels,
+        damaged_record(dropped=3),
+        lambda array, record: record.write_text("[" * 10**5),
+    ],
+)
+def test_a_damaged_cache_is_made_again(tmp_path, small_limit, damage):
+    whole = data.load("digits", cache_dir=str(tmp_path))
+    expected, labels = np.array(whole.images), whole.labels
+    (array,), (record,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
+    damage(array, record)
+    again = data.load("digits", cache_dir=str(tmp_path))
+    assert again.digest == whole.digest and np.array_equal(again.images, expected)
+    assert np.array_equal(again.labels, labels)
+
+
+def test_what_a_kill_left_of_a_cache_is_removed(tmp_path, small_limit):
+    data.load("digits", cache_dir=str(tmp_path))
+    (array,), (record,) = tmp_path.glob("*.npy"), tmp_path.glob("*.json")
+    left, another = (tmp_path / f"{array.stem}-{name}.tmp" for name in ("abc", "def"))
+    for path in (left, another):
+        path.touch()
+    record.unlink()
+    with held(another):  # which is being written
+        data.load("digits", cache_dir=str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == sorted([array, record, another])
 
 
 def test_a_full_disk_is_an_error_before_writing(tmp_path, small_limit, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -210,3 +211,26 @@ def test_the_launcher_shows_the_chief_and_the_errors_of_all(tmp_path):
     result = subprocess.run(launcher, capture_output=True, text=True, timeout=BOUND)
     assert (result.returncode, result.stdout) == (3, "[0] the chief\n")
     assert sorted(result.stderr.splitlines()) == ["[0] wrong", "[1] wrong", "[2] wrong"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text("import os, pathlib, time\npathlib.Path(f'{os.getpid()}.pid').touch()\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "kddpm.local_cluster", "--workers=2", str(script)]
+    starter = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    late = time.monotonic() + BOUND
+    while len(workers := list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < late:
+        time.sleep(0.05)
+    starter.kill()
+    starter.wait()
+
+    def run(process):  # a zombie does not
+        try:
+            return pathlib.Path("/proc", process.stem, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    while any(map(run, workers)) and time.monotonic() < late:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(map(run, workers))

@@ -111,6 +111,10 @@ def test_flags_of_another_type_are_named(name, text):
             r"--prediction must be x0, mu or v where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): there "
             "eps is x_t itself and says nothing about the image. Received: 'eps'",
         ),
+        (
+            {"zero_terminal_snr": True, "prediction": "v", "num_timesteps": 1},
+            "--num_timesteps must be at least 2 with --zero_terminal_snr. Received: 1",
+        ),
         ({"zero_terminal_snr": "yes"}, "--zero_terminal_snr must be true or false. Received: 'yes'"),
         ({"label_dropout": 1.0}, r"--label_dropout must be in \[0, 1\). Received: 1.0"),
         ({"label_dropout": -0.1}, r"--label_dropout must be in \[0, 1\). Received: -0.1"),

@@ -10,7 +10,7 @@ from networks import OneConv
 import kddpm
 from kddpm import checkpoints, commands, presets, strategies, training
 from kddpm.errors import InputError, WorkerLostError
-from kddpm.runs import RunDirectory
+from kddpm.runs import COLUMNS, RunDirectory
 
 
 def tf_config(workers=2, index=0):
@@ -202,8 +202,9 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path):
     model = model_of(tf.distribute.get_strategy())
     model.compile("adam")
     run = RunDirectory(tmp_path / "run", writes=False)
-    run.start(presets.make_config("digits"), {"digest": ""}, 0)
-    run.append_row({"step": 1})
+    with run.alone(0):
+        run.write(presets.make_config("digits"), {"digest": ""})
+    run.append_row(dict.fromkeys(COLUMNS, 1))
     run.forget_rows_after(0)
     checkpoints.Checkpoints(run, model, {}, print).save(1, 0.5)
     assert not run.path.exists()

@@ -18,8 +18,8 @@ from PIL import Image
 import kddpm
 from kddpm import checkpoints, plots, presets, training, weights_files
 from kddpm.errors import InputError
-from kddpm.files import replacing
-from kddpm.runs import RunDirectory
+from kddpm.files import held, replacing
+from kddpm.runs import COLUMNS, RunDirectory
 
 TINY = presets.make_config(
     "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
@@ -318,7 +318,7 @@ def test_a_line_of_metrics_that_was_cut_off_is_written_again(begin, finished):
 
 
 def test_metrics_cut_at_any_byte_are_written_again(tmp_path):
-    run, rows = RunDirectory(tmp_path), [{"step": step, "loss": 0.5} for step in (3, 6)]
+    run, rows = RunDirectory(tmp_path), [dict.fromkeys(COLUMNS, step) for step in (3, 6)]
     for row in rows:
         run.append_row(row)
     whole = run.metrics_path.read_bytes()
@@ -433,9 +433,85 @@ def test_what_may_differ_is_named(begin):
     with pytest.raises(InputError, match="--override_resume must name flags of the configuration. Received: drop"):
         resume(other, "drop")
     resume(other, "dropout", "learning_rate")
-    assert json.loads((run_dir / "config.json").read_text())["config"]["dropout"] == 0.3
+    before = (run_dir / "config.json").read_bytes()
+    assert json.loads(before)["config"]["dropout"] == 0.3
     with pytest.raises(InputError, match="The checkpoint of step 6 in .* belongs to another model"):
         resume(dataclasses.replace(other, width=16, steps=9), "width")
+    assert (run_dir / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [".part-abc", "data", "cache"])
+def test_a_run_that_was_killed_before_it_began_begins(tmp_path, finished, left):
+    (tmp_path / "run" / left).mkdir(parents=True)
+    (tmp_path / "run" / left / "half").touch()
+    training.train(TINY, tmp_path / "run", cache_dir=tmp_path / "run" / "cache", verbose=False)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_two_processes_do_not_train_one_run(begin, finished):
+    run_dir = begin(4, killed=True)
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")}
+    with held(run_dir), pytest.raises(InputError, match="--run_dir .* is being trained by another process"):
+        training.train(TINY, run_dir, verbose=False)
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
+    training.train(TINY, run_dir, verbose=False)
+    assert (run_dir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_a_log_for_tensorboard_that_cannot_be_written_is_named(begin):
+    pytest.importorskip("tensorboard")
+    run_dir = begin(4, killed=True)
+    shutil.rmtree(run_dir / "tensorboard")
+    (run_dir / "tensorboard").touch()
+    with pytest.raises(InputError, match="tensorboard cannot be written, checkpoints are whole: "):
+        training.train(TINY, run_dir, verbose=False)
+
+
+def lose_descriptions(checkpoints_path):
+    for path in checkpoints_path.glob("*.json"):
+        path.unlink()
+
+
+def lose_folder(checkpoints_path):
+    shutil.rmtree(checkpoints_path)
+
+
+def put_a_file_there(checkpoints_path):
+    shutil.rmtree(checkpoints_path)
+    checkpoints_path.touch()
+
+
+@pytest.mark.parametrize("lose", [lose_descriptions, lose_folder, put_a_file_there])
+def test_training_does_not_begin_anew_where_checkpoints_were_lost(begin, lose):
+    run_dir = begin(6)
+    lose(run_dir / "checkpoints")
+    before = (run_dir / "metrics.csv").read_bytes()
+    with pytest.raises(InputError, match="checkpoints must hold the checkpoints of this run, and holds none that is"):
+        training.train(TINY, run_dir, verbose=False)
+    assert (run_dir / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_pictures_that_a_kill_left_out_are_painted(begin, steps):
+    """Of a run in its middle, and of one that has taken all its steps."""
+    run_dir = begin(steps, killed=steps == 4, sample_every=3)
+    pictures = [run_dir / "samples" / f"step_000000{steps // 3 * 3}.png", run_dir / "loss.png"]
+    before = [path.read_bytes() for path in pictures]
+    for path in pictures:
+        path.unlink()
+    training.train(dataclasses.replace(TINY, sample_every=3), run_dir, verbose=False)
+    assert pictures[0].read_bytes() == before[0] and pictures[1].exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["step,loss\r\n2,1.0\r\n", "loss,step,gradient_norm,skipped_steps,learning_rate\r\n"]
+)
+def test_metrics_of_other_columns_are_refused(begin, content):
+    run_dir = begin(4, killed=True)
+    (run_dir / "metrics.csv").write_text(content)
+    with pytest.raises(InputError, match="metrics.csv must hold rows of numbers: expected the columns step,loss,grad"):
+        training.train(TINY, run_dir, verbose=False)
+    assert (run_dir / "metrics.csv").read_text() == content.replace("\r\n", "\n")
 
 
 def test_a_damaged_checkpoint_is_named(begin):
@@ -454,7 +530,7 @@ def edited(old, new):
     [
         (lambda run: (run / "config.json").unlink(), "must be a run of train.py: no config.json in"),
         (lambda run: (run / "config.json").write_text("{"), "config.json cannot be read: "),
-        (lambda run: (run / "config.json").write_text("{}"), "config.json cannot be read: "),
+        (lambda run: (run / "config.json").write_text("{}"), "config.json cannot be read: it must hold `config` and"),
         (edited('"width": 8', '"width": 8, "widht": 9'), "config.json cannot be read: .* unexpected keyword"),
         (edited('"images": ', '"pictures": '), "`data` must hold source, .* images, pictures are missing or unknown"),
         (edited('"digest": "', '"digest": 7, "source": "'), "`digest` of its `data` must be str. Received: 7"),

@@ -34,7 +34,7 @@ def finished_run(tmp_path_factory):
     )
     data = {"source": "digits", "digest": "0", "images": 9, "image_shape": [8, 8, 1], "class_names": ["a", "b", "c"]}
     run = runs.RunDirectory(path)
-    run.start(config, data, needed_bytes=0)
+    run.write(config, data)
     model = checkpoints.build_model(config, (8, 8, 1))
     rng = np.random.default_rng(0)
     for weight in model.ema_network.weights:
