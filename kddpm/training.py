@@ -87,14 +87,7 @@ def train(
             if "dataset" not in override_resume:
                 run.check_same_data(_describe(source))
             stack.enter_context(run.alone(_needed_bytes(model)))
-        with strategies.all_or_none(strategy):
-            circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
-            checkpoints = Checkpoints(run, model, circumstances, _warn if run.writes else lambda line: None)
-            start = checkpoints.restore()
-            run.rows()  # whether they can be read
-            run.write(config, _describe(source))  # now that nothing will be refused
-            run.forget_rows_after(start)
-        strategies.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
+        checkpoints, start = _resume(model, run, config, source)
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
@@ -124,6 +117,21 @@ def _new_model(config, source):
     generation.step_table(model, config.sampler, config.sampling_steps)  # so that no sample grid is refused later
     generation.check_guidance(model, config.guidance_scale)
     return model
+
+
+def _resume(model, run, config, source):
+    """The run's checkpoints, and the step of the one that is now in the model; refusals come before the first write."""
+    strategy = model.distribute_strategy
+    with strategies.all_or_none(strategy):
+        circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
+        checkpoints = Checkpoints(run, model, circumstances, _warn if run.writes else lambda line: None)
+        start = checkpoints.restore()
+        run.rows()  # whether they can be read
+    strategies.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
+    with strategies.all_or_none(strategy):
+        run.write(config, _describe(source))
+        run.forget_rows_after(start)
+    return checkpoints, start
 
 
 def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
