@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
-SETTINGS = ["--preset=digits", "--checkpoint_every=25", "--log_every=7", "--sample_every=1000000"]
+EVERY = 25  # steps to a checkpoint
+SETTINGS = ["--preset=digits", f"--checkpoint_every={EVERY}", "--log_every=7", "--sample_every=1000000"]
 
 
 def command(run_dir, arguments):
@@ -42,25 +43,27 @@ def half_written(run_dir):
 
 
 def train(run_dir, arguments):
-    """Train in one go; seconds until the first checkpoint."""
+    """Train in one go; seconds until the first checkpoint, and on average from one to the next."""
     process = subprocess.Popen(command(run_dir, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     begun = time.monotonic()
     while process.poll() is None and not list(run_dir.glob("checkpoints/*.json")):
         time.sleep(0.1)
-    seconds = time.monotonic() - begun
+    first = time.monotonic()
     errors = process.communicate()[1]
     if process.returncode:
         sys.exit(f"Training ended with {process.returncode}: {errors.decode()[-500:]}")
-    return seconds
+    return first - begun, (time.monotonic() - first) * EVERY / arguments.steps
 
 
-def killed(run_dir, arguments, chance, seconds, within_a_save):
-    """Start training and kill it, within a save or within so many seconds; what happened, or None where it ended."""
+def killed(run_dir, arguments, chance, pace, within_a_save):
+    """Start training and kill it, within a save or anywhere; what happened, or None where it ended."""
     process = subprocess.Popen(
         command(run_dir, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    begun = newest(run_dir)
-    moment = time.monotonic() + chance.uniform(0, seconds)
+    begun, to_first, to_next = newest(run_dir), *pace
+    # Anywhere: every other time on the way to the first save, else within the next three.
+    late = chance.random() < 0.5
+    moment = None if late else time.monotonic() + chance.uniform(0, to_first)
     saves = chance.randint(1, 2)  # in which of the coming saves to strike
     old, seen = half_written(run_dir), set()
     while process.poll() is None:
@@ -69,7 +72,9 @@ def killed(run_dir, arguments, chance, seconds, within_a_save):
             seen |= now
             if now and len(seen) > 4 * (saves - 1):  # a save writes four files
                 break
-        elif time.monotonic() > moment:
+        elif moment is None and newest(run_dir) != begun:
+            moment = time.monotonic() + chance.uniform(0, 3 * to_next)
+        elif moment is not None and time.monotonic() > moment:
             break
         time.sleep(0.0002 if within_a_save else 0.01)
     if process.poll() is not None:
@@ -115,10 +120,10 @@ def main():
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     straight, broken = arguments.out / "straight", arguments.out / "killed"
-    seconds = 2 * train(straight, arguments)  # so that half of the random kills come before the first save
+    pace = train(straight, arguments)
     chance, kills = random.Random(arguments.seed), 0
     while kills < arguments.kills:
-        what = killed(broken, arguments, chance, seconds, within_a_save=kills % 2 == 1)
+        what = killed(broken, arguments, chance, pace, within_a_save=kills % 2 == 1)
         if what is None:
             sys.exit(f"The run ended after {kills} kills: give it more --steps")
         if not what.startswith("killed"):
