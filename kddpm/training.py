@@ -159,11 +159,11 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
     finally:  # `on_train_end` is not called when something is raised
         stopper.close()
         shown.close()
-        board.close()
-        try:
-            _draw_curve(run)
-        except InputError as error:  # whatever ends training is to be told in its place
-            _warn(str(error))
+        for finish in (board.close, lambda: _draw_curve(run)):
+            try:
+                finish()
+            except InputError as error:  # whatever ends training is to be told in its place
+                _warn(str(error))
     if stopper.received:
         raise SystemExit(128 + stopper.received)
 
@@ -201,7 +201,8 @@ class _TensorBoard:
     def close(self):
         """Write what is still in memory."""
         if self.writer:
-            self.writer.close()
+            with writing(self.path, tf.errors.OpError):
+                self.writer.close()
 
 
 class _Metrics(_StepCallback):
