@@ -92,9 +92,9 @@ def newest(run_dir):
 
 def result_of(run_dir):
     """{what: sha256} of everything that training leaves."""
-    name = newest(run_dir)
+    step = newest(run_dir)
     variables, averages = hashlib.sha256(), hashlib.sha256()
-    with np.load(run_dir / "checkpoints" / f"{name}.npz") as archive:
+    with np.load(run_dir / "checkpoints" / f"{step}.npz") as archive:
         for name in sorted(archive.files):
             variables.update(name.encode() + archive[name].tobytes())
     with h5py.File(run_dir / "ema.weights.h5") as file:
@@ -103,7 +103,7 @@ def result_of(run_dir):
         for name in sorted(names):
             averages.update(name.encode() + file[name][()].tobytes())
     return {
-        "step": name,
+        "step": step,
         "weights, averages, optimizer and step": variables.hexdigest(),
         "ema.weights.h5": averages.hexdigest(),
         "metrics.csv": hashlib.sha256((run_dir / "metrics.csv").read_bytes()).hexdigest(),
