@@ -8,12 +8,14 @@ none of them cropped, resized or recoloured. The numbers are printed and written
 
 from absl import flags
 
-from kddpm import commands, runs
-from kddpm.errors import InputError
-from kddpm.files import check_output
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
+from kddpm.cli import commands
+from kddpm.evaluation import METRICS
+from kddpm.runs import directory
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
-METRICS = flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(commands.METRICS)}")
+METRICS = flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(METRICS)}")
 DATASET = flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
 MAX_IMAGES = flags.DEFINE_integer("max_images", None, "the first so many of a shuffled order; all if not given")
 NUM_TERMS = flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
@@ -28,21 +30,21 @@ flags.adopt_module_key_flags(commands)  # so that --help shows them
 
 
 def main():
-    """Flags to `kddpm.evaluation.evaluate`."""
+    """Flags to `kddpm.runs.evaluate.evaluate`."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     commands.check_metrics(METRICS.value)
     commands.check_least(max_images=1, num_terms=2, batch_size=1)
     if not -(2**31) <= SEED.value < 2**31:
         raise InputError(f"--seed must be an int32. Received: {SEED.value}")
-    run = runs.RunDirectory(run_dir)
+    run = directory.RunDirectory(run_dir)
     run.read()
     out = OUT.value or run.evaluation_path
     check_output("--out", out, is_folder=True)
     strategy = commands.start_strategy()
 
-    from kddpm import evaluation
+    from kddpm.runs import evaluate
 
-    evaluation.evaluate(
+    evaluate.evaluate(
         run_dir,
         METRICS.value,
         dataset=DATASET.value,

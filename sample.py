@@ -15,8 +15,9 @@ import pathlib
 
 from absl import flags
 
-from kddpm import commands, picture_files, runs, sampling_flags
-from kddpm.files import check_output
+from kddpm.base.files import check_output
+from kddpm.cli import commands, picture_files, sampling_flags
+from kddpm.runs import directory
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
 SEEDS = flags.DEFINE_string(
@@ -46,7 +47,7 @@ def main():
     commands.check_least(columns=1, frames=2, batch_size=1)
     sampling_flags.check_form(out, edit)
     seeds = commands.parse_numbers("seeds", SEEDS.value or "0-63")
-    config, trained_on = runs.RunDirectory(run_dir).read()
+    config, trained_on = directory.RunDirectory(run_dir).read()
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name, edit)
@@ -60,21 +61,23 @@ def main():
     check_output("--out", out, is_folder=not out.suffix)
     strategy = commands.start_strategy()
 
-    from kddpm import checkpoints, samplers, strategies
+    from kddpm.distribution import workers
+    from kddpm.runs import build
+    from kddpm.sampling import samplers
 
     common = {
         "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         "labels": labels,
         "batch_size": BATCH_SIZE.value,
-        "verbose": "auto" if strategies.is_chief(strategy) else False,
+        "verbose": "auto" if workers.is_chief(strategy) else False,
     }
     if edit != "interpolate":
         common["sampler"] = samplers.by_name(name, **options)
         common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
     frames = None
-    with strategies.using(strategy):
-        with strategies.all_or_none(strategy):
-            model = checkpoints.load_run(run_dir)
+    with workers.using(strategy):
+        with workers.all_or_none(strategy):
+            model = build.load_run(run_dir)
         if edit == "interpolate":
             pictures = model.interpolate(*photos.images, FLAGS.count, **common)
         elif edit == "variations":
@@ -86,7 +89,7 @@ def main():
             pictures, frames = model.generate(seeds, **common, return_trajectory=FRAMES.value or 60)
         else:
             pictures = model.generate(seeds, **common)
-    if not strategies.is_chief(strategy):
+    if not workers.is_chief(strategy):
         return
     if edit == "interpolate":
         picture_files.save_way(out, pictures, COLUMNS.value)

@@ -12,7 +12,9 @@ import json
 
 from absl import flags
 
-from kddpm import commands, presets
+from kddpm.cli import commands
+from kddpm.runs import presets
+from kddpm.runs.config import TrainConfig, help_of, parse
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
 PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
@@ -24,16 +26,16 @@ commands.define_data_flags()
 commands.define_strategy_flags()
 flags.adopt_module_key_flags(commands)  # so that --help shows them
 
-FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 for name, field in FIELDS.items():
     define = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_string
-    define(name, None, presets.help_of(field))
+    define(name, None, help_of(field))
 
 
 def main():
     """Flags to a configuration, the configuration to `kddpm.training.train`."""
     given = {name: value for name in FIELDS if (value := flags.FLAGS[name].value) is not None}
-    overrides = {k: v if isinstance(v, bool) else presets.parse(FIELDS[k], v) for k, v in given.items()}
+    overrides = {k: v if isinstance(v, bool) else parse(FIELDS[k], v) for k, v in given.items()}
     config = presets.make_config(PRESET.value, **overrides)
     print(json.dumps(vars(config), indent=2))
     if DRY_RUN.value:
@@ -41,7 +43,7 @@ def main():
     run_dir = commands.needed("run_dir", "the directory that the run is kept in")
     strategy = commands.start_strategy()
 
-    from kddpm import training
+    from kddpm.runs import training
 
     training.train(config, run_dir, strategy=strategy, override_resume=OVERRIDE_RESUME.value, **commands.data_options())
 

@@ -18,7 +18,9 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from kddpm import data, decoding, image_cache, image_files, memory
+from kddpm import data
+from kddpm.base import memory
+from kddpm.data import decoding, image_cache, image_files
 
 CLASSES = 10
 
@@ -49,9 +51,10 @@ def opened(spec):
 def measured(prepare, work, results):
     """Do the work; put its seconds and memory on the queue."""
     prepared = prepare()
-    gain, begun = memory.Gain(), time.monotonic()
-    work(prepared)
-    results.put((time.monotonic() - begun, gain.peak()))
+    begun = time.monotonic()
+    with memory.Gain() as gain:
+        work(prepared)
+    results.put((time.monotonic() - begun, gain.bytes))
 
 
 def in_a_process(prepare, work):

@@ -33,9 +33,10 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from kddpm import commands, presets
-from kddpm.errors import InputError
-from kddpm.files import check_output
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
+from kddpm.cli import commands
+from kddpm.runs import presets
 
 OUT = flags.DEFINE_string("out", None, "folder to write a preset's network to; needs the project's environment")
 PRESET = flags.DEFINE_enum("preset", "ddpm32", sorted(presets.PRESETS), "whose network, with --out")
@@ -60,11 +61,11 @@ LITERT_FLOAT32, LITERT_INT8 = "kddpm on LiteRT float32", "kddpm on LiteRT int8"
 def write_network(folder, preset):
     """Write NAME.tflite for each precision, and network.npz: architecture, weights, inputs and outputs."""
     commands.start_tensorflow()
-    from kddpm import checkpoints
+    from kddpm.runs import build
 
     needed = {} if "dataset" in presets.PRESETS[preset] else {"dataset": "none"}
     config = presets.make_config(preset, **needed)
-    model = checkpoints.build_model(config, (*config.image_size, config.channels))
+    model = build.build_model(config, (*config.image_size, config.channels))
     network = model.ema_network
     rng = np.random.default_rng(0)
     for weight in network.weights:

@@ -34,7 +34,7 @@ def command(run_dir, arguments):
 
 
 def half_written(run_dir):
-    """What a save is writing, or was when a kill came; `kddpm.files.replacing` has a folder of its own for each."""
+    """What a save is writing, or was when a kill came; `kddpm.base.files.replacing` makes a folder for each."""
     found = set()
     for pattern in ("checkpoints/.part-*/step_*", ".part-*/ema.weights.*"):
         with contextlib.suppress(FileNotFoundError):  # of a folder that is gone by the time it is read

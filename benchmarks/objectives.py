@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the project beside this script, installed or not
 
-from kddpm.files import replacing
+from kddpm.base.files import replacing
 
 PREDICTIONS, WEIGHTINGS = ("eps", "x0", "v", "mu"), ("simple", "vlb", "min_snr", "hybrid")
 # What the network predicts, the weights, and how t is drawn.
@@ -70,7 +70,8 @@ def train(objective, folder):
     """A trained model, from its weights where they are there."""
     import keras
 
-    from kddpm import checkpoints, data, presets
+    from kddpm import data
+    from kddpm.runs import build, presets
 
     prediction, weighting, sampling = objective
     config = presets.make_config(
@@ -81,7 +82,7 @@ def train(objective, folder):
         timestep_sampling=sampling,
     )
     keras.utils.set_random_seed(0)
-    model = checkpoints.build_model(config, (8, 8, 1))
+    model = build.build_model(config, (8, 8, 1))
     weights = folder / "ema.weights.h5"
     if weights.exists():
         model.ema_network.load_weights(weights)
@@ -119,7 +120,7 @@ def objectives(out):
 
 def samplers(out):
     """500 pictures of each sampler in each number of steps."""
-    from kddpm import samplers as kd_samplers
+    from kddpm.sampling import samplers as kd_samplers
 
     model = train(OBJECTIVE_OF_SAMPLERS, folder_of(out, *OBJECTIVE_OF_SAMPLERS))
     for row, (name, options) in SAMPLERS.items():

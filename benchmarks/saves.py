@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from kddpm import checkpoints, fingerprint, presets, runs
+from kddpm.runs import build, checkpoints, directory, fingerprint, presets
 
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "mobile32": (32, 32, 3), "ddpm32": (32, 32, 3)}
 
@@ -25,10 +25,10 @@ def measure(name, folder, arguments):
     """Milliseconds of each save and of each step, and the bytes of a checkpoint with the averaged weights."""
     config = presets.make_config(name)
     batch = arguments.batch_size or config.batch_size
-    run = runs.RunDirectory(folder / name)
+    run = directory.RunDirectory(folder / name)
     about = {"source": "noise", "digest": "", "images": batch, "image_shape": list(SHAPES[name]), "class_names": []}
     run.write(config, about)
-    model = checkpoints.build_model(config, SHAPES[name])
+    model = build.build_model(config, SHAPES[name])
     model.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=config.jit_compile)
     images = np.random.default_rng(0).integers(0, 256, (batch, *SHAPES[name]), np.uint8)
     saver = checkpoints.Checkpoints(run, model, fingerprint.of_this_process(config.jit_compile), print)

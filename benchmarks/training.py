@@ -28,7 +28,7 @@ def use_stock_layers():
     """Put Keras's own layers where kddpm's own stand."""
     import keras
 
-    from kddpm import layers, unet
+    from kddpm.networks import layers, unet
 
     class StockGroupNormalization(keras.layers.GroupNormalization):
         def __init__(self, groups=32, epsilon=1e-6, **kwargs):
@@ -63,7 +63,8 @@ def worker(pipe, started, preset, stock, overrides):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    from kddpm import checkpoints, data, presets
+    from kddpm import data
+    from kddpm.runs import build, presets
 
     class StepClock(keras.callbacks.Callback):
         """When each step ended: between the first and the last there is nothing of what `fit` does around them."""
@@ -80,7 +81,7 @@ def worker(pipe, started, preset, stock, overrides):
     config = presets.make_config(preset, **overrides)
     shape = (*config.image_size, config.channels)
     pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *shape), np.uint8)
-    model = checkpoints.build_model(config, shape)
+    model = build.build_model(config, shape)
     model.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=config.jit_compile)
     batches = data.batches(data.ImageData(pixels, None, (), "random", ""), config.batch_size, seed=0)
     model.fit(batches, steps_per_epoch=1, verbose=0)
@@ -145,7 +146,7 @@ def main():
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
 
-    from kddpm import presets
+    from kddpm.runs import presets
 
     print(f"{platform.processor() or platform.machine()}, {multiprocessing.cpu_count()} cores")
     results = []

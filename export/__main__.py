@@ -15,9 +15,10 @@ import tempfile
 from absl import flags
 
 from export import site
-from kddpm import commands, runs, sampling_flags
-from kddpm.errors import InputError
-from kddpm.files import check_output
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
+from kddpm.cli import commands, sampling_flags
+from kddpm.runs import directory
 
 RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
 FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
@@ -57,7 +58,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
     commands.check_least(batch_size=1, parity_seeds=1, threads=1)
     check_output("--out", out, is_folder=FORMAT.value != "tflite")
-    config, data = runs.RunDirectory(RUN_DIR.value).read()
+    config, data = directory.RunDirectory(RUN_DIR.value).read()
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name)
@@ -65,9 +66,11 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         site.check(out, BATCH_SIZE.value)
     commands.start_tensorflow()
 
-    from kddpm import checkpoints, exporting, samplers
+    from kddpm.device import description
+    from kddpm.runs import build
+    from kddpm.sampling import samplers
 
-    model = checkpoints.load_run(RUN_DIR.value)
+    model = build.load_run(RUN_DIR.value)
     names = data["class_names"] or []  # a model may have been given more classes than the data have, or none
     names = names if len(names) == model.network.num_classes else None
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +89,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         )
         if is_page:
             site.build(path, out)
-    print(exporting.report(description))
+    print(description.report(description))
     sampler, *chosen = description["sampler"].items()
     chosen = [("sampler", sampler[1]), *chosen, ("guidance_scale", description["guidance_scale"])]
     chosen = [(flag, value) for flag, value in chosen if value is not None]

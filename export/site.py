@@ -16,8 +16,8 @@ import shutil
 import subprocess
 import sys
 
-from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.base.errors import InputError
+from kddpm.base.files import replacing
 
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"

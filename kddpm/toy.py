@@ -21,12 +21,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kddpm import generation, objectives, parametrization, progress, samplers, schedules, walks
-from kddpm.errors import InputError
-from kddpm.layers import TimestepEmbedding
-from kddpm.model import DiffusionModel
-from kddpm.process import GaussianDiffusion, as_float, at_t
-from kddpm.schedules import NoiseSchedule
+from kddpm.base import progress
+from kddpm.base.errors import InputError
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.networks.layers import TimestepEmbedding
+from kddpm.sampling import samplers, walks
+from kddpm.sampling.denoiser import denoiser_of
+from kddpm.theory import objectives, parametrization, schedules
+from kddpm.theory.process import GaussianDiffusion, as_float, at_t
+from kddpm.theory.schedules import NoiseSchedule
 
 LIMIT = 12.5  # half the side of the plane, in its units: 1 of the model
 IMAGE_SHAPE = (1, 1, 2)
@@ -222,15 +225,16 @@ def backwards(
     Returns:
         (calls + 1, N, 2) in units of the plane, the noise first.
     """
-    table = generation.step_table(model, sampler, num_steps)
-    denoiser = generation.denoiser(model, learned_variance=table.learned_variance)
+    denoiser = denoiser_of(model)
+    table = denoiser.steps(sampler, num_steps)
+    predict = denoiser.predictor(learned_variance=table.learned_variance)
     seeds = tf.constant(seeds, tf.int32)
 
     @tf.function(autograph=False)
     def step(state, index):
-        return walks.walk(denoiser, table, state, seeds, index, index + 1)
+        return walks.walk(predict, table, state, seeds, index, index + 1)
 
-    state = walks.initial_state(walks.initial_noise(seeds, model.image_shape), table)
+    state = walks.initial_state(walks.initial_noise(seeds, denoiser.image_shape), table)
     way = [state]
     for index in range(table.num_rows):
         way.append(step(way[-1], tf.constant(index)))

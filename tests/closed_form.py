@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 import kddpm
-from kddpm import walks
-from kddpm.samplers import DDIM, PredictorCorrector
+from kddpm.sampling import walks
+from kddpm.sampling.samplers import DDIM, PredictorCorrector
 
 MODES = {"eager": lambda f: f, "graph": tf.function, "xla": tf.function(jit_compile=True)}
 # Error rates of the statistical tests, all at 5 standard errors: a right program fails a comparison with probability

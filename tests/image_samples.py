@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kddpm import data
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
 
 
 def random_image(*shape, seed=0):

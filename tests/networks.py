@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 import kddpm
-from kddpm import schedules
-from kddpm.layers import Dropout
+from kddpm.networks.layers import Dropout
+from kddpm.theory import schedules
 
 T = 20
 

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from kddpm import checkpoints, presets
-from kddpm.runs import RunDirectory
+from kddpm.runs import build, presets
+from kddpm.runs.directory import RunDirectory
 
 
 def make_run(path, dataset, digest="", image_shape=(8, 8, 1), class_names=(), weights=True, **changes):
@@ -21,7 +21,7 @@ def make_run(path, dataset, digest="", image_shape=(8, 8, 1), class_names=(), we
         run.weights_path.touch()
         return run.path
     keras.utils.set_random_seed(0)
-    network = checkpoints.build_model(config, image_shape).ema_network
+    network = build.build_model(config, image_shape).ema_network
     rng = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(weight.numpy() + 0.1 * rng.normal(size=weight.shape))

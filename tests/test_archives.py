@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from image_samples import GREY, bad_lines, write_zip
 
-from kddpm import archives, data, image_cache
-from kddpm.errors import InputError
+from kddpm import data
+from kddpm.base import archives
+from kddpm.base.errors import InputError
+from kddpm.data import image_cache
 
 COMPRESSED_BYTES, FILE_BYTES, HEADER_OFFSET = 20, 24, 42  # where a record of the central directory holds them
 MIB = 2**20

@@ -12,8 +12,9 @@ import tensorflow as tf
 from networks import OneConv, T
 
 import kddpm
-from kddpm import generation, parametrization, samplers, schedules
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.sampling import generation, samplers
+from kddpm.theory import parametrization, schedules
 
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "combinations.md"
 CHOICES = {

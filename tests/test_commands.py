@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from kddpm import commands
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.cli import commands
 
 
 @pytest.mark.parametrize(

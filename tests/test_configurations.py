@@ -11,11 +11,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from kddpm import checkpoints, data, parametrization, presets, schedules
-from kddpm.errors import InputError
-from kddpm.unet import UNet, count_parameters
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.networks.unet import UNet, count_parameters
+from kddpm.runs import build, presets
+from kddpm.runs.config import TrainConfig, parse
+from kddpm.theory import parametrization, schedules
 
-FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 NAMES = st.sampled_from(sorted(FIELDS))
 
 same_examples_each_time = settings(derandomize=True, deadline=None, database=None)
@@ -48,11 +51,11 @@ VALUES = JSON | HUGE | LISTS | st.integers(-3, 3000) | st.floats(-2, 2)
 def test_values_of_any_kind_make_a_configuration_or_a_line(overrides, preset):
     values = {**presets.PRESETS[preset], **overrides}
     try:
-        config = presets.TrainConfig(**values)
+        config = TrainConfig(**values)
     except InputError as error:
         check_refusal(error, overrides)
     else:
-        assert presets.TrainConfig(**json.loads(json.dumps(vars(config)))) == config
+        assert TrainConfig(**json.loads(json.dumps(vars(config)))) == config
 
 
 @cheap
@@ -89,12 +92,12 @@ TEXTS = (
 @given(NAMES, TEXTS)
 def test_texts_of_any_kind_make_a_flag_or_a_line(name, text):
     try:
-        value = presets.parse(FIELDS[name], text)
+        value = parse(FIELDS[name], text)
         config = presets.make_config("digits", **{name: value})
     except InputError as error:
         check_refusal(error, {name})
     else:
-        assert getattr(config, name) == presets._typed(FIELDS[name], value)
+        assert getattr(config, name) == config._typed(FIELDS[name], value)
 
 
 # What is one.
@@ -165,9 +168,9 @@ def configurations(draw, most_levels=3):
 
 def check_that_it_trains(values):
     """One step."""
-    config = presets.TrainConfig(**values)
+    config = TrainConfig(**values)
     source = data.load("digits", config.image_size, config.channels)
-    model = checkpoints.build_model(config, source.images.shape[1:])
+    model = build.build_model(config, source.images.shape[1:])
     model.compile(keras.optimizers.SGD(config.learning_rate))
     with_labels = config.num_classes is not None
     batches = data.batches(

@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kddpm import data, decoding, image_cache, npz_files
-from kddpm.errors import InputError
-from kddpm.files import held
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.base.files import held
+from kddpm.data import decoding, image_cache, npz_files, sources
 
 
 def numbered(count, shape=(2, 3, 1)):
@@ -375,7 +376,7 @@ def test_what_was_changed_is_found_again_and_asked_of_older_caches(tmp_path, sma
     record.write_text(json.dumps(content))
     assert load() == {"cropped": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_FORMAT", 1)  # an earlier version's
+        patch.setattr(sources, "_FORMAT", 1)  # an earlier version's
         load()
         old = record.read_text()
     assert load() == {"cropped": 1} and record.read_text() != old

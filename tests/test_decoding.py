@@ -10,8 +10,9 @@ import pytest
 from image_samples import GREY, bad_lines, load_one, png, png_bytes, random_image, write_zip
 from PIL import Image, ImageFile
 
-from kddpm import data, decoding
-from kddpm.errors import InputError
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.data import decoding
 
 # What becomes of a picture.
 

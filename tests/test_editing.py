@@ -6,9 +6,10 @@ import tensorflow as tf
 from closed_form import BestNetwork, assert_moments, best_model, chain_moments, repaint_levels, repaint_moments
 
 import kddpm
-from kddpm import editing, generation, images, samplers, walks
-from kddpm.errors import InputError
-from kddpm.samplers import DDIM, Ancestral
+from kddpm.base.errors import InputError
+from kddpm.data import images
+from kddpm.sampling import denoiser, editing, generation, samplers, walks
+from kddpm.sampling.samplers import DDIM, Ancestral
 
 SHAPE = (4, 4, 1)
 PHOTOS = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
@@ -45,7 +46,7 @@ def apart(ours, theirs):
 
 def paint_from(model, x_T, num_steps=None, labels=None):
     """DDIM from a given x_T, float32."""
-    table = generation.step_table(model, DDIM(), num_steps)
+    table = denoiser.step_table(model, DDIM(), num_steps)
     return generation.paint(model, table, np.arange(len(x_T), dtype=np.int32), labels, x=x_T)[0]
 
 
@@ -306,7 +307,7 @@ def test_known_pixels_have_the_noise_of_every_level(painted):
     count, sampler = 4096, Ancestral("small", clip=False)
     model = inpaint_one_of_two(sampler, count, num_steps=10, jump_length=2, resamplings=2)
     call, alpha_bars = painted[0], np.append(FIFTY.alpha_bars[4::5], 1.0)
-    predict, seeds = generation.denoiser(model), tf.constant(call.seeds)
+    predict, seeds = denoiser.denoiser(model), tf.constant(call.seeds)
     x, levels = walks.initial_noise(seeds, (1, 2, 1)), repaint_levels(10, 2, 2)
     assert call.table.num_rows == len(levels)
     for row, (_, _, level) in enumerate(levels):

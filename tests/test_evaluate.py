@@ -7,8 +7,13 @@ import pytest
 from PIL import Image
 from small_runs import make_run
 
-from kddpm import checkpoints, commands, data, evaluation, image_cache, memory, plots
-from kddpm.errors import InputError
+from kddpm import data
+from kddpm.base import memory
+from kddpm.base.errors import InputError
+from kddpm.cli import commands
+from kddpm.data import image_cache
+from kddpm.plots import runs
+from kddpm.runs import build, evaluate
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
 
@@ -34,13 +39,13 @@ def files(tmp_path_factory):
 def loaded_once():
     """Each run's model is read, and its loop traced, once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "load_run", functools.cache(checkpoints.load_run))
+        patch.setattr(build, "load_run", functools.cache(build.load_run))
         yield
 
 
 def bound(run, images, labels=None):
     """What the model itself says, two images at a time."""
-    return checkpoints.load_run(run).bits_per_dim(images[..., None], labels, batch_size=2, verbose=False)
+    return build.load_run(run).bits_per_dim(images[..., None], labels, batch_size=2, verbose=False)
 
 
 def written(out):
@@ -49,7 +54,7 @@ def written(out):
 
 
 def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
-    content = evaluation.evaluate(files / "run", out=tmp_path, batch_size=2)["bits_per_dim"]
+    content = evaluate.evaluate(files / "run", out=tmp_path, batch_size=2)["bits_per_dim"]
     expected = bound(files / "run", pictures(7, 8, 8))
     stored = written(tmp_path)
     assert list(stored) == list(content)
@@ -76,7 +81,7 @@ def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
 
 
 def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
-    content = evaluation.evaluate(files / "run", out=tmp_path, num_terms=2, max_images=1)["bits_per_dim"]
+    content = evaluate.evaluate(files / "run", out=tmp_path, num_terms=2, max_images=1)["bits_per_dim"]
     stored = written(tmp_path)
     drawn = [t for t, term in enumerate(stored["terms"]) if term is not None]
     assert drawn[0] == 0 and 2 <= len(drawn) <= 3 and stored["num_terms"] == 2
@@ -88,21 +93,21 @@ def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
 
 def test_the_figure_is_of_the_result(files, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "bits_by_term", lambda *arguments: drawn.append(arguments))
-    content = evaluation.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)["bits_per_dim"]
+    monkeypatch.setattr(runs, "bits_by_term", lambda *arguments: drawn.append(arguments))
+    content = evaluate.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)["bits_per_dim"]
     ((result, path),) = drawn
     assert result.total == content["total"] and path == tmp_path / "bits_per_dim.png"
 
 
 def test_nothing_is_said_where_nothing_shall_be(files, tmp_path, capfd):
-    evaluation.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)
+    evaluate.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)
     assert capfd.readouterr().out == ""
 
 
 @pytest.fixture
 def quick(files, tmp_path, monkeypatch):
     """evaluate() with two terms, no figure and no words."""
-    monkeypatch.setattr(plots, "bits_by_term", lambda result, path: None)
+    monkeypatch.setattr(runs, "bits_by_term", lambda result, path: None)
 
     def evaluate(run="run", **options):
         options = {
@@ -113,7 +118,7 @@ def quick(files, tmp_path, monkeypatch):
             "verbose": False,
             **options,
         }
-        return evaluation.evaluate(files / run, **options)["bits_per_dim"]
+        return evaluate.evaluate(files / run, **options)["bits_per_dim"]
 
     return evaluate
 
@@ -201,8 +206,8 @@ def test_labels_that_do_not_fit_are_refused(quick, tmp_path, labels, text):
 
 
 def test_classes_are_told_apart_by_their_names(files, quick, tmp_path, monkeypatch):
-    model = checkpoints.load_run(files / "classes")
-    monkeypatch.setattr(checkpoints, "load_run", lambda run: model)
+    model = build.load_run(files / "classes")
+    monkeypatch.setattr(build, "load_run", lambda run: model)
 
     def folders(*names):
         path = tmp_path / "-".join(names)
@@ -221,8 +226,8 @@ def test_classes_are_told_apart_by_their_names(files, quick, tmp_path, monkeypat
 
 
 def test_decoded_data_are_shared_with_training(files, quick, tmp_path, monkeypatch):
-    model = checkpoints.load_run(files / "run")
-    monkeypatch.setattr(checkpoints, "load_run", lambda run: model)
+    model = build.load_run(files / "run")
+    monkeypatch.setattr(build, "load_run", lambda run: model)
     monkeypatch.setattr(image_cache, "MAX_RAM_BYTES", 100)
     np.savez(tmp_path / "grey.npz", images=pictures(7, 8, 8))
     spec = f"npz:{tmp_path}/grey.npz"
@@ -264,8 +269,8 @@ def test_a_file_of_something_else_is_not_overwritten(quick, tmp_path):
 
 
 def test_a_metric_named_twice_is_measured_once(quick, monkeypatch):
-    measured, once = [], evaluation.METRICS["bits_per_dim"]
-    monkeypatch.setitem(evaluation.METRICS, "bits_per_dim", lambda *args: measured.append(1) or once(*args))
+    measured, once = [], evaluate.METRICS["bits_per_dim"]
+    monkeypatch.setitem(evaluate.METRICS, "bits_per_dim", lambda *args: measured.append(1) or once(*args))
     quick(metrics=["bits_per_dim", "bits_per_dim"])
     assert measured == [1]
 
@@ -278,6 +283,6 @@ def test_systems_that_do_not_tell_their_memory(quick, monkeypatch, tmp_path, cap
 
 
 def test_metrics_by_name(quick):
-    assert tuple(evaluation.METRICS) == commands.METRICS
+    assert tuple(evaluate.METRICS) == commands.METRICS
     with pytest.raises(InputError, match="`metrics` must be among bits_per_dim. Received: 'fid'"):
         quick(metrics=["fid"])

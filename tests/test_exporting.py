@@ -14,19 +14,11 @@ from keras import ops
 from networks import OneConv, one_conv_model
 
 import kddpm
-from kddpm import (
-    checkpoints,
-    exporting,
-    generation,
-    litert,
-    noise,
-    parametrization,
-    parity,
-    presets,
-    samplers,
-    schedules,
-)
-from kddpm.files import check_output, replacing
+from kddpm.base.files import check_output, replacing
+from kddpm.device import description, export, litert, packing, parity, signatures
+from kddpm.runs import build, presets
+from kddpm.sampling import denoiser, noise, samplers
+from kddpm.theory import parametrization, schedules
 
 SAMPLERS = {"ancestral": samplers.Ancestral("large"), "ddim": samplers.DDIM(eta=0.5)}
 QUICK = {"num_steps": 4, "parity_seeds": 2, "verbose": False}
@@ -40,7 +32,7 @@ def as_batch(numbers):
 def one_latency():
     """One measurement instead of a second's: no test looks at the number."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "_LATENCY_SECONDS", 0.0)
+        patch.setattr(export, "_LATENCY_SECONDS", 0.0)
         yield
 
 
@@ -125,8 +117,8 @@ def test_denoise_gives_eps_whatever_the_network_predicts(give_weights, predictio
     network = OneConv((8, 8, 1), out_channels=2, num_timesteps=1000)
     model = kddpm.DiffusionModel(network, schedule, prediction=prediction, variance="learned", weighting="hybrid")
     give_weights(model)
-    table = generation.step_table(model, "ddim", 2)
-    denoise = exporting.signatures(model, table, batch_size=1)["denoise"]
+    table = denoiser.step_table(model, "ddim", 2)
+    denoise = signatures.signatures(model, table, batch_size=1)["denoise"]
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     alpha_bars = np.concatenate([[1.0], schedule.alpha_bars])
     for index, name in enumerate(schedule.timesteps):
@@ -286,7 +278,7 @@ def test_the_float32_twin_of_a_model_predicts_what_the_model_predicts(make_unet)
     unet = make_unet(dtype="mixed_bfloat16", multipliers=(1,), num_classes=3, out_channels=2)
     choices = {"prediction": "v", "variance": "learned", "weighting": "vlb", "label_dropout": 0.2, "seed": 3}
     model = kddpm.DiffusionModel(unet, schedules.linear(1000).respace(NAMES), **choices)
-    twin = exporting._in_float32(model)
+    twin = export._in_float32(model)
     assert (unet.compute_dtype, twin.ema_network.compute_dtype) == ("bfloat16", "float32")
     assert {**twin.get_config(), "network": None} == {**model.get_config(), "network": None}
     for ours, theirs in zip(twin.ema_network.get_weights(), model.ema_network.get_weights(), strict=True):
@@ -360,28 +352,28 @@ def test_a_file_that_does_something_else_is_not_written(tmp_path, monkeypatch, b
     old.parent.mkdir(exist_ok=True)
     old.write_text("the one before")
     described = json.dumps({"kddpm": "0", "file": path.name, "files": {"saved_model.pb": ""}})
-    exporting.side_file(path).write_text(described)
+    description.side_file(path).write_text(described)
 
-    def save_spoiled(model, functions, folder, save=exporting._save):
+    def save_spoiled(model, functions, folder, save=export._save):
         right = functions[broken]
         spoiled = tf.function(SPOILED[broken](right), right.input_signature, autograph=False)
         save(model, {**functions, broken: spoiled}, folder)
 
-    monkeypatch.setattr(exporting, "_save", save_spoiled)
+    monkeypatch.setattr(export, "_save", save_spoiled)
     with pytest.raises(kddpm.InputError, match=error):
         one_conv_model().export(path, format, **QUICK)
     left = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
-    assert left == {old: "the one before", exporting.side_file(path): described}
+    assert left == {old: "the one before", description.side_file(path): described}
 
 
 def test_files_of_the_digits_are_small(tmp_path, give_weights):
-    model = checkpoints.build_model(presets.make_config("digits"), (8, 8, 1))
+    model = build.build_model(presets.make_config("digits"), (8, 8, 1))
     give_weights(model)
     table = samplers.step_table(samplers.Ancestral(), model.schedule, 50)
-    functions = exporting.signatures(model, table, 1)
-    exporting._save(model, functions, tmp_path)
+    functions = signatures.signatures(model, table, 1)
+    export._save(model, functions, tmp_path)
     converted = litert.convert(tmp_path, list(functions))
-    sizes = {name: len(litert.pack(litert.quantize(converted, name), "step")) for name in litert.PRECISIONS}
+    sizes = {name: len(packing.pack(litert.quantize(converted, name), "step")) for name in litert.PRECISIONS}
     assert sizes["float16"] <= 0.55 * sizes["float32"] and sizes["int8"] <= 0.30 * sizes["float32"]
 
 
@@ -401,7 +393,7 @@ def test_an_operator_that_is_not_builtin_is_named(tmp_path):
 
 
 def test_the_report_says_what_the_file_is(phone):
-    text = exporting.report(phone("ancestral", "int8")[1])
+    text = description.report(phone("ancestral", "int8")[1])
     for part in (
         "phone.tflite",
         "int8",

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kddpm import checkpoints, data, presets, training
-from kddpm.errors import InputError
-from kddpm.files import sha256
-from kddpm.runs import RunDirectory
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.base.files import sha256
+from kddpm.runs import checkpoints, presets, training
+from kddpm.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 TRIES = 2000

@@ -5,9 +5,10 @@ import tensorflow as tf
 from closed_form import best_model
 
 import kddpm
-from kddpm import generation, images, walks
-from kddpm.errors import InputError
-from kddpm.samplers import DDIM, Ancestral
+from kddpm.base.errors import InputError
+from kddpm.data import images
+from kddpm.sampling import denoiser, generation, walks
+from kddpm.sampling.samplers import DDIM, Ancestral
 
 SHAPE = (4, 4, 1)
 SEEDS = np.array([3, -8, 11], np.int32)
@@ -51,11 +52,11 @@ def asked(count, image_shape):
 
 def test_without_guidance_the_denoiser_is_the_averaged_network(trained_like, trained_like_with_classes):
     x, t = asked(3, (8, 8, 1))
-    np.testing.assert_array_equal(generation.denoiser(trained_like)(x, t), trained_like.ema_network([x, t]))
+    np.testing.assert_array_equal(denoiser.denoiser(trained_like)(x, t), trained_like.ema_network([x, t]))
     x, t = asked(3, (8, 8, 3))
     label = tf.constant([2, 0, 1])
     np.testing.assert_array_equal(
-        generation.denoiser(trained_like_with_classes, label)(x, t),
+        denoiser.denoiser(trained_like_with_classes, label)(x, t),
         trained_like_with_classes.ema_network([x, t, label]),
     )
 
@@ -67,7 +68,7 @@ def test_guidance_is_a_straight_line_from_no_class_through_the_class(trained_lik
     network = trained_like_with_classes.ema_network
     given, none = network([x, t, label]).numpy(), network([x, t, tf.constant([3, 3, 3])]).numpy()
     assert not np.allclose(given, none, atol=0.1)
-    guided = generation.denoiser(trained_like_with_classes, label, scale)(x, t)
+    guided = denoiser.denoiser(trained_like_with_classes, label, scale)(x, t)
     np.testing.assert_allclose(guided, none + scale * (given - none), atol=1e-4)
 
 
@@ -75,12 +76,12 @@ def test_guidance_leaves_a_learned_variance_to_the_class(learned):
     (x, t), label = asked(3, (4, 4, 2)), tf.constant([2, 0, 1])
     given, none = learned.ema_network([x, t, label]).numpy(), learned.ema_network([x, t, tf.fill(3, 3)]).numpy()
     assert not np.allclose(given[..., 2:], none[..., 2:], atol=0.05)
-    whole = generation.denoiser(learned, label, 3.0, learned_variance=True)(x, t)
+    whole = denoiser.denoiser(learned, label, 3.0, learned_variance=True)(x, t)
     np.testing.assert_allclose(whole[..., :2], none[..., :2] + 3 * (given - none)[..., :2], atol=1e-4)
     np.testing.assert_allclose(whole[..., 2:], given[..., 2:], atol=1e-5)
     # A sampler that has no use for the variance gets the prediction alone.
-    np.testing.assert_allclose(generation.denoiser(learned, label, 3.0)(x, t), whole[..., :2], atol=1e-6)
-    np.testing.assert_allclose(generation.denoiser(learned, label)(x, t), given[..., :2], atol=1e-6)
+    np.testing.assert_allclose(denoiser.denoiser(learned, label, 3.0)(x, t), whole[..., :2], atol=1e-6)
+    np.testing.assert_allclose(denoiser.denoiser(learned, label)(x, t), given[..., :2], atol=1e-6)
 
 
 def test_pictures_with_a_learned_variance(learned):
@@ -141,10 +142,10 @@ def brightened(by):
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_an_edit_follows_every_step_of_its_own_image(model, batch_size):
     """By hand, one image at a time; chunks of two leave a remainder of one."""
-    table, amounts = generation.step_table(model, "ddim", 4), [0.1, -0.2, 0.3]
+    table, amounts = denoiser.step_table(model, "ddim", 4), [0.1, -0.2, 0.3]
     floats, frames = generation.paint(model, table, SEEDS, edit=brightened(amounts), batch_size=batch_size)
     assert frames is None and floats.shape == (3, *SHAPE)
-    predict = generation.denoiser(model)
+    predict = denoiser.denoiser(model)
     for k in range(3):
         x = walks.initial_noise(tf.constant(SEEDS[[k]]), SHAPE)
         for index in range(4):
@@ -156,7 +157,7 @@ def test_an_edit_follows_every_step_of_its_own_image(model, batch_size):
 def test_edits_of_one_name_are_traced_once(model, monkeypatch):
     traces, walk = [], walks.walk
     monkeypatch.setattr(walks, "walk", lambda *args: traces.append(args) or walk(*args))
-    table = generation.step_table(model, "ddim", 3)
+    table = denoiser.step_table(model, "ddim", 3)
     for amounts in ([0.0, 0.0, 0.0], [0.5, 0.5, 0.5]):
         floats, _ = generation.paint(model, table, SEEDS, edit=brightened(amounts))
     assert len(traces) == 1 and np.mean(floats) > 0.4
@@ -165,13 +166,13 @@ def test_edits_of_one_name_are_traced_once(model, monkeypatch):
 
 
 def test_pictures_can_start_from_a_given_x(model):
-    table, x_T = generation.step_table(model, "heun", 5), np.ones((3, *SHAPE), np.float32)
+    table, x_T = denoiser.step_table(model, "heun", 5), np.ones((3, *SHAPE), np.float32)
     floats, frames = generation.paint(model, table, SEEDS, x=x_T, frames=3, batch_size=2)
     assert frames.shape == (3, 3, *SHAPE)
     np.testing.assert_array_equal(frames[0], images.to_uint8(x_T))
     np.testing.assert_array_equal(frames[-1], images.to_uint8(floats))
     state = walks.initial_state(tf.constant(x_T), table)
-    end = walks.walk(generation.denoiser(model), table, state, tf.constant(SEEDS))
+    end = walks.walk(denoiser.denoiser(model), table, state, tf.constant(SEEDS))
     np.testing.assert_allclose(floats, walks.picture_of(end, table), atol=1e-5)
 
 
@@ -188,25 +189,25 @@ def test_frames_are_pictures_whatever_the_state_holds(model, sampler):
 
 
 def test_labels_are_checked(model, model_with_classes):
-    assert generation.checked_labels(model, None, SEEDS) is None
-    assert generation.checked_labels(model_with_classes, None, SEEDS).tolist() == [1, 0, 1]
+    assert denoiser.checked_labels(model, None, SEEDS) is None
+    assert denoiser.checked_labels(model_with_classes, None, SEEDS).tolist() == [1, 0, 1]
     for labels in ([0, 1, 1], np.array([0, 1, 1]), range(2)):
         if len(labels) == 3:
-            checked = generation.checked_labels(model_with_classes, labels, SEEDS)
+            checked = denoiser.checked_labels(model_with_classes, labels, SEEDS)
             assert checked.tolist() == [0, 1, 1] and checked.dtype == np.int32
         else:
             with pytest.raises(InputError, match="`labels` must be one a seed. Received: 2 labels, 3 seeds"):
-                generation.checked_labels(model_with_classes, labels, SEEDS)
+                denoiser.checked_labels(model_with_classes, labels, SEEDS)
     for labels in ([0, 1, 2], [0, -1, 1]):  # 2 is "no class", and not a user's to give
         with pytest.raises(InputError, match=r"`labels` must be integers in 0 .. 1"):
-            generation.checked_labels(model_with_classes, labels, SEEDS)
+            denoiser.checked_labels(model_with_classes, labels, SEEDS)
     with pytest.raises(InputError, match=r"`labels` were given, but the network has no classes \(num_classes=None\)"):
-        generation.checked_labels(model, [0, 1, 1], SEEDS)
+        denoiser.checked_labels(model, [0, 1, 1], SEEDS)
 
 
 @pytest.mark.parametrize("scale", [1, 1.0, 0, 0.0, 3, 7.5, np.float64(2), np.float32(2), np.int64(2)])
 def test_any_scale_of_at_least_zero_is_guidance(model_with_classes, scale):
-    generation.check_guidance(model_with_classes, scale)
+    denoiser.check_guidance(model_with_classes, scale)
 
 
 @pytest.mark.parametrize("scale", [-1, -0.1, float("nan"), float("inf"), "2", None])
@@ -216,14 +217,14 @@ def test_other_scales_are_refused(model_with_classes, scale):
 
 
 def test_guidance_needs_classes_and_dropped_labels(model):
-    generation.check_guidance(model, 1.0)
+    denoiser.check_guidance(model, 1.0)
     with pytest.raises(
         InputError, match=r"`guidance_scale` needs a network with classes \(num_classes\). Received: 2.0"
     ):
         model.generate([1], guidance_scale=2.0)
     network = model.network.__class__(SHAPE, model.schedule.betas, class_means=(-0.3, 0.2))
     undropped = kddpm.DiffusionModel(network, model.schedule, label_dropout=0.0)
-    generation.check_guidance(undropped, 1.0)
+    denoiser.check_guidance(undropped, 1.0)
     for scale in (0, 2.0):
         with pytest.raises(InputError, match="`guidance_scale` needs a model trained with label_dropout"):
             undropped.generate([1], guidance_scale=scale)
@@ -252,11 +253,11 @@ def test_one_trace_serves_every_scale(model_with_classes):
 
 def test_what_was_used_longest_ago_is_forgotten(monkeypatch):
     model = best_model(SHAPE)
-    monkeypatch.setattr(generation, "_MOST_COMPILED", 2)
+    monkeypatch.setattr(denoiser, "_MOST_COMPILED", 2)
     made = []
 
     def ask(key):
-        return generation.compiled(model, (key,), lambda: made.append(key) or key)
+        return denoiser.compiled(model, (key,), lambda: made.append(key) or key)
 
     assert [ask(key) for key in "abacab"] == list("abacab")
     assert made == list("abcb")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from image_samples import GREY, bad_lines, png_bytes, write, write_zip
 
-from kddpm import data, decoding, image_files
-from kddpm.errors import InputError
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.data import decoding, image_files
 
 # Names, order and layout.
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kddpm import images
-from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.base.errors import InputError
+from kddpm.base.files import replacing
+from kddpm.data import images
 
 GREY = 128  # the gutter
 

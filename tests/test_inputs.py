@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import inputs
-from kddpm.errors import InputError
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.data import inputs
 
 SHAPE = (4, 6, 1)
 RANGE = r"Images must be uint8, or finite floats in \[-1, 1\] \(x / 127.5 - 1\)\."
@@ -35,22 +36,22 @@ def batches(*arrays, batch_size=2):
     ids=str,
 )
 def test_what_is_a_list_of_integers(values):
-    array = inputs.int32("seeds", values)
+    array = arguments.int32("seeds", values)
     assert array.dtype == np.int32 and array.tolist() == [-1, 0, 1]
 
 
 def test_the_ends_of_int32():
-    assert inputs.int32("seeds", [-(2**31), 2**31 - 1]).tolist() == [-(2**31), 2**31 - 1]
-    assert inputs.int32("seeds", np.array([7], np.uint64)).tolist() == [7]
+    assert arguments.int32("seeds", [-(2**31), 2**31 - 1]).tolist() == [-(2**31), 2**31 - 1]
+    assert arguments.int32("seeds", np.array([7], np.uint64)).tolist() == [7]
     for value in (-(2**31) - 1, 2**31):
         with pytest.raises(InputError, match=f"^`seeds` must fit int32. Received: values from {value} to {value}$"):
-            inputs.int32("seeds", [value])
+            arguments.int32("seeds", [value])
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [[1, 2]], np.array(3), [True], ["1"], np.zeros((0,), int)], ids=repr)
 def test_what_is_not_a_list_of_integers(values):
     with pytest.raises(InputError, match="^`labels` must be a non-empty list of integers. Received: "):
-        inputs.int32("labels", values)
+        arguments.int32("labels", values)
 
 
 # Arrays.

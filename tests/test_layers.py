@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from kddpm import layers
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.networks import layers
 
 MODES = {
     "eager": lambda f: f,

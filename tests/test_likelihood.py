@@ -12,9 +12,11 @@ import pytest
 import tensorflow as tf
 
 import kddpm
-from kddpm import likelihood, noise, objectives, parametrization, schedules
-from kddpm.errors import InputError
-from kddpm.process import GaussianDiffusion
+from kddpm.base.errors import InputError
+from kddpm.evaluation import likelihood
+from kddpm.sampling import noise
+from kddpm.theory import objectives, parametrization, schedules
+from kddpm.theory.process import GaussianDiffusion
 
 STANDARD_ERRORS = 5
 MEAN, STD = 0.2, 0.3

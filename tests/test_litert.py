@@ -4,7 +4,8 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import kddpm
-from kddpm import exporting, litert, samplers
+from kddpm.device import export, litert, packing, signatures
+from kddpm.sampling import samplers
 
 
 @pytest.fixture(scope="module")
@@ -12,8 +13,8 @@ def converted(trained_like, tmp_path_factory):
     """A float32 file of a small model, as the converter leaves it."""
     table = samplers.step_table(samplers.Ancestral(), trained_like.schedule, 3)
     folder = tmp_path_factory.mktemp("converted")
-    functions = exporting.signatures(trained_like, table, 1)
-    exporting._save(trained_like, functions, folder)
+    functions = signatures.signatures(trained_like, table, 1)
+    export._save(trained_like, functions, folder)
     return litert.convert(folder, list(functions))
 
 
@@ -35,7 +36,7 @@ def outputs(content, xnnpack=True):
 @pytest.mark.parametrize("xnnpack", [True, False])
 def test_packing_changes_no_bit_of_any_output(converted, precision, xnnpack):
     quantized = litert.quantize(converted, precision)
-    before, after = outputs(quantized, xnnpack), outputs(litert.pack(quantized, "step"), xnnpack)
+    before, after = outputs(quantized, xnnpack), outputs(packing.pack(quantized, "step"), xnnpack)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
 
@@ -43,16 +44,16 @@ def test_packing_changes_no_bit_of_any_output(converted, precision, xnnpack):
 @pytest.mark.parametrize("precision", litert.PRECISIONS)
 def test_packing_says_everything_once(converted, precision):
     quantized = litert.quantize(converted, precision)
-    packed = litert.pack(quantized, "step")
+    packed = packing.pack(quantized, "step")
     assert len(packed) < len(quantized) - 100_000  # of some 400 KB beside the weights
     model = schema.ModelT.InitFromPackedBuf(packed)
     contents = [bytes(b.data) for b in model.buffers if b.data is not None]
     assert len(contents) == len(set(contents))
-    assert len(packed) == pytest.approx(len(litert.pack(packed, "step")), rel=1e-3)
+    assert len(packed) == pytest.approx(len(packing.pack(packed, "step")), rel=1e-3)
 
 
 def test_weights_are_aligned_in_the_file(converted):
-    packed = litert.pack(converted, "step")
+    packed = packing.pack(converted, "step")
     model = schema.Model.GetRootAsModel(packed, 0)
     addresses = [
         model.Buffers(i)._tab.Vector(model.Buffers(i)._tab.Offset(4))
@@ -65,7 +66,7 @@ def test_weights_are_aligned_in_the_file(converted):
 
 @pytest.mark.parametrize("first", ["generate", "start", "step", "finish", "denoise"])
 def test_the_first_graph_is_the_one_asked_for(converted, first):
-    packed = litert.pack(converted, first)
+    packed = packing.pack(converted, first)
     model = schema.ModelT.InitFromPackedBuf(packed)
     assert {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first] == 0
     np.testing.assert_array_equal(outputs(packed)["generate"], outputs(converted)["generate"])
@@ -73,7 +74,7 @@ def test_the_first_graph_is_the_one_asked_for(converted, first):
 
 def test_quantizing_leaves_noise_schedule_and_statistics_alone(converted):
     """Of int8 are the kernels, but not the first and the last; int16 is the noise table, whole."""
-    model = schema.ModelT.InitFromPackedBuf(litert.pack(litert.quantize(converted, "int8"), "step"))
+    model = schema.ModelT.InitFromPackedBuf(packing.pack(litert.quantize(converted, "int8"), "step"))
     tensors = [t for graph in model.subgraphs for t in graph.tensors if model.buffers[t.buffer].data is not None]
     kinds = {(t.type, tuple(t.shape)) for t in tensors}
     of_type = lambda kind: {shape for number, shape in kinds if number == kind}  # noqa: E731
@@ -97,7 +98,7 @@ def test_operators_are_counted_and_builtin(converted):
 def test_foreign_operators_are_named(converted):
     model = schema.ModelT.InitFromPackedBuf(converted)
     model.operatorCodes[0].customCode = b"FlexErf"
-    builder = litert._Builder(len(converted))
+    builder = packing._Builder(len(converted))
     builder.Finish(model.Pack(builder), b"TFL3")
     with pytest.raises(kddpm.InputError, match=r"must consist of builtin operators\. Received: FlexErf"):
         litert.operators(bytes(builder.Output()))
@@ -120,9 +121,9 @@ def test_delegation_is_counted_operator_by_operator():
 @pytest.mark.parametrize("precision", litert.PRECISIONS)
 def test_the_whole_network_is_delegated(converted, precision):
     """Outside XNNPACK are the integers of the noise and what looks up the step."""
-    packed = litert.pack(litert.quantize(converted, precision), "denoise")
+    packed = packing.pack(litert.quantize(converted, precision), "denoise")
     assert litert.delegation(packed)[0] > 0.98
-    outside = litert.delegation(litert.pack(packed, "step"))[1]
+    outside = litert.delegation(packing.pack(packed, "step"))[1]
     integers = {"ADD", "SUB", "MUL", "RIGHT_SHIFT", "BITWISE_XOR", "GATHER", "CAST", "FILL"}
     shapes = {"RESHAPE", "STRIDED_SLICE", "CONCATENATION"}
     assert {"RIGHT_SHIFT", "BITWISE_XOR", "GATHER"} <= set(outside) <= integers | shapes

@@ -12,9 +12,12 @@ import tensorflow as tf
 from networks import OneConv, T
 
 import kddpm
-from kddpm import data, images, noise, objectives, parametrization, samplers, schedules, walks
-from kddpm.draws import EVALUATION, TRAINING
-from kddpm.errors import InputError
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.data import images
+from kddpm.model.draws import EVALUATION, TRAINING
+from kddpm.sampling import noise, samplers, walks
+from kddpm.theory import objectives, parametrization, schedules
 
 SHAPE = (4, 4, 1)
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from kddpm import local_cluster
+from kddpm.distribution import local_cluster
 
 ROOT = pathlib.Path(__file__).parents[1]
 BOUND = 120  # seconds in which a group must have noticed that one of it is gone

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from kddpm import noise
+from kddpm.sampling import noise
 
 MODES = {"eager": lambda f: f, "graph": tf.function, "xla": tf.function(jit_compile=True)}
 # Error rates of the statistical tests, all at 5 standard errors: a right generator fails a comparison with probability

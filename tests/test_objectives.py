@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import objectives, parametrization, schedules
-from kddpm.process import GaussianDiffusion
+from kddpm.theory import objectives, parametrization, schedules
+from kddpm.theory.process import GaussianDiffusion
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "tables_mpmath.npz")
 SCHEDULE = schedules.linear(1000)

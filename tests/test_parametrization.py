@@ -4,9 +4,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from kddpm import objectives, parametrization, schedules
-from kddpm.errors import InputError
-from kddpm.process import GaussianDiffusion
+from kddpm.base.errors import InputError
+from kddpm.theory import objectives, parametrization, schedules
+from kddpm.theory.process import GaussianDiffusion
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "tables_mpmath.npz")
 SCHEDULES = {

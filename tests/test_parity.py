@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import kddpm
-from kddpm import parity
+from kddpm.device import parity
 
 TIMESTEPS = [9, 4, 0]
 

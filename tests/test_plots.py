@@ -11,9 +11,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 import kddpm
-from kddpm import data, plots, toy
-from kddpm import schedules as kd_schedules
-from kddpm.errors import InputError
+from kddpm import data, toy
+from kddpm.base.errors import InputError
+from kddpm.plots import __main__, runs, style, theory
+from kddpm.theory import schedules as kd_schedules
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -23,8 +24,8 @@ def drawn(monkeypatch, tmp_path):
     """Draws with a function of `plots` and gives the figure: every text is inside it and over no other text."""
 
     def draw(function, *arguments, **options):
-        kept, save = [], plots._save
-        monkeypatch.setattr(plots, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
+        kept, save = [], style._save
+        monkeypatch.setattr(style, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             function(*arguments, path=tmp_path / "figure.png", **options)
@@ -59,7 +60,7 @@ def check_texts(figure):
 
 
 def test_schedules_shows_them_all(drawn):
-    signal, noise, snr = drawn(plots.schedules, num_timesteps=50).axes
+    signal, noise, snr = drawn(theory.schedules, num_timesteps=50).axes
     names = [line.get_label() for line in signal.lines]
     assert names == [*kd_schedules.BY_NAME, "linear, zero terminal SNR"]
     styles = [line.get_linestyle() for line in signal.lines]
@@ -75,7 +76,7 @@ def test_schedules_shows_them_all(drawn):
 
 
 def test_forward_shows_the_process(drawn):
-    figure = drawn(plots.forward, image=7, names=("linear", "cosine"), timesteps=(100, 999))
+    figure = drawn(theory.forward, image=7, names=("linear", "cosine"), timesteps=(100, 999))
     grid = np.reshape([axes.images[0].get_array() for axes in figure.axes], (2, 3, 8, 8))
     assert [axes.get_ylabel() for axes in figure.axes] == ["linear", "", "", "cosine", "", ""]
     assert [axes.get_title() for axes in figure.axes[:3]] == ["$x_0$", "t = 100", "t = 999"]
@@ -96,7 +97,7 @@ def result_of(terms, prior=0.01, total=None):
 
 
 def test_bits_by_term_shows_every_term_and_their_sum(drawn):
-    left, right = drawn(plots.bits_by_term, result_of([2.0, 0.5, 0.25, 0.24])).axes
+    left, right = drawn(runs.bits_by_term, result_of([2.0, 0.5, 0.25, 0.24])).axes
     middle, first, last, _ = left.lines
     assert middle.get_xdata().tolist() == [1, 2, 3] and middle.get_ydata().tolist() == [0.5, 0.25, 0.24]
     assert (first.get_xydata().tolist(), last.get_xydata().tolist()) == ([[0, 2.0]], [[4, 0.01]])
@@ -111,7 +112,7 @@ def test_bits_by_term_shows_every_term_and_their_sum(drawn):
 
 def test_terms_that_were_not_drawn_are_left_out(drawn):
     terms = [2.0, np.nan, 0.3, np.nan, np.nan, 0.1]
-    left, right = drawn(plots.bits_by_term, result_of(terms, total=3.01)).axes  # 1 bit of the five in the middle
+    left, right = drawn(runs.bits_by_term, result_of(terms, total=3.01)).axes  # 1 bit of the five in the middle
     assert left.lines[0].get_xdata().tolist() == [2, 5] and left.lines[0].get_ydata().tolist() == [0.3, 0.1]
     assert right.lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4, 5, 6]
     known = np.cumsum([0.3, 0.3, 0.7 / 3, 0.5 / 3, 0.1])  # what was not drawn lies between its neighbours
@@ -121,20 +122,20 @@ def test_terms_that_were_not_drawn_are_left_out(drawn):
 @pytest.mark.parametrize("terms", [[1.0], [1.0, np.nan], np.geomspace(3, 1e-7, 4000)], ids=len)
 @pytest.mark.parametrize("prior", [0.0, 3e-8])
 def test_bits_by_term_of_any_length(drawn, terms, prior):
-    left, right = drawn(plots.bits_by_term, result_of(terms, prior)).axes
+    left, right = drawn(runs.bits_by_term, result_of(terms, prior)).axes
     assert right.lines[0].get_ydata()[-1] == 100
     assert left.get_legend().get_texts()[1].get_text() == (r"$L_T$: $3\cdot10^{-8}$ bits" if prior else "$L_T$: 0 bits")
 
 
 def test_bits_by_term_without_its_first_term_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"`result` must have a finite first term, L_0. Received: \[nan\]"):
-        plots.bits_by_term(result_of([np.nan, 1.0]), tmp_path / "x.png")
+        runs.bits_by_term(result_of([np.nan, 1.0]), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_gaussian_bits_are_those_of_the_data():
     """log2(0.2 * 127.5 sqrt(2 pi e)), the entropy of N(0, 0.2^2) in steps of 1 / 127.5; 64 x 64 pixels, 0.02 each."""
-    result = plots.gaussian_bits()
+    result = theory.gaussian_bits()
     assert result.total == pytest.approx(np.log2(0.2 * 127.5 * np.sqrt(2 * np.pi * np.e)), abs=0.08)
     assert len(result.terms) == 1000 and np.isfinite(result.terms).all()
 
@@ -147,7 +148,7 @@ def test_estimators_shows_what_was_measured(drawn, monkeypatch):
         return {"trajectory": (0.05, 0.2), "pair": (900.0, 3.0 * num_timesteps), "one_sample": (800.0, 1.0)}
 
     monkeypatch.setattr(toy, "estimator_variances", measured)
-    left, right = drawn(plots.estimators, lengths=(10, 50), images=7).axes
+    left, right = drawn(theory.estimators, lengths=(10, 50), images=7).axes
     assert [line.get_ydata().tolist() for line in left.lines] == [[0.05, 0.05], [900, 900], [800, 800]]
     assert [line.get_ydata().tolist() for line in right.lines] == [[2.0, 10.0], [30.0, 150.0], [1.0, 1.0]]
     labels = [line.get_label() for line in left.lines]
@@ -157,7 +158,7 @@ def test_estimators_shows_what_was_measured(drawn, monkeypatch):
 
 def test_a_toy_animation_goes_to_noise_and_back(tmp_path):
     model = kddpm.DiffusionModel(toy.MLP(width=8, depth=1), kd_schedules.cosine(6))
-    plots.toy("moons", tmp_path / "moons.gif", model, count=40, frames=4)
+    theory.toy("moons", tmp_path / "moons.gif", model, count=40, frames=4)
     with Image.open(tmp_path / "moons.gif") as animation:
         assert animation.n_frames == 2 * 4  # the rest at each end is one long frame
         shots, durations = [], []
@@ -174,14 +175,14 @@ def test_a_toy_animation_goes_to_noise_and_back(tmp_path):
     hues = {tuple(pixel) for pixel in shots[0][np.ptp(shots[0], axis=-1) > 100]}
     assert {(0, 114, 178), (230, 159, 0)} <= hues  # a colour each
     with pytest.raises(InputError, match="`plane` must be one of points, moons. Received: 'stars'"):
-        plots.toy("stars", tmp_path / "stars.gif")
+        theory.toy("stars", tmp_path / "stars.gif")
 
 
 def test_few_colours_change_little():
     ramp = np.linspace(0, 1, 64)[:, np.newaxis, np.newaxis]
     blue, white = np.array([0, 114, 178]), np.array([255, 255, 255])
     shot = np.round(ramp * blue + (1 - ramp) * white).astype(np.uint8).repeat(4, axis=1)
-    (few,) = plots._few_colours([shot], ("#0072B2",))
+    (few,) = style._few_colours([shot], ("#0072B2",))
     assert few.shape == shot.shape and len(np.unique(few.reshape(-1, 3), axis=0)) < 24
     assert np.array_equal(few[[0, -1]], shot[[0, -1]])
     assert np.abs(few.astype(int) - shot).max() < 40
@@ -214,7 +215,7 @@ def test_bad_flags_end_in_one_line_before_tensorflow_starts(flags, line, tmp_pat
 
 def test_help_explains_the_flags_and_every_figure():
     text = run("--help").stdout
-    for word in ("--only", "--out", *plots.FIGURES):
+    for word in ("--only", "--out", *__main__.FIGURES):
         assert word in text
 
 
@@ -239,7 +240,7 @@ def test_a_long_run_does_not_gather_figures(tmp_path):
     gc.disable()  # Python itself looks for them late
     try:
         for _ in range(4):
-            plots.loss_curve(rows, tmp_path / "loss.png")
+            runs.loss_curve(rows, tmp_path / "loss.png")
         assert sum(isinstance(each, Figure) for each in gc.get_objects()) <= 1
     finally:
         gc.enable()

@@ -3,16 +3,19 @@ import json
 
 import pytest
 
-from kddpm import parametrization, presets, samplers, schedules
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.runs import presets
+from kddpm.runs.config import CHANGEABLE, TrainConfig, help_of, parse
+from kddpm.sampling import samplers
+from kddpm.theory import parametrization, schedules
 
-FIELDS = {field.name: field for field in dataclasses.fields(presets.TrainConfig)}
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_preset_is_a_configuration_that_survives_json(preset):
     config = presets.make_config(preset, dataset="digits")
-    assert presets.TrainConfig(**json.loads(json.dumps(vars(config)))) == config
+    assert TrainConfig(**json.loads(json.dumps(vars(config)))) == config
 
 
 def test_ddpm32_is_the_cifar10_experiment_of_the_paper():
@@ -29,7 +32,7 @@ def test_the_preset_follows_the_data_set_when_none_is_named():
 
 
 def test_every_field_has_a_help_text():
-    assert all(presets.help_of(field) for field in FIELDS.values())
+    assert all(help_of(field) for field in FIELDS.values())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ def test_every_field_has_a_help_text():
     ],
 )
 def test_flags_are_read_as_the_type_of_their_field(name, text, value):
-    assert presets.parse(FIELDS[name], text) == value
+    assert parse(FIELDS[name], text) == value
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_flags_are_read_as_the_type_of_their_field(name, text, value):
 )
 def test_flags_of_another_type_are_named(name, text):
     with pytest.raises(InputError, match=f"--{name} must be .* Received: '{text}'"):
-        presets.parse(FIELDS[name], text)
+        parse(FIELDS[name], text)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_impossible_values_are_named(overrides, message):
 def test_what_goes_together_is_a_configuration_that_survives_json(overrides):
     config = presets.make_config("ddpm32", **overrides)
     assert {name: getattr(config, name) for name in overrides} == overrides
-    assert presets.TrainConfig(**json.loads(json.dumps(vars(config)))) == config
+    assert TrainConfig(**json.loads(json.dumps(vars(config)))) == config
 
 
 def test_the_names_in_the_flags_are_those_there_are():
@@ -171,12 +174,12 @@ def test_the_names_in_the_flags_are_those_there_are():
         "variance": parametrization.VARIANCES,
         "timestep_sampling": parametrization.TIMESTEP_SAMPLINGS,
     }.items():
-        assert all(choice in presets.help_of(FIELDS[name]) for choice in choices)
+        assert all(choice in help_of(FIELDS[name]) for choice in choices)
 
 
 def test_pictures_may_change_while_a_run_goes_on_but_not_what_it_trains():
-    assert {"sampler", "sampling_steps", "guidance_scale"} <= set(presets.CHANGEABLE)
-    assert not {"prediction", "weighting", "variance", "label_dropout", "zero_terminal_snr"} & set(presets.CHANGEABLE)
+    assert {"sampler", "sampling_steps", "guidance_scale"} <= set(CHANGEABLE)
+    assert not {"prediction", "weighting", "variance", "label_dropout", "zero_terminal_snr"} & set(CHANGEABLE)
 
 
 def test_unknown_presets_and_a_missing_data_set_are_named():

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import parametrization, schedules
-from kddpm.errors import InputError
-from kddpm.process import GaussianDiffusion, split_output
+from kddpm.base.errors import InputError
+from kddpm.theory import parametrization, schedules
+from kddpm.theory.process import GaussianDiffusion, split_output
 
 SCHEDULE = schedules.linear(1000)
 DIFFUSION = GaussianDiffusion(SCHEDULE)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from small_runs import make_run
 
-from kddpm import checkpoints, picture_files
+from kddpm.cli import picture_files
+from kddpm.runs import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -155,7 +156,7 @@ def test_variations_lie_between_the_picture_and_others(sample, folder, tmp_path)
     assert np.array_equal(same, [photo] * 3) and seeds == [4, 5, 6]
     some, _ = varied("--variations=a.png", "--strength=0.25", "--seeds=4-6")
     assert len(np.unique(some, axis=0)) == 3
-    model = checkpoints.load_run(folder / "run")
+    model = build.load_run(folder / "run")
     expected = model.variations(pictures(8, 8)[..., None], 0.25, [4, 5, 6], num_steps=4, verbose=False)
     assert np.abs(some - expected[..., 0]).max() <= 1
     whole, _ = varied("--variations=a.png", "--strength=1", "--seeds=4-6")

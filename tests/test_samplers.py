@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from closed_form import STANDARD_ERRORS, assert_moments, chain_moments, draw, gaussian_denoiser, mixture_x0, walked
 
-from kddpm import noise, samplers, schedules, walks
-from kddpm.errors import InputError
-from kddpm.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.base.errors import InputError
+from kddpm.sampling import noise, samplers, walks
+from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.theory import schedules
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "sampler_trajectories.npz")
 # In the rows fixed_large/50 diffusers adds noise at the last step: see goldens/README.md.

@@ -3,8 +3,8 @@ import pathlib
 import pytest
 from absl import flags as absl_flags
 
-from kddpm import sampling_flags
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.cli import sampling_flags
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from kddpm import schedules
-from kddpm.errors import InputError
-from kddpm.schedules import NoiseSchedule
+from kddpm.base.errors import InputError
+from kddpm.theory import schedules
+from kddpm.theory.schedules import NoiseSchedule
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "tables_mpmath.npz")
 ATTRIBUTES = {

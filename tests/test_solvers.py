@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from closed_form import gaussian_denoiser, mixture_x0, walked
 
-from kddpm import samplers, schedules
-from kddpm.samplers import DDIM, DPMSolver, Heun, Inversion
+from kddpm.sampling import samplers
+from kddpm.sampling.samplers import DDIM, DPMSolver, Heun, Inversion
+from kddpm.theory import schedules
 
 linear_100 = schedules.linear(100, 1e-3, 0.2)
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from image_samples import GREY, write
 
-from kddpm import checkpoints, data, decoding, image_cache, presets, runs, training, weights_files
-from kddpm.errors import InputError
-from kddpm.files import sha256
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.base.files import sha256
+from kddpm.data import decoding, image_cache
+from kddpm.runs import build, checkpoints, directory, presets, training, weights_files
 
 
 class Payload:
@@ -150,7 +152,7 @@ LAMBDA = '{"module": "keras.layers", "class_name": "Lambda", "config": {"functio
 def test_runs_are_read_and_not_run(run_dir, canary, change):
     change(run_dir, canary)
     with pytest.raises(InputError) as caught:
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
     assert "\n" not in str(caught.value)
 
 
@@ -161,18 +163,18 @@ def test_what_is_said_beside_the_weights_is_not_listened_to(run_dir, canary):
     with zipfile.ZipFile(model) as archive:
         configuration = archive.read("config.json")
     weights_files.hash_file(run_dir / "ema.weights.h5").unlink()
-    before = checkpoints.load_run(run_dir).ema_network.get_weights()
+    before = build.load_run(run_dir).ema_network.get_weights()
     with h5py.File(run_dir / "ema.weights.h5", "r+") as file:
         for item in (file, *file.values()):
             item.attrs["model_config"] = configuration
             item.attrs["training_config"] = program(canary)
             item.attrs["pickle"] = np.void(pickled(canary))
-    after = checkpoints.load_run(run_dir).ema_network.get_weights()
+    after = build.load_run(run_dir).ema_network.get_weights()
     assert all(map(np.array_equal, before, after))
     with h5py.File(run_dir / "ema.weights.h5", "r+") as file:
         file.create_dataset("more", data=np.void(pickled(canary)))
     with pytest.raises(InputError, match="more holds no numbers"):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 # What asks for more than there is.
@@ -212,7 +214,7 @@ def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes,
     monkeypatch.setattr(checkpoints, "UNet", None)  # it is not asked
     monkeypatch.setattr(checkpoints.schedules, "by_name", None)
     with pytest.raises(InputError, match=text) as caught:
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
     assert "\n" not in str(caught.value)
 
 
@@ -222,7 +224,7 @@ def test_a_weights_file_of_holes_makes_room_for_no_network(run_dir, monkeypatch)
     os.truncate(run_dir / "ema.weights.h5", 2**43)
     monkeypatch.setattr(checkpoints, "UNet", None)
     with pytest.raises(InputError, match="1,560,007,600,001 parameters, which takes 12,480[0-9.]+ GB or more"):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
@@ -236,13 +238,13 @@ def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
 def test_data_of_another_size_than_the_configuration_are_refused(run_dir):
     rewrite(run_dir / "config.json", '"image_shape": [\n      8,', '"image_shape": [\n      9,')
     with pytest.raises(InputError, match=r"`image_shape` of its `data` must be that of --image_size=8x8.*\[9, 8, 1\]"):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 def test_side_files_of_any_size_are_not_read(run_dir):
     os.truncate(run_dir / "config.json", 2**40)
     with pytest.raises(InputError, match="it is larger than the 33,554,432 bytes that are read"):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 # Checkpoints.
@@ -296,7 +298,7 @@ def described_as(**changes):
 )
 def test_training_goes_on_from_nothing_that_would_run(run_dir, canary, change, text):
     change(run_dir, canary)
-    config, _ = runs.RunDirectory(run_dir).read()
+    config, _ = directory.RunDirectory(run_dir).read()
     with pytest.raises(InputError, match=text) as caught:
         training.train(config, run_dir, verbose=False)
     assert "\n" not in str(caught.value)
@@ -307,7 +309,7 @@ def test_files_without_an_end_are_not_read(run_dir, name):
     (run_dir / name).unlink()
     (run_dir / name).symlink_to("/dev/zero")
     with pytest.raises(InputError, match="not a regular file|cannot be read"):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 # Data.

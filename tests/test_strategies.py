@@ -8,9 +8,11 @@ import tensorflow as tf
 from networks import OneConv
 
 import kddpm
-from kddpm import checkpoints, commands, presets, strategies, training
-from kddpm.errors import InputError, WorkerLostError
-from kddpm.runs import COLUMNS, RunDirectory
+from kddpm.base.errors import InputError, WorkerLostError
+from kddpm.cli import commands
+from kddpm.distribution import strategies, workers
+from kddpm.runs import checkpoints, presets, training
+from kddpm.runs.directory import COLUMNS, RunDirectory
 
 
 def tf_config(workers=2, index=0):
@@ -74,20 +76,20 @@ def test_auto_takes_the_largest_that_there_is(monkeypatch, environment, tpu, cpu
 
 def test_one_device_is_no_group():
     strategy = strategies.make("one")
-    assert strategies.is_chief(strategy) and strategies.num_workers(strategy) == 1
-    assert strategies.describe(strategy) == "" and strategies.total(strategy, 7) == 7
-    with pytest.raises(InputError, match="mine"), strategies.all_or_none(strategy):
+    assert workers.is_chief(strategy) and workers.num_workers(strategy) == 1
+    assert workers.describe(strategy) == "" and workers.total(strategy, 7) == 7
+    with pytest.raises(InputError, match="mine"), workers.all_or_none(strategy):
         raise InputError("mine")
 
 
 def test_what_ends_another_worker_ends_this_one(monkeypatch):
     strategy = tf.distribute.get_strategy()
-    monkeypatch.setattr(strategies, "num_workers", lambda _: 3)
-    monkeypatch.setattr(strategies, "total", lambda _, mine: mine + 1)
+    monkeypatch.setattr(workers, "num_workers", lambda _: 3)
+    monkeypatch.setattr(workers, "total", lambda _, mine: mine + 1)
     with pytest.raises(InputError, match="1 other worker of 3 cannot go on, and said why"):
-        with strategies.all_or_none(strategy):
+        with workers.all_or_none(strategy):
             pass
-    with pytest.raises(InputError, match="mine"), strategies.all_or_none(strategy):
+    with pytest.raises(InputError, match="mine"), workers.all_or_none(strategy):
         raise InputError("mine")
 
 
@@ -119,10 +121,10 @@ Additional GRPC error information from remote target /job:worker/replica:0/task:
 )
 def test_a_lost_worker_is_told_in_a_line(monkeypatch, message, text):
     error = tf.errors.UnavailableError(None, None, message)
-    with pytest.raises(tf.errors.UnavailableError), strategies.using(tf.distribute.get_strategy()):
+    with pytest.raises(tf.errors.UnavailableError), workers.using(tf.distribute.get_strategy()):
         raise error
-    monkeypatch.setattr(strategies, "num_workers", lambda _: 3)
-    with pytest.raises(WorkerLostError, match=text) as told, strategies.using(Group()):
+    monkeypatch.setattr(workers, "num_workers", lambda _: 3)
+    with pytest.raises(WorkerLostError, match=text) as told, workers.using(Group()):
         raise error
     assert "\n" not in str(told.value)
 

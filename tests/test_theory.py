@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.mathtext import MathTextParser
 
-from kddpm import objectives, parametrization, plots, samplers, schedules, toy
+from kddpm import toy
+from kddpm.plots import __main__, theory
+from kddpm.sampling import samplers
+from kddpm.theory import objectives, parametrization, schedules
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "theory.md").read_text()
@@ -93,7 +96,7 @@ def test_numbers_of_equations_and_sections_exist():
 
 def test_pictures_and_links_exist():
     pictures = re.findall(r"!\[(.+?)\]\((.*?)\)", PAGE)
-    assert {path for _, path in pictures} == {f"figures/{file}" for file, _ in plots.FIGURES.values()}
+    assert {path for _, path in pictures} == {f"figures/{file}" for file, _ in __main__.FIGURES.values()}
     assert all(len(text) > 20 for text, _ in pictures)
     for path in re.findall(r"\]\((.*?)\)", PAGE):
         assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", path) or (DOCS / path).is_file(), path
@@ -103,7 +106,7 @@ def test_pictures_and_links_exist():
 
 def test_figures_are_small():
     files = list((DOCS / "figures").iterdir())
-    assert {file.name for file in files} == {file for file, _ in plots.FIGURES.values()}
+    assert {file.name for file in files} == {file for file, _ in __main__.FIGURES.values()}
     assert sum(file.stat().st_size for file in files) < 1.5e6
 
 
@@ -154,7 +157,7 @@ def test_identities_between_tables(name):
 
 def test_quotes_about_gaussian_pixels():
     assert "more than a third of the bits lie in $L_0$, two thirds in the first 10 terms of 1000, and 97 %" in TEXT
-    result = plots.gaussian_bits()
+    result = theory.gaussian_bits()
     shares = np.cumsum(result.terms) / result.total
     assert 0.34 < shares[0] < 0.38 and shares[9] == pytest.approx(2 / 3, abs=0.02)
     assert shares[99] == pytest.approx(0.97, abs=0.006)

@@ -4,8 +4,10 @@ import pytest
 import tensorflow as tf
 
 import kddpm
-from kddpm import objectives, parametrization, samplers, schedules, toy
-from kddpm.errors import InputError
+from kddpm import toy
+from kddpm.base.errors import InputError
+from kddpm.sampling import samplers
+from kddpm.theory import objectives, parametrization, schedules
 
 GAUSSIAN = {"image_shape": (8, 8, 1), "mean": 0.1, "std": 0.3}
 # At 5 standard errors a right sampler fails a comparison with probability 6e-7, once: the seeds are fixed.

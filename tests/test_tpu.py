@@ -14,8 +14,10 @@ from networks import OneConv
 from tensorflow.python.framework import kernels
 
 import kddpm
-from kddpm import data, generation, parametrization, samplers, schedules, walks
-from kddpm.draws import TRAINING
+from kddpm import data
+from kddpm.model.draws import TRAINING
+from kddpm.sampling import denoiser, generation, samplers, walks
+from kddpm.theory import parametrization, schedules
 
 BATCH = 4
 # tensorflow/core/tpu/tpu_defs.h lists float64 too, which TPUs compute in software.
@@ -210,7 +212,7 @@ def test_training_and_evaluation_are_traced_once():
 def test_a_walk_is_what_tpus_take(make_model, name):
     """With guidance and dynamic clipping, where a sampler has a memory and where it has none."""
     model = make_model({"multipliers": (1,), "attention_resolutions": (8,), "num_classes": 3})
-    table = generation.step_table(model, samplers.by_name(name, clip="dynamic"), 3)
+    table = denoiser.step_table(model, samplers.by_name(name, clip="dynamic"), 3)
     begin, walk = generation._compiled(model, table, BATCH, 2.0, None, jit_compile=True)
     each = tf.range(BATCH)
     state = walks.initial_state(tf.zeros([BATCH, 8, 8, 1]), table)

@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 
 import kddpm
-from kddpm import checkpoints, plots, presets, training, weights_files
-from kddpm.errors import InputError
-from kddpm.files import held, replacing
-from kddpm.runs import COLUMNS, RunDirectory
+from kddpm.base.errors import InputError
+from kddpm.base.files import held, replacing
+from kddpm.plots import runs
+from kddpm.runs import build, checkpoints, presets, training, weights_files
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import COLUMNS, RunDirectory
 
 TINY = presets.make_config(
     "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
@@ -33,7 +35,7 @@ def rows(run_dir):
 
 
 def weights(run_dir):
-    return checkpoints.load_run(run_dir).ema_network.get_weights()
+    return build.load_run(run_dir).ema_network.get_weights()
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -53,7 +55,7 @@ def least_network():
     """What is trained does not matter to most tests of runs; `whole_network` is a `UNet` all the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "UNet", networks.least_unet)
-        patch.setattr(checkpoints, "_parameters", lambda *_: 0)  # the weights hold fewer than the configuration says
+        patch.setattr(build, "_parameters", lambda *_: 0)  # the weights hold fewer than the configuration says
         yield
 
 
@@ -97,7 +99,7 @@ def begin(begun, tmp_path):
 
 def test_a_run_leaves_everything_that_was_promised(finished):
     stored = json.loads((finished / "config.json").read_text())
-    assert presets.TrainConfig(**stored["config"]) == TINY
+    assert TrainConfig(**stored["config"]) == TINY
     assert stored["kddpm"] == kddpm.__version__
     assert (stored["data"]["images"], stored["data"]["image_shape"]) == (1797, [8, 8, 1])
     assert [row["step"] for row in rows(finished)] == ["2", "4", "6"]
@@ -162,7 +164,7 @@ def test_work_is_saved_before_pictures_are_painted_of_it(tmp_path, monkeypatch):
 
 
 def test_a_sample_grid_that_cannot_be_is_refused_before_the_run_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(presets.TrainConfig, "__post_init__", lambda self: None)
+    monkeypatch.setattr(TrainConfig, "__post_init__", lambda self: None)
     config = dataclasses.replace(TINY, guidance_scale=2.0)
     with pytest.raises(InputError, match="`guidance_scale` needs a network with classes"):
         training.train(config, tmp_path / "run", verbose=False)
@@ -210,14 +212,14 @@ def test_other_seeds_and_flips_give_other_weights(tmp_path, finished):
 def test_classes_and_bfloat16_train_and_generate(tmp_path, whole_network):
     config = dataclasses.replace(TINY, num_classes=10, precision="mixed_bfloat16", steps=2)
     training.train(config, tmp_path / "run", verbose=False)
-    model = checkpoints.load_run(tmp_path / "run")
+    model = build.load_run(tmp_path / "run")
     assert model.network.compute_dtype == "bfloat16"
     assert model.generate([1, 2], labels=[0, 9]).shape == (2, 8, 8, 1)
 
 
 def test_a_loaded_run_generates_what_the_trained_model_generates(trained):
     run_dir, model = trained
-    loaded = checkpoints.load_run(run_dir)
+    loaded = build.load_run(run_dir)
     np.testing.assert_array_equal(loaded.generate(range(4)), model.generate(range(4)))
 
 
@@ -545,13 +547,13 @@ def test_runs_that_cannot_generate_say_why(begin, damage, message):
     run_dir = begin(3)
     damage(run_dir)
     with pytest.raises(InputError, match=message):
-        checkpoints.load_run(run_dir)
+        build.load_run(run_dir)
 
 
 def test_the_loss_curve_is_a_picture_for_any_number_of_rows(tmp_path):
     for count in (1, 2, 200):
         some = [{"step": str(i + 1), "loss": str(1 / (i + 1))} for i in range(count)]
-        plots.loss_curve(some, tmp_path / "loss.png")
+        runs.loss_curve(some, tmp_path / "loss.png")
         with Image.open(tmp_path / "loss.png") as image:
             pixels = np.asarray(image.convert("RGB"))
         assert (pixels != 255).any(axis=-1).mean() > 0.005

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import kddpm
-from kddpm.errors import InputError
-from kddpm.layers import ResidualBlock
+from kddpm.base.errors import InputError
+from kddpm.networks.layers import ResidualBlock
 
 GOLDEN = pathlib.Path(__file__).parent / "goldens" / "diffusers_unet_tiny"
 

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from closed_form import MODES, draw, gaussian_denoiser
 
-from kddpm import noise, samplers, schedules, walks
-from kddpm.parametrization import PREDICTIONS
-from kddpm.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.sampling import noise, samplers, walks
+from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.theory import schedules
+from kddpm.theory.parametrization import PREDICTIONS
 
 linear_100 = schedules.linear(100, 1e-3, 0.2)  # T = 1000 in a tenth of the steps
 ALL_SAMPLERS = [

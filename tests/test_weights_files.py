@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from kddpm import weights_files
-from kddpm.errors import InputError
-from kddpm.files import replacing
+from kddpm.base.errors import InputError
+from kddpm.base.files import replacing
+from kddpm.runs import weights_files
 
 
 def network(units=3):

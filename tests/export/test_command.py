@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kddpm import checkpoints, litert, presets, runs
+from kddpm.device import litert
+from kddpm.runs import build, directory, presets
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUIET = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's shell is
@@ -33,9 +34,9 @@ def finished_run(tmp_path_factory):
         "digits", width=8, num_timesteps=20, schedule="cosine", num_classes=3, sampling_steps=2, dropout=0.0
     )
     data = {"source": "digits", "digest": "0", "images": 9, "image_shape": [8, 8, 1], "class_names": ["a", "b", "c"]}
-    run = runs.RunDirectory(path)
+    run = directory.RunDirectory(path)
     run.write(config, data)
-    model = checkpoints.build_model(config, (8, 8, 1))
+    model = build.build_model(config, (8, 8, 1))
     rng = np.random.default_rng(0)
     for weight in model.ema_network.weights:
         weight.assign(weight + rng.normal(size=weight.shape) * 0.05)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kddpm import litert, walks
+from kddpm.device import litert
+from kddpm.sampling import walks
 
 SEEDS = np.array([0, 7, -5, 2**31 - 1, -(2**31)], np.int32)
 STEPS = 6

@@ -27,8 +27,8 @@ import pytest
 from PIL import Image
 
 from export import site
-from kddpm import walks
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
+from kddpm.sampling import walks
 
 HERE = pathlib.Path(__file__).parent
 WEB = HERE.parents[1] / "export" / "web"

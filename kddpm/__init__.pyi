@@ -1,0 +1,35 @@
+from . import data as data
+from . import plots as plots
+from . import toy as toy
+from .base.errors import InputError as InputError
+from .data import images as images
+from .evaluation import likelihood as likelihood
+from .evaluation.likelihood import BitsPerDim as BitsPerDim
+from .model.diffusion_model import DiffusionModel as DiffusionModel
+from .networks import layers as layers
+from .networks.unet import UNet as UNet
+from .runs import presets as presets
+from .runs import training as training
+from .runs.build import load_run as load_run
+from .runs.config import TrainConfig as TrainConfig
+from .runs.training import train as train
+from .sampling import editing as editing
+from .sampling import generation as generation
+from .sampling import noise as noise
+from .sampling import samplers as samplers
+from .sampling import walks as walks
+from .sampling.denoiser import Denoiser as Denoiser
+from .sampling.samplers import DDIM as DDIM
+from .sampling.samplers import Ancestral as Ancestral
+from .sampling.samplers import DPMSolver as DPMSolver
+from .sampling.samplers import Heun as Heun
+from .sampling.samplers import PredictorCorrector as PredictorCorrector
+from .theory import objectives as objectives
+from .theory import parametrization as parametrization
+from .theory import process as process
+from .theory import schedules as schedules
+from .theory.parametrization import Objective as Objective
+from .theory.process import GaussianDiffusion as GaussianDiffusion
+from .theory.schedules import NoiseSchedule as NoiseSchedule
+
+__version__: str

@@ -1,0 +1,45 @@
+"""Checks of single arguments: numbers, counts, lists of integers. Needs no TensorFlow."""
+
+import math
+import numbers
+from collections.abc import Iterable
+
+import numpy as np
+
+from kddpm.base.errors import InputError
+
+
+def number(name: str, value) -> float:
+    """`value` as a float.
+
+    Raises:
+        InputError: anything else than a finite real number.
+    """
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"`{name}` must be a number. Received: {value!r}")
+    return float(value)
+
+
+def count(name: str, value, least: int = 1) -> int:
+    """`value` as an int.
+
+    Raises:
+        InputError: anything else than an integer of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"`{name}` must be an integer of at least {least}. Received: {value!r}")
+    return int(value)
+
+
+def int32(name: str, values) -> np.ndarray:
+    """`values` as int32 (N,), N > 0.
+
+    Raises:
+        InputError: anything else than a list of integers, or integers that do not fit.
+    """
+    array = np.asarray(list(values) if isinstance(values, Iterable) and not hasattr(values, "dtype") else values)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise InputError(f"`{name}` must be a non-empty list of integers. Received: {values!r}")
+    if array.min() < -(2**31) or array.max() >= 2**31:
+        raise InputError(f"`{name}` must fit int32. Received: values from {array.min()} to {array.max()}")
+    return array.astype(np.int32)

@@ -1,0 +1,171 @@
+"""What the scripts share: one line for bad input, the flags of data, the notation of seeds. No TensorFlow."""
+
+import contextlib
+import os
+import pathlib
+import re
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from kddpm.base.errors import InputError, WorkerLostError
+from kddpm.distribution import STRATEGIES
+from kddpm.evaluation import METRICS
+
+
+def run(main) -> None:
+    """Run a script's `main()` under absl.
+
+    Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130, and the loss
+    of another worker in one line and 3.
+    """
+
+    def guarded(arguments):
+        try:
+            if len(arguments) > 1:
+                raise InputError(f"flags must begin with --. Received: {' '.join(arguments[1:])}")
+            main()
+        except (InputError, OSError) as error:
+            print(f"{_program(arguments[0])}: {error}", file=sys.stderr)
+            sys.exit(2)
+        except WorkerLostError as error:
+            print(f"{_program(arguments[0])}: {error}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(3)  # TensorFlow would wait for the lost one
+        except KeyboardInterrupt:
+            print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded)
+
+
+def _program(path: str) -> str:
+    """The script's name; of a package started with -m, the package's."""
+    path = pathlib.Path(path)
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
+def define_data_flags() -> None:
+    """Where images are read from and kept: the same for every script that opens a data set."""
+    flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
+    flags.DEFINE_string("cache_dir", None, "for decoded images that do not fit in memory; the run's if not given")
+    flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
+
+
+def data_options() -> dict:
+    """The arguments of the same names, of `training.train` and `evaluation.evaluate`, from these flags."""
+    return {name: flags.FLAGS[name].value for name in ("tfds_data_dir", "cache_dir", "skip_bad_images")}
+
+
+def define_strategy_flags() -> None:
+    """The devices that share the work."""
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        STRATEGIES,
+        "one device; mirrored = all GPUs of this machine; multi_worker = the machines of TF_CONFIG; tpu; or auto, the "
+        "largest of these",
+    )
+    flags.DEFINE_integer("cpu_replicas", 1, "of --strategy=mirrored on a CPU, to try what several GPUs would do")
+
+
+def needed(flag: str, what: str) -> str:
+    """The value of a flag that there is no default for.
+
+    Raises:
+        InputError: it was not given.
+    """
+    if not (value := flags.FLAGS[flag].value):
+        raise InputError(f"--{flag} is needed: {what}")
+    return value
+
+
+def check_least(**least: int) -> None:
+    """Whether the flags of these names, where they were given, are as large.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    for name, low in least.items():
+        if (value := flags.FLAGS[name].value) is not None and value < low:
+            raise InputError(f"--{name} must be at least {low}. Received: {value}")
+
+
+def check_metrics(names: list[str]) -> None:
+    """Whether --metrics names one or more of `METRICS`.
+
+    Raises:
+        InputError: none, or another name.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise InputError(f"--metrics must be among {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and say on what it runs.
+
+    Its native libraries write a page of notes to stderr while they start, whatever the log level; they are held back
+    unless the import fails, or TF_CPP_MIN_LOG_LEVEL asks for them.
+    """
+    print("Starting TensorFlow ...", flush=True)
+    wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with contextlib.nullcontext() if wanted else _held_back_stderr():
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
+    names = ", ".join(device.name.removeprefix("/physical_device:") for device in devices)
+    print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
+
+
+def start_strategy():
+    """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
+    check_least(cpu_replicas=1)
+    start_tensorflow()
+    from kddpm.distribution import strategies, workers
+
+    strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
+    if text := workers.describe(strategy):
+        print(text, flush=True)
+    with workers.using(strategy):
+        workers.check_alike(strategy, "command line", " ".join(sys.argv[1:]))
+    return strategy
+
+
+@contextlib.contextmanager
+def _held_back_stderr():
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def parse_numbers(flag: str, text: str) -> list[int]:
+    """Numbers from "0-63", "7" or "1,5,10-20"; a range includes both ends.
+
+    Raises:
+        InputError: anything else, or numbers that do not fit int32.
+    """
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,12})(?:-(-?\d{1,12}))?\s*", part)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else -1
+        if last < first or last - first >= 10_000_000:
+            raise InputError(f"--{flag} must look like 0-63 or 1,5,10-20. Received: {text!r}")
+        if first < -(2**31) or last >= 2**31:
+            raise InputError(f"--{flag} must fit int32, {-(2**31)} to {2**31 - 1}. Received: {part.strip()}")
+        numbers.extend(range(first, last + 1))
+    return numbers

@@ -1,0 +1,187 @@
+"""Pictures in files, as `sample.py` takes them to edit and as it leaves what it painted. No TensorFlow.
+
+A picture to edit is an image file, or one of those in a .npz archive; it is made to fit a model by the rules of
+`kddpm.data.decoding`. A mask is an image file, white where the picture is kept and black where it is painted anew.
+"""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from kddpm.base.errors import InputError
+from kddpm.base.files import replacing
+from kddpm.data import decoding, images, npz_files
+
+_FRAME_MS = 120  # of an interpolation
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """Pictures to edit.
+
+    Attributes:
+        images: uint8 (N, H, W, C), as a model takes them.
+        sizes: (height, width) that each has in its file.
+        notes: what was done to make them fit, a line for each file that was changed.
+    """
+
+    images: np.ndarray
+    sizes: list[tuple[int, int]]
+    notes: list[str]
+
+    @property
+    def for_seeds(self) -> np.ndarray:
+        """The pictures, one a seed; a single one (H, W, C) is for every seed."""
+        return self.images[0] if len(self.images) == 1 else self.images
+
+
+def read_inputs(
+    edit: str, value: str, mask: str | None, image_shape: tuple[int, int, int]
+) -> tuple[Photos, np.ndarray | None]:
+    """What an edit is made from: the pictures, and the mask of --inpaint.
+
+    Args:
+        edit: one of `sampling_flags.EDITS`.
+        value: of its flag: a file, or for --interpolate two, A,B.
+        mask: the file of --mask, for --inpaint.
+        image_shape: (H, W, C) of the model.
+
+    Raises:
+        InputError: as in `read_photos` and `read_mask`, or not two pictures for --interpolate.
+    """
+    image_shape = tuple(image_shape)
+    photos = read_photos(f"--{edit}", value.split(",") if edit == "interpolate" else [value], image_shape)
+    if edit == "interpolate" and len(photos.images) != 2:
+        raise InputError(f"--interpolate must name two pictures, A.png,B.png. Received: {len(photos.images)}, {value}")
+    if edit != "inpaint":
+        return photos, None
+    return photos, read_mask("--mask", mask, image_shape[:2], photos.sizes[0])
+
+
+def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Photos:
+    """Pictures from image files and .npz archives, in this order.
+
+    Args:
+        name: of the flag or argument, as the error shall name it.
+        paths: the files; what does not end in .npz is an image file.
+        image_shape: (H, W, C) of the model.
+
+    Raises:
+        InputError: a file that is missing or holds no picture.
+    """
+    height, width, channels = image_shape
+    arrays, sizes, notes = [], [], []
+    for path in paths:
+        if pathlib.Path(path).suffix.lower() == ".npz":
+            archive = npz_files.open_npz(f"{name}={path}", path)
+            array = np.empty((archive.shape[0], *image_shape), np.uint8)
+            _, altered = decoding.fit_arrays(archive.blocks(), array)
+            changes, size = max(altered, key=altered.get, default=""), archive.shape[1:3]
+        else:
+            array, changes, size = decoding.read_image(name, path, (height, width), channels)
+            array = array[np.newaxis]
+        arrays.append(array)
+        sizes += [size] * len(array)
+        if changes:
+            resized = f", from {size[1]}x{size[0]} to {width}x{height}" if tuple(size) != (height, width) else ""
+            notes.append(f"{path}: {changes}{resized}")
+    return Photos(np.concatenate(arrays), sizes, notes)
+
+
+def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tuple[int, int]) -> np.ndarray:
+    """Which pixels to keep.
+
+    Args:
+        name: of the flag or argument, as the error shall name it.
+        path: an image file of the model's size, or of the picture's: it is cropped and resized as the picture is then,
+            by area when it shrinks and to the nearest pixel when it grows. Above half grey is white.
+        image_size: (height, width) of the model.
+        photo_size: the same of the picture in its file.
+
+    Returns:
+        bool (height, width), True = white = keep.
+
+    Raises:
+        InputError: a file that is missing or no picture, one of another size, or one without black.
+    """
+    mask, _, size = decoding.read_image(name, path, None, 1)
+    if size not in (tuple(image_size), tuple(photo_size)):
+        expected = " or ".join(dict.fromkeys(f"{w}x{h}" for h, w in (image_size, photo_size)))
+        raise InputError(f"{name} must be {expected}, as the picture is. Received: {path}, {size[1]}x{size[0]}")
+    has_black = (mask <= 127).any()
+    if size != tuple(image_size):
+        picture = Image.fromarray(mask[..., 0])
+        mask, _ = decoding.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
+    keep = mask[..., 0] > 127
+    if keep.all():
+        how = "whose black vanishes at the model's size" if has_black else "all white"
+        raise InputError(f"{name} must have black in it, where to paint. Received: {path}, {how}")
+    return keep
+
+
+def check_names(out: pathlib.Path, seeds: Sequence[int], labels: Sequence[int] | None) -> None:
+    """Whether every picture has a name of its own, in a folder.
+
+    Raises:
+        InputError: two pictures of one name.
+    """
+    names = collections.Counter(_names(seeds, labels))
+    name, count = names.most_common(1)[0]
+    if not out.suffix and count > 1:
+        raise InputError(f"--seeds must differ to name the files of a folder. Received: {count} times {name}")
+
+
+def _names(seeds, labels) -> list[str]:
+    return [f"{seed}.png" if label is None else f"{seed}_{label}.png" for seed, label in _pairs(seeds, labels)]
+
+
+def _pairs(seeds, labels):
+    return zip(seeds, [None] * len(seeds) if labels is None else labels, strict=True)
+
+
+def save(
+    out: pathlib.Path,
+    pictures: np.ndarray,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    frames: np.ndarray | None = None,
+    columns: int | None = None,
+) -> None:
+    """Write pictures in the form that the suffix says: .png a grid, .gif an animation, .npz an archive, else a folder.
+
+    Args:
+        out: where to.
+        pictures: uint8 (N, H, W, C).
+        seeds: (N,); they name a folder's files, SEED.png or SEED_LABEL.png.
+        labels: (N,), None for a model without classes.
+        frames: uint8 (frames, N, H, W, C), stages of the pictures, for .gif; given for .png, they are a row a picture.
+        columns: of a grid; None = as square as possible.
+    """
+    suffix = out.suffix.lower()
+    if suffix == ".png":
+        images.save_png(out, images.grid(pictures, columns) if frames is None else images.filmstrip(frames))
+    elif suffix == ".gif":
+        images.save_gif(out, [images.grid(frame, columns) for frame in frames])
+    elif suffix == ".npz":
+        with replacing(out) as beside:
+            arrays = {"images": pictures, "seeds": np.array(seeds, np.int32)}
+            if labels is not None:
+                arrays["labels"] = np.array(labels, np.int32)
+            np.savez_compressed(beside, **arrays)
+    else:
+        for name, picture in zip(_names(seeds, labels), pictures, strict=True):
+            images.save_png(out / name, picture)
+
+
+def save_way(out: pathlib.Path, pictures: np.ndarray, columns: int | None = None) -> None:
+    """Write pictures (N, H, W, C) that lead from one to another: as `save`, but a grid is one row, an animation goes
+    to and fro for ever, and numbers take the place of seeds."""
+    if out.suffix.lower() == ".gif":
+        frames = [images.grid(picture[np.newaxis]) for picture in (*pictures, *pictures[-2:0:-1])]
+        images.save_gif(out, frames, duration_ms=_FRAME_MS, hold_ms=_FRAME_MS)
+    else:
+        save(out, pictures, range(len(pictures)), columns=columns or len(pictures))

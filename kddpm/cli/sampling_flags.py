@@ -1,0 +1,185 @@
+"""Flags of the scripts that sample: of samplers, edits, labels and seeds. No TensorFlow."""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from kddpm.base.errors import InputError
+from kddpm.cli.commands import check_least, parse_numbers
+from kddpm.sampling import samplers
+from kddpm.theory.parametrization import VARIANCES
+from kddpm.theory.schedules import SPACINGS
+
+_OF_ALL = {field.name for field in dataclasses.fields(samplers.Sampler)}
+# Flags of one sampler alone: {flag: name of the sampler}.
+_OWNERS = {
+    field.name: name
+    for name, kind in samplers.BY_NAME.items()
+    for field in dataclasses.fields(kind)
+    if field.name not in _OF_ALL
+}
+
+
+_CLIPS = {"true": True, "false": False, "dynamic": "dynamic"}
+
+
+def define_sampler_flags(sampler: str, num_steps: str) -> None:
+    """The flags --sampler, --num_steps and what the samplers take beside; the arguments say what is the default."""
+    flags.DEFINE_string("sampler", None, f"{', '.join(samplers.BY_NAME)}; {sampler} if not given")
+    flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
+    flags.DEFINE_enum("spacing", None, SPACINGS, "which steps, where fewer than T; trailing if not given")
+    flags.DEFINE_enum(
+        "clip",
+        "true",
+        list(_CLIPS),
+        "clip the predicted image to [-1, 1] at every step; dynamic = to its own 99.5 % quantile",
+        case_sensitive=False,
+    )
+    flags.DEFINE_float("guidance_scale", None, "of classes: 1 = none, more = clearer; the run's if not given")
+    flags.DEFINE_enum("variance", None, VARIANCES, "of the ancestral sampler; the run's if not given")
+    flags.DEFINE_float("eta", None, "of ddim: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
+    flags.DEFINE_integer("corrections", None, "of predictor_corrector: Langevin steps a step; 1 if not given")
+    flags.DEFINE_float("snr", None, "of predictor_corrector: size of a Langevin step; 0.16 if not given")
+
+
+def check_num_steps(num_timesteps: int) -> None:
+    """Whether --num_steps is a number of steps that a schedule of that many has.
+
+    Raises:
+        InputError: it is not.
+    """
+    num_steps = flags.FLAGS.num_steps
+    if num_steps is not None and not 1 <= num_steps <= num_timesteps:
+        raise InputError(f"--num_steps must lie in 1 .. {num_timesteps} (T). Received: {num_steps}")
+
+
+def sampler_options(name: str, edit: str | None = None) -> dict:
+    """The arguments of the sampler of that name, from its flags.
+
+    Args:
+        name: of the sampler.
+        edit: one of `EDITS` that it is for, None = generating.
+
+    Raises:
+        InputError: no such sampler, one that the edit cannot use, or a flag of another one.
+    """
+    if name not in samplers.BY_NAME:
+        raise InputError(f"--sampler must be one of {', '.join(samplers.BY_NAME)}. Received: {name}")
+    if edit == "inpaint" and name not in _INPAINTING:
+        raise InputError(f"--sampler must be one of {', '.join(_INPAINTING)} for --inpaint. Received: {name}")
+    scale = flags.FLAGS.guidance_scale
+    if scale is not None and not 0 <= scale < float("inf"):
+        raise InputError(f"--guidance_scale must be a number of at least 0. Received: {scale}")
+    options = {"clip": _CLIPS[flags.FLAGS.clip]}
+    if flags.FLAGS.spacing is not None:
+        options["spacing"] = flags.FLAGS.spacing
+    for flag, owner in _OWNERS.items():
+        if (value := flags.FLAGS[flag].value) is not None:
+            if name != owner:
+                raise InputError(f"--{flag} belongs to --sampler={owner}. Received: --sampler={name}")
+            options[flag] = value
+    return options
+
+
+_SEEDS_OF_ONE = 8  # pictures made from one
+EDITS = ("variations", "inpaint", "interpolate")
+# Flags of one edit alone, and flags that some of them do not take.
+_OF_AN_EDIT = {
+    "strength": "variations", "mask": "inpaint", "jump_length": "inpaint", "resamplings": "inpaint",
+    "count": "interpolate",
+}  # fmt: skip
+
+
+_OF_NO_EDIT = ("frames",)
+_INPAINTING = [name for name, kind in samplers.BY_NAME.items() if kind.memoryless]
+_OF_NO_INTERPOLATION = ("seeds", "sampler", "spacing", "clip", "guidance_scale", *_OWNERS)
+
+
+def define_edit_flags() -> None:
+    """The flags of pictures made from pictures: which edit of what, and what the edits take beside."""
+    flags.DEFINE_string("variations", None, "an image file, or NAME.npz with images: paint pictures like it")
+    flags.DEFINE_float("strength", 0.5, "of --variations: 0 = the picture itself, 1 = another one")
+    flags.DEFINE_string(
+        "inpaint", None, "an image file, or NAME.npz with images: paint the part that --mask leaves open"
+    )
+    flags.DEFINE_string("mask", None, "of --inpaint, an image file: white = keep, black = paint")
+    flags.DEFINE_integer(
+        "jump_length", None, "of --inpaint: steps to go back, so that the new fits the old; 10 if not given"
+    )
+    flags.DEFINE_integer("resamplings", 5, "of --inpaint: how often each stretch of steps is taken; 1 = once")
+    flags.DEFINE_string("interpolate", None, "two image files, A,B: paint pictures on the way from A to B")
+    flags.DEFINE_integer("count", 9, "of --interpolate: pictures, A and B included")
+
+
+def chosen_edit() -> str | None:
+    """Which of `EDITS` the flags ask for, None = none.
+
+    Raises:
+        InputError: two at once, a flag of another one, or a value out of range.
+    """
+    given = [name for name in flags.FLAGS if flags.FLAGS[name].present]
+    chosen = [name for name in EDITS if name in given]
+    if len(chosen) > 1:
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+    edit = chosen[0] if chosen else None
+    for name in given:
+        owner = _OF_AN_EDIT.get(name, edit)
+        if owner != edit:
+            raise InputError(f"--{name} belongs to --{owner}. Received: {f'--{edit}' if edit else 'no such flag'}")
+        if edit and (name in _OF_NO_EDIT or (edit == "interpolate" and name in _OF_NO_INTERPOLATION)):
+            raise InputError(f"--{name} has no meaning for --{edit}. Received: both")
+    if edit == "inpaint" and not flags.FLAGS.mask:
+        raise InputError("--mask is needed for --inpaint: an image file, white = keep, black = paint")
+    if not 0 <= flags.FLAGS.strength <= 1:
+        raise InputError(f"--strength must lie in 0 .. 1. Received: {flags.FLAGS.strength}")
+    check_least(jump_length=1, resamplings=1, count=2)
+    return edit
+
+
+def check_form(out: pathlib.Path, edit: str | None) -> None:
+    """Whether --out names a form in which the pictures can be written, one for which --frames and --columns mean some.
+
+    Raises:
+        InputError: another suffix, or a flag that it has no use for.
+    """
+    animated = edit in (None, "interpolate")
+    if out.suffix.lower() not in (".png", ".gif" if animated else ".png", ".npz", ""):
+        forms = ".png, .gif or .npz" if animated else ".png or .npz"
+        raise InputError(
+            f"--out must end in {forms}, or be a folder{f', for --{edit}' if edit else ''}. Received: {out}"
+        )
+    suffix, frames, columns = out.suffix.lower(), flags.FLAGS.frames, flags.FLAGS.columns
+    if frames is not None and suffix not in (".png", ".gif"):
+        raise InputError(f"--frames belongs to .png, a filmstrip, or .gif. Received: --out={out}")
+    if columns is not None and (suffix in (".npz", "") or (frames and suffix == ".png") or (edit and suffix == ".gif")):
+        raise InputError(f"--columns belongs to a grid of pictures. Received: --out={out}, which has none")
+
+
+def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
+    """The seeds of edited pictures: one for each picture, of a single picture any number; None = from 0, 8 of that one.
+
+    Raises:
+        InputError: another number of seeds.
+    """
+    if seeds is None:
+        return list(range(photos if photos > 1 else _SEEDS_OF_ONE))
+    if len(seeds) != photos != 1:
+        raise InputError(f"--seeds must be one for each of {photos} pictures to edit. Received: {len(seeds)}")
+    return seeds
+
+
+def parse_labels(text: str | None, count: int, needed: bool = False) -> list[int] | None:
+    """The labels of `count` pictures from --labels, one for all or one for each; None if there are none.
+
+    Raises:
+        InputError: as in `parse_numbers`, another number of them, or none where they are needed.
+    """
+    if not text:
+        if needed:
+            raise InputError("--labels is needed to edit with a run with classes: that of the picture, or another")
+        return None
+    labels = parse_numbers("labels", text)
+    if len(labels) not in (1, count):
+        raise InputError(f"--labels must be one for all, or one for each of {count} pictures. Received: {len(labels)}")
+    return labels * count if len(labels) == 1 else labels

@@ -1,0 +1,13 @@
+from . import decoding as decoding
+from . import image_cache as image_cache
+from . import image_files as image_files
+from . import images as images
+from . import inputs as inputs
+from . import labels as labels
+from . import npz_files as npz_files
+from . import order as order
+from . import sources as sources
+from .order import batches as batches
+from .sources import KINDS as KINDS
+from .sources import ImageData as ImageData
+from .sources import load as load

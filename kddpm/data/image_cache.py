@@ -1,0 +1,186 @@
+"""Where decoded images live: in memory, or above a limit in a memory-mapped file that the next start uses again.
+
+The file `images-<hash of the spec>.npy` and the small JSON file beside it are written under other names and renamed,
+the JSON last and removed first, so that a stop at any moment leaves either a whole pair or none. What it leaves of a
+pair that was not finished the next start removes.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import tokenize
+from collections.abc import Callable
+
+import numpy as np
+
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_regular, held, read_json, replacing
+
+MAX_RAM_BYTES = 2 * 2**30
+_DIGEST_BYTES = 2**24
+_MOST_RECORD_BYTES = 2**30  # labels are in it
+_UNFINISHED = ".tmp"  # ends the names of arrays that are being written
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """Images with what belongs to them."""
+
+    images: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray | None  # int32 (N,)
+    class_names: tuple[str, ...]
+    dropped: dict[str, str]  # {name: reason} of bad files that were skipped
+    altered: dict[str, int]  # {what was done: images} of those that are not the pixels of their files
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """What a source says after it has written its images into an array."""
+
+    count: int  # rows in use
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)
+    altered: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def digest(images: np.ndarray, labels: np.ndarray | None) -> str:
+    """The sha256, in hex, over the shape, the pixels and the labels, in this order.
+
+    Args:
+        images: uint8 (N, H, W, C); read in pieces of a few megabytes.
+        labels: int32 (N,), or None.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    result = hashlib.sha256(repr(tuple(int(n) for n in images.shape)).encode())
+    rows = max(1, _DIGEST_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        result.update(np.ascontiguousarray(images[start : start + rows]))
+    if labels is not None:
+        result.update(np.ascontiguousarray(labels, "<i4"))
+    return result.hexdigest()
+
+
+def decoded(
+    spec: str,
+    manifest: list,
+    shape: Callable[[], tuple[int, int, int, int]],
+    fill: Callable[[np.ndarray], Filled],
+    cache_dir: str | None,
+) -> Decoded:
+    """Has a source write its images into a new array, or takes the array of an earlier start.
+
+    Args:
+        spec: names the data, in errors and in the file's name.
+        manifest: JSON values that are equal when the images would be.
+        shape: gives (N, H, W, C), of which some rows may stay unused; not called when an earlier array serves.
+        fill: writes the images into the first rows of an array of that shape; not called either.
+        cache_dir: where arrays above `MAX_RAM_BYTES` go; None = nowhere.
+
+    Returns:
+        The images, in memory or as a read-only `np.memmap`.
+
+    Raises:
+        InputError: the images need a `cache_dir`, or more room than it has.
+    """
+    key = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    stem = (
+        os.path.join(cache_dir, f"images-{hashlib.sha256(ascii(spec).encode()).hexdigest()[:16]}") if cache_dir else ""
+    )
+    if cache_dir and (earlier := _earlier(stem, key)):
+        return earlier
+    full_shape = shape()
+    need = int(np.prod(full_shape, dtype=object))
+    if need <= MAX_RAM_BYTES:
+        try:
+            images = np.empty(full_shape, np.uint8)
+        except MemoryError:
+            raise InputError(f"{spec}: no memory for {_gib(need)} of decoded images") from None
+        return _finish(images, fill(images))
+    if not cache_dir:
+        raise InputError(
+            f"{spec}: {_gib(need)} of decoded images are more than the {_gib(MAX_RAM_BYTES)} kept in memory; "
+            "name a folder for them with --cache_dir"
+        )
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        _remove_unfinished(stem)
+        # A full disk would end a write through a memory map with a signal, not with an exception.
+        room = shutil.disk_usage(cache_dir).free
+        handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix=f"{os.path.basename(stem)}-", suffix=_UNFINISHED)
+    except OSError as error:
+        raise InputError(f"--cache_dir: cannot write to {cache_dir}: {error.strerror}") from None
+    os.close(handle)
+    try:
+        with held(temporary):
+            if room < need:
+                raise InputError(f"--cache_dir: expected {_gib(need)} of free disk for {spec}. Received: {_gib(room)}")
+            images = np.lib.format.open_memmap(temporary, "w+", np.uint8, full_shape)
+            result = _finish(images, fill(images))
+            images.flush()
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(f"{stem}.json")
+            os.replace(temporary, f"{stem}.npy")
+    except BaseException:
+        os.remove(temporary)
+        raise
+    record = {
+        "manifest": key,
+        "count": len(result.images),
+        "labels": None if result.labels is None else result.labels.tolist(),
+        "class_names": result.class_names,
+        "dropped": result.dropped,
+        "altered": result.altered,
+        "digest": result.digest,
+    }
+    with replacing(f"{stem}.json") as beside:
+        beside.write_text(json.dumps(record), encoding="ascii")
+    return _earlier(stem, key) or result
+
+
+def _finish(images: np.ndarray, filled: Filled) -> Decoded:
+    images = images[: filled.count]
+    hash_ = digest(images, filled.labels)
+    return Decoded(images, filled.labels, filled.class_names, filled.dropped, dict(filled.altered), hash_)
+
+
+def _remove_unfinished(stem: str) -> None:
+    """What kills left of earlier attempts; not what another process is writing."""
+    for left in glob.glob(f"{glob.escape(stem)}-*{_UNFINISHED}"):
+        with contextlib.suppress(BlockingIOError), held(left):
+            os.remove(left)
+
+
+# What a damaged array or description may end in.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError, tokenize.TokenError)
+
+
+def _earlier(stem: str, key: str) -> Decoded | None:
+    """The array of an earlier start with the same manifest, or None: it is then made again."""
+    try:
+        record = read_json(f"{stem}.json", _MOST_RECORD_BYTES)
+        if record["manifest"] != key:
+            return None
+        check_regular(f"{stem}.npy")
+        images = np.lib.format.open_memmap(f"{stem}.npy", mode="r")[: record["count"]]
+        labels = None if record["labels"] is None else np.array(record["labels"], np.int32)
+        names, dropped, altered = tuple(record["class_names"]), dict(record["dropped"]), dict(record["altered"])
+        if images.dtype != np.uint8 or digest(images, labels) != record["digest"]:
+            return None
+        if labels is not None and labels.shape != (len(images),):
+            return None
+        return Decoded(images, labels, names, dropped, altered, record["digest"])
+    except _DAMAGED:
+        return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

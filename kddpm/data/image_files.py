@@ -1,0 +1,227 @@
+"""The image files of a folder or a zip archive: which there are, their order and their classes.
+
+Nothing is opened here but the list itself: `kddpm.data.decoding` turns the files into arrays. A file that cannot be
+used never stops the others: it is kept in a {name: reason} dictionary, so that one error can list them all.
+"""
+
+import dataclasses
+import os
+import re
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from kddpm.base import archives
+from kddpm.base.errors import InputError, first_line
+
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
+MAX_FILE_BYTES = 2**30  # of one encoded file; a zip member may claim any size
+MAX_LISTED = 50
+_NUMBER = re.compile("[0-9]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """The image files that one spec names, in a fixed order; nothing is decoded yet."""
+
+    spec: str
+    names: list[str]  # natural order, "/" between the parts
+    stamps: list[list]  # [name, bytes, time or checksum] of each file: what changes when a file does
+    labels: np.ndarray | None  # int32 (N,), or None when there are no class folders
+    class_names: tuple[str, ...]
+    bad: dict[str, str]  # names that were refused unopened, with the reason
+    read: Callable[[int], bytes]  # the encoded bytes of file i
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Sorts "img2" before "img10", and folders before what follows them; the name itself decides between equals."""
+    return _NUMBER.sub(_by_value, name).replace("/", "\0"), name
+
+
+def _by_value(number: re.Match) -> str:
+    """Digits, so that they compare by value and before any letter: int() refuses very long ones, and takes memory."""
+    digits = number[0].lstrip("0")
+    return f"\1{chr(len(digits))}{digits}"
+
+
+def printable(name: str) -> str:
+    """The name on one line, whatever bytes the file system held."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def list_bad(bad: dict[str, str]) -> str:
+    """One indented line a file, the first 50, then a count."""
+    lines = [f"  {printable(name)}: {bad[name]}" for name in sorted(bad, key=natural_key)]
+    more = [f"  and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+    return "\n".join(lines[:MAX_LISTED] + more)
+
+
+def open_folder(path: str) -> ImageFiles:
+    """Lists the images of a folder: flat, or one subfolder a class.
+
+    Hidden files and folders and files without an image's extension are passed over.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The files. Symbolic links that leave the folder, or that lead to a folder, are among the bad ones.
+
+    Raises:
+        InputError: the folder does not exist, holds no image, or is neither flat nor one subfolder a class.
+    """
+    spec = f"folder:{printable(path)}"
+    if not os.path.isdir(path):
+        raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
+    root = os.path.realpath(path)
+    found, bad, others, folders = [], {}, 0, [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(path, folder)))
+        except OSError as error:
+            raise InputError(f"{spec}: cannot read the folder {printable(folder) or '.'!r}: {error.strerror}") from None
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and (os.path.isdir(entry.path) or _has_extension(name)):
+                target = os.path.realpath(entry.path)
+                if os.path.commonpath([root, target]) != root:
+                    bad[name] = "symbolic link that leads out of the folder"
+                    continue
+                if os.path.isdir(target):
+                    bad[name] = "symbolic link to a folder; expected an image file"
+                    continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif not _has_extension(name):
+                others += 1
+            else:
+                try:
+                    info = os.stat(entry.path)
+                except OSError as error:
+                    bad[name] = error.strerror or str(error)
+                    continue
+                if stat.S_ISREG(info.st_mode):
+                    found.append([name, info.st_size, info.st_mtime_ns])
+                else:
+                    bad[name] = "not a regular file"
+    found.sort(key=lambda stamp: natural_key(stamp[0]))
+    names = [stamp[0] for stamp in found]
+    labels, class_names = _classes(spec, names, bad, others)
+
+    def read(i: int) -> bytes:
+        with open(os.path.join(path, names[i]), "rb", opener=_without_waiting) as file:
+            info = os.fstat(file.fileno())
+            if [names[i], info.st_size, info.st_mtime_ns] != found[i]:
+                raise ValueError("it changed after it was listed")
+            check_file_size(info.st_size)
+            return file.read(info.st_size)
+
+    return ImageFiles(spec, names, found, labels, class_names, bad, read)
+
+
+def open_zip(path: str) -> ImageFiles:
+    """Lists the images of a zip archive, which is read where it lies: nothing is extracted.
+
+    A top folder that all images share is passed over; below it the layout is that of `open_folder`. So are
+    `__MACOSX`, hidden members and members without an image's extension.
+
+    Args:
+        path: the archive.
+
+    Returns:
+        The files. Members with an absolute name or with ".." in it are among the bad ones.
+
+    Raises:
+        InputError: the file is missing or no zip archive, holds no image, or has another layout.
+    """
+    spec = f"zip:{printable(path)}"
+    try:
+        archive = archives.opened(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last, of a version unheard of
+        raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path, error)}") from None
+    found, bad, others = [], {}, 0
+    for member in archive.infolist():
+        parts = member.filename.replace("\\", "/").split("/")
+        is_hidden = "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
+        if is_hidden or member.filename.endswith("/"):
+            continue
+        if not _has_extension(parts[-1]):
+            others += 1
+        elif parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:$", parts[0]):
+            bad[member.filename] = "a member's name must be relative and without '..'"
+        else:
+            found.append(("/".join(parts), member))
+    tops = {name.split("/", 1)[0] if "/" in name else None for name, _ in found}
+    if len(tops) == 1 and None not in tops:
+        found = [(name.split("/", 1)[1], member) for name, member in found]
+    found.sort(key=lambda pair: natural_key(pair[0]))
+    names = [name for name, _ in found]
+    labels, class_names = _classes(spec, names, bad, others)
+    lock = threading.Lock()  # members share one file position
+
+    def read(i: int) -> bytes:
+        check_file_size(found[i][1].file_size)
+        with lock:
+            return archives.read_member(archive, found[i][1])
+
+    stamps = [[name, member.file_size, member.CRC] for name, member in found]
+    return ImageFiles(spec, names, stamps, labels, class_names, bad, read)
+
+
+def check_file_size(size: int) -> None:
+    """Whether an encoded file of that many bytes is read at all.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a writer, where a pipe has taken the file's place
+
+
+def _has_extension(name: str) -> bool:
+    return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
+
+
+def _what_is_there(path: str, error: Exception | None = None) -> str:
+    if not os.path.exists(path):
+        return "no such file or folder"
+    if os.path.isdir(path):
+        return "this is a folder"
+    if not os.path.isfile(path):
+        return "this is no regular file"
+    if os.path.getsize(path) == 0:
+        return "this file is empty"
+    return "this is another kind of file, or a damaged one" + (f": {first_line(error)}" if error else "")
+
+
+def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels and class names from the folders of the (ordered) names."""
+    if not names and not bad:
+        raise InputError(f"{spec}: no image found among {others} files. Expected " + ", ".join(EXTENSIONS))
+    folders = [name.rpartition("/")[0] for name in names]
+    deep = next((name for name, folder in zip(names, folders, strict=True) if "/" in folder), None)
+    if deep is not None:
+        raise InputError(
+            f"{spec}: expected images at the top, or one subfolder a class. Received deeper ones: {printable(deep)}"
+        )
+    if not any(folders):
+        return None, ()
+    if not all(folders):
+        top, inner = names[folders.index("")], names[next(i for i, folder in enumerate(folders) if folder)]
+        raise InputError(
+            f"{spec}: expected images at the top, or one subfolder a class, not both. "
+            f"Received {printable(top)} and {printable(inner)}"
+        )
+    class_names = tuple(dict.fromkeys(folders))  # in natural order already, as the names are
+    index = {name: i for i, name in enumerate(class_names)}
+    return np.array([index[folder] for folder in folders], np.int32), class_names

@@ -1,0 +1,146 @@
+"""A look at the images and labels that a user passes to `fit` or `evaluate`: what cannot be used ends in one line."""
+
+import contextlib
+import re
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base.errors import InputError
+from kddpm.data import labels as class_labels
+
+_RANGE = "Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)."
+
+
+def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None):
+    """x as it came, once it is known to be images of that shape; the batches of a dataset are looked at as they pass.
+
+    Args:
+        x: an array, or a `tf.data.Dataset` of images or (images, labels). Keras's other sources, such as a
+            `PyDataset`, pass as they are.
+        y: labels beside an array, or None.
+        image_shape: (H, W, C) that the network expects.
+        classes: number of classes, None = labels are left aside.
+
+    Raises:
+        InputError: another shape or type, values outside [-1, 1] or NaN, labels out of range.
+    """
+    if isinstance(x, tf.data.Dataset):
+        spec, *labels = x.element_spec if isinstance(x.element_spec, tuple) else (x.element_spec,)
+        if not isinstance(spec, tf.TensorSpec):
+            raise InputError(f"A dataset must give images, or (images, labels). Received: {x.element_spec}")
+        if classes and labels:
+            _check_label_shape(labels[0].shape)
+        _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
+        options = tf.data.Options()  # of several workers, each takes its part of every batch, and not of the files
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        checked = x.map(lambda *batch: _checked_batch(batch, classes), num_parallel_calls=tf.data.AUTOTUNE)
+        return checked.with_options(options)
+    if x is None or isinstance(x, list | tuple | dict):
+        raise InputError(f"Images must be one array (N, H, W, C) or a tf.data.Dataset. Received: {type(x).__name__}")
+    if not hasattr(x, "shape"):
+        return x
+    _check_shape_and_type(x.shape[1:], x.dtype, image_shape)
+    if x.dtype != np.uint8 and len(x):
+        low, high = float(np.min(x)), float(np.max(x))
+        if not (low >= -1 and high <= 1):
+            raise InputError(f"{_RANGE} Received: from {low:g} to {high:g}")
+        if low >= 0:
+            warnings.warn(
+                f"The images lie in [{low:g}, {high:g}]; floats are expected in [-1, 1]. "
+                "If 0 stands for black, pass x * 2 - 1",
+                stacklevel=4,
+            )
+    if classes and y is not None:
+        _check_label_shape(np.shape(y))
+        class_labels.check(np.asarray(y), classes)
+    return x
+
+
+def batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+    """Arrays as batches of one size; what is left over of an epoch is left out.
+
+    Args:
+        x: images (N, H, W, C).
+        y: labels (N,), or None.
+        batch_size: images of a batch.
+        shuffle: whether every epoch has an order of its own.
+        seed: of these orders.
+
+    Raises:
+        InputError: a batch that is larger than the data.
+    """
+    if batch_size > len(x):
+        raise InputError(f"`batch_size` must be at most the {len(x)} images. Received: {batch_size}")
+
+    def gather(indices):
+        # The array stays outside the graph, so that nothing is copied.
+        images = tf.ensure_shape(tf.numpy_function(lambda i: x[i], [indices], x.dtype), (batch_size, *x.shape[1:]))
+        return images if y is None else (images, tf.gather(y, indices))
+
+    order = tf.data.Dataset.range(len(x))
+    if shuffle:
+        order = order.shuffle(len(x), seed=seed)
+    return order.batch(batch_size, drop_remainder=True).map(gather).prefetch(tf.data.AUTOTUNE)
+
+
+def size_of_batches(dataset, replicas: int) -> int:
+    """The one size of a dataset's batches.
+
+    Raises:
+        InputError: no dataset, batches of any size, or of one that the replicas cannot share.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise InputError(
+            f"{replicas} replicas train on an array or a tf.data.Dataset. Received: {type(dataset).__name__}"
+        )
+    size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+    if not size or size % replicas:
+        raise InputError(
+            f"Batches must be of one size, divisible by the {replicas} replicas, as `batch_size`, or as "
+            f"`.batch(size, drop_remainder=True)` of a dataset. Received: {size or 'any size'}"
+        )
+    return size
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """What `checked_images` finds in a passing batch becomes an `InputError`, without the graph around it."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"assertion failed: \[((?:Images|Labels) must .*)\]", error.message)
+        if not found:
+            raise
+        raise InputError(found[1].replace("] [", " ")) from None
+
+
+def _check_label_shape(shape):
+    if len(shape) != 1 and tuple(shape[1:]) != (1,):
+        raise InputError(f"Labels must be class numbers, one an image. Received: shape {tuple(shape)}")
+
+
+def _check_shape_and_type(shape, dtype, image_shape):
+    if tuple(shape) != tuple(image_shape):
+        expected, received = (", ".join(str(n) for n in ("N", *s)) for s in (image_shape, shape))
+        raise InputError(f"Images must have the shape ({expected}) of the network. Received: ({received})")
+    dtype = tf.as_dtype(dtype)
+    if not (dtype == tf.uint8 or dtype.is_floating):
+        raise InputError(f"Images must be uint8, or float in [-1, 1]. Received: {dtype.name}")
+
+
+def _checked_batch(batch, classes):
+    images, *labels = batch
+    checks = []
+    if images.dtype != tf.uint8:
+        inside = tf.reduce_all(tf.abs(images) <= 1)  # false for NaN as well
+        extremes = ["Received: from", tf.reduce_min(images), "to", tf.reduce_max(images)]
+        checks.append(tf.debugging.Assert(inside, [_RANGE, *extremes]))
+    if classes and labels:
+        inside = tf.reduce_all((labels[0] >= 0) & (labels[0] < classes))
+        extremes = ["Received: from", tf.reduce_min(labels[0]), "to", tf.reduce_max(labels[0])]
+        checks.append(tf.debugging.Assert(inside, [f"Labels must lie in 0 .. {classes - 1}.", *extremes]))
+    with tf.control_dependencies(checks):
+        images = tf.identity(images)
+    return (images, *labels) if labels else images

@@ -1,0 +1,27 @@
+"""Class labels: integers in 0 .. num_classes - 1. Needs no TensorFlow."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kddpm.base.errors import InputError
+
+MOST_CLASSES = 1_000_000  # each has a name in the description of a run
+
+
+def check(labels: np.ndarray, classes: int) -> None:
+    """Whether labels are integers in 0 .. classes - 1.
+
+    Raises:
+        InputError: they are not.
+    """
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"`labels` must be integers in 0 .. {classes - 1}. "
+            f"Received: {labels.dtype} from {labels.min()} to {labels.max()}"
+        )
+
+
+def of_seeds(seeds: Sequence[int], classes: int) -> np.ndarray:
+    """The labels of seeds for which none were given: seed modulo classes, int32 (N,)."""
+    return (np.asarray(seeds) % classes).astype(np.int32)

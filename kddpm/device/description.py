@@ -1,0 +1,136 @@
+"""NAME.json beside an exported file: what the file is, for clients and for people."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import textwrap
+
+import numpy as np
+
+from kddpm.base.files import read_json, replacing
+from kddpm.device import litert
+from kddpm.device.signatures import PRIMARY
+from kddpm.sampling import samplers
+from kddpm.sampling.denoiser import Denoiser
+from kddpm.sampling.step_table import StepTable
+
+VERSION = 2  # of the description; a client refuses one that it does not know
+
+
+def of_sampling(
+    denoiser: Denoiser, sampler: samplers.Sampler, table: StepTable, guidance_scale: float
+) -> dict[str, object]:
+    """What a file paints, and how: of a sampler its name, steps and arguments, each as a flag of sample.py takes it.
+
+    `network_calls` is how often `step` is to be called for a picture, `num_steps` of the sampler how many steps it
+    takes in these: solvers of second order call the network twice a step.
+    """
+    options = dataclasses.asdict(sampler)
+    if "variance" in options and options["variance"] is None:
+        options["variance"] = denoiser.objective.variance
+    return {
+        "image_shape": list(denoiser.image_shape),
+        "state_channels": denoiser.image_shape[-1] * (2 if table.has_memory else 1),
+        "num_classes": denoiser.num_classes,
+        "prediction": denoiser.objective.prediction,
+        "num_timesteps": denoiser.schedule.num_timesteps,
+        "sampler": {"name": samplers.name_of(sampler), "num_steps": len(np.unique(table.timesteps)), **options},
+        "network_calls": table.num_rows,
+        "guidance_scale": guidance_scale,
+    }
+
+
+def write(about: dict, path: pathlib.Path) -> dict:
+    """Write the description of an export beside it; returns it as JSON gives it back."""
+    text = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    with replacing(side_file(path)) as side:
+        side.write_text(text)
+    return json.loads(text)
+
+
+def side_file(path: str | os.PathLike) -> pathlib.Path:
+    """Where the description of an export lies: NAME.json for NAME.tflite, FOLDER.json for FOLDER, whatever its name."""
+    path = pathlib.Path(path)
+    return path.with_suffix(".json") if path.suffix == ".tflite" else path.with_name(f"{path.name}.json")
+
+
+def report(about: dict) -> str:
+    """A about as a table to read."""
+    agreement, latency = about["parity"], about["latency_ms"]
+    sampler = dict(about["sampler"])
+    name, num_steps = sampler.pop("name"), sampler.pop("num_steps")
+    calls = about["network_calls"]
+    rows = {
+        "file": f"{about['file']}, {about['bytes'] / 1e6:.2f} MB, {about['precision']}",
+        "picture": f"{'x'.join(map(str, about['image_shape']))}, {num_steps} steps of {name}"
+        + (f" in {calls} calls of the network" if calls != num_steps else "")
+        + "".join(f", {argument}={value}" for argument, value in sampler.items()),
+        "signatures": "; ".join(f"{name}({', '.join(s['inputs'])})" for name, s in about["signatures"].items()),
+    }
+    if "operators" in about:
+        rows["operators"] = ", ".join(f"{name} {uses}" for name, uses in about["operators"].items())
+        delegation = about["delegation"]
+        rows["delegated"] = f"{delegation['share']:.1%} of a step's operators run in XNNPACK; the others: " + ", ".join(
+            f"{name} {uses}" for name, uses in delegation["outside"].items()
+        )
+    threads = f", {about['threads']} threads" if "threads" in about else ""
+    rows["latency"] = f"{latency['step']:.2f} ms a step, {latency['picture']:.1f} ms a picture{threads}"
+    rows["noise"] = "the bits of Keras"
+    rows["parity"] = (
+        f"{agreement['seeds']} pictures beside Keras's: off by {agreement['mean_grey_levels']:.3f} grey levels on the "
+        f"mean, {agreement['max_grey_levels']} at most; {agreement['identical_pixels']:.2%} of pixels identical"
+    )
+    rows["a step"] = (
+        f"off by {agreement['step_mean_error']:.1e} on the mean, {agreement['step_max_error']:.1e} at most, "
+        "where pixels are in [-1, 1]"
+    )
+    width = 100
+    lines = []
+    for name, text in rows.items():
+        first, *more = textwrap.wrap(text, width)
+        lines += [f"{name:<12}{first}", *(" " * 12 + line for line in more)]
+    return "\n".join(lines)
+
+
+def described_before(path: pathlib.Path) -> dict | None:
+    """The description of an earlier export in the same place."""
+    try:
+        described = read_json(side_file(path))
+        return described if described["file"] == path.name and "kddpm" in described else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def facts_of_file(content: bytes) -> dict:
+    """What is known of a `.tflite` without running it: size, hash, operators, and where they run."""
+    share, outside = litert.delegation(content)
+    return {
+        "bytes": len(content),
+        "sha256": _sha256(content),
+        "operators": litert.operators(content),
+        "delegation": {"signature": PRIMARY, "share": share, "outside": outside},
+    }
+
+
+def facts_of_folder(folder: pathlib.Path) -> dict:
+    """What is known of a SavedModel: size, and the hash of each of its files."""
+    return {
+        "bytes": sum(file.stat().st_size for file in files(folder)),
+        "files": {name_in(folder, file): _sha256(file.read_bytes()) for file in files(folder)},
+    }
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def name_in(folder: pathlib.Path, file: pathlib.Path) -> str:
+    """A file's name as a description lists it."""
+    return file.relative_to(folder).as_posix()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,224 @@
+"""From a model to files that generate without kddpm: the signatures (the contract), SavedModel and TFLite.
+
+    signature   inputs                                          outputs
+    generate    seed int32 (B,)                                 image int32 (B, H, W, C), 0 .. 255
+    start       seed int32 (B,)                                 x float32 (B, H, W, C k): the sampler's state
+    step        x, index int32 (1,), seed int32 (B,)            x: one step, noise and coefficients included
+    finish      x                                               image int32 (B, H, W, C)
+    denoise     x, t int32 (B,)                                 eps float32 (B, H, W, C)
+
+With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers that remember something, else
+1. eps is what the network's prediction, guidance included, means as noise. Shapes are static. Sampler, number of steps,
+guidance and batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies
+NAME.json, which says what the file is and how far it agrees with Keras. An export that fails this comparison is not
+written.
+"""
+
+import dataclasses
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base import arguments, progress
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output, replacing
+from kddpm.base.version import __version__
+from kddpm.device import description, litert, packing, parity, signatures
+from kddpm.device.description import side_file
+from kddpm.sampling import generation, samplers
+from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
+
+FORMATS = ("litert", "tf_saved_model")
+
+_DEFAULT_STEPS = 50
+_LATENCY_SECONDS = 1.0
+_MOST_THREADS = 256  # LiteRT starts whatever it is asked for
+
+
+def export(
+    model: Denoiser | HasDenoiser,
+    path: str | os.PathLike,
+    format: str = "litert",
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Sequence[int] | None = None,
+    precision: str = "float32",
+    *,
+    guidance_scale: float = 1.0,
+    batch_size: int = 1,
+    class_names: Sequence[str] | None = None,
+    parity_seeds: int = 8,
+    threads: int = 2,
+    verbose: bool = True,
+) -> dict:
+    """Write a file, or a folder, that generates by itself, and NAME.json beside it.
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        path: NAME.tflite, or the folder of a SavedModel.
+        format: "litert" = a `.tflite` of builtin operators; "tf_saved_model".
+        sampler: as in `generation.generate`.
+        num_steps: as in `generation.generate`; None = 50, or T where that is less.
+        precision: "float32", "float16" or "int8", see `litert.quantize`; a SavedModel is float32.
+        guidance_scale: as in `generation.generate`.
+        batch_size: pictures at a time, B; phones and browsers want 1.
+        class_names: of the labels, for clients to show.
+        parity_seeds: pictures that are compared with Keras's before anything is written.
+        threads: of LiteRT, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
+        verbose: whether to tell what is going on.
+
+    Returns:
+        The content of NAME.json.
+
+    Raises:
+        InputError: an unknown format, precision or sampler, a path that cannot be written, operators that TFLite does
+            not have, pictures that differ from Keras's. Nothing is written then.
+    """
+    denoiser = denoiser_of(model)
+    path = pathlib.Path(path)
+    sampler = samplers.by_name(sampler)
+    num_steps = min(_DEFAULT_STEPS, denoiser.schedule.num_timesteps) if num_steps is None else num_steps
+    table = denoiser.steps(sampler, num_steps)
+    denoiser.check_guidance(guidance_scale)
+    guidance_scale = float(guidance_scale)
+    batch_size, parity_seeds, threads = (
+        arguments.count(name, value)
+        for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
+    )
+    _check(denoiser, path, format, precision, class_names, threads)
+    tell = print if verbose else lambda *_: None
+
+    denoiser = _in_float32(denoiser)
+    functions = signatures.signatures(denoiser, table, batch_size, guidance_scale)
+    with replacing(path) as beside:
+        candidate, facts = _write(denoiser, functions, beside, format, precision, threads, tell)
+        batches = _batches(denoiser, parity_seeds, batch_size)
+        passes = 2 * len(batches) + table.num_rows
+        with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
+            pictures = _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar)
+            agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
+        agreement.check(parity.LIMITS[precision])
+        about = {
+            "description_version": description.VERSION,
+            "kddpm": __version__,
+            "format": format,
+            "file": path.name,
+            **facts,
+            "precision": precision,
+            **description.of_sampling(denoiser, sampler, table, guidance_scale),
+            "batch_size": batch_size,
+            "class_names": None if class_names is None else list(class_names),
+            "signatures": {name: signatures.described(function) for name, function in functions.items()},
+            "parity": dataclasses.asdict(agreement),
+            "latency_ms": _latencies(candidate, batches[0]),
+        }
+    return description.write(about, path)
+
+
+def _write(denoiser, functions, beside, format, precision, threads, tell) -> tuple[dict, dict]:
+    """Write the file or folder; returns its signatures, loaded again, and what its description says of it."""
+    tell("Tracing the signatures ...")
+    if format == "tf_saved_model":
+        _save(denoiser, functions, beside)
+        return tf.saved_model.load(str(beside)).signatures, description.facts_of_folder(beside)
+    content = _litert(denoiser, functions, precision, tell)
+    beside.write_bytes(content)
+    return litert.load(content, threads), {**description.facts_of_file(content), "threads": threads}
+
+
+def _check(denoiser, path, format, precision, class_names, threads):
+    for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
+        if value not in choices:
+            raise InputError(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
+    if threads > _MOST_THREADS:
+        raise InputError(f"`threads` must lie in 1 .. {_MOST_THREADS}. Received: {threads}")
+    classes = denoiser.num_classes
+    if class_names is not None and len(class_names) != (classes or 0):
+        raise InputError(f"`class_names` must be one a class, {classes or 0}. Received: {len(class_names)}")
+    is_folder = format == "tf_saved_model"
+    if is_folder and precision != "float32":
+        raise InputError(f"`precision` of a SavedModel is float32. Received: {precision!r}")
+    if not is_folder and path.suffix != ".tflite":
+        raise InputError(f"`path` must end in .tflite. Received: {path}")
+    check_output("`path`", path, is_folder)
+    check_output("`path`", side_file(path), is_folder=False)
+    before = description.described_before(path)
+    if side_file(path).exists() and before is None:
+        raise InputError(
+            f"`path` needs {side_file(path)} for its description. Received: a file of something else there"
+        )
+    if is_folder and path.exists():
+        foreign = {description.name_in(path, file) for file in description.files(path)} - set(
+            (before or {}).get("files", ())
+        )
+        if foreign:
+            raise InputError(f"`path` must be new, empty or an export. Received: {path}, with {min(foreign)}")
+
+
+def _in_float32(denoiser: Denoiser) -> Denoiser:
+    """The denoiser itself, or one of the same weights that computes in float32, as the files do."""
+    network = denoiser.network
+    if network.compute_dtype == "float32":
+        return denoiser
+    twin = type(network).from_config({**network.get_config(), "dtype": "float32"})
+    twin.set_weights(network.get_weights())
+    return dataclasses.replace(denoiser, network=twin)
+
+
+def _save(denoiser, functions, folder):
+    """Write a SavedModel that holds the averaged weights, once, as its variables."""
+    module = tf.Module()
+    # Keras's variables mean nothing to TensorFlow's tracking: listed by hand, or they are left out without a word.
+    module.variables_of_network = [variable.value for variable in denoiser.network.variables]
+    for name, function in functions.items():
+        setattr(module, name, function)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+
+
+def _litert(denoiser, functions, precision, tell) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        _save(denoiser, functions, folder)
+        tell("Converting to TFLite ...")
+        content = litert.convert(folder, list(functions))
+    if precision != "float32":
+        tell(f"Taking the weights to {precision} ...")
+    return packing.pack(litert.quantize(content, precision), signatures.PRIMARY)
+
+
+def _batches(denoiser, count, batch_size) -> list[dict]:
+    """Inputs of `generate` for at least `count` pictures."""
+    batches = []
+    for seed in np.arange(-(-count // batch_size) * batch_size, dtype=np.int32).reshape(-1, batch_size):
+        label = denoiser.checked_labels(None, seed)
+        batches.append({"seed": seed} if label is None else {"seed": seed, "label": label})
+    return batches
+
+
+def _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar) -> np.ndarray:
+    pictures = []
+    for batch in batches:
+        options = {"labels": batch.get("label"), "guidance_scale": guidance_scale, "verbose": False}
+        pictures.append(generation.generate(denoiser, batch["seed"], sampler, num_steps, **options))
+        bar.update()
+    return np.concatenate(pictures)
+
+
+def _latencies(candidate, batch) -> dict:
+    """Milliseconds of one step, the median over a second of them, and of a picture."""
+    of_step = {**batch, "x": np.asarray(candidate["start"](seed=batch["seed"])["x"]), "index": np.zeros(1, np.int32)}
+
+    def milliseconds(name, inputs):
+        began = time.perf_counter()
+        candidate[name](**inputs)
+        return 1e3 * (time.perf_counter() - began)
+
+    steps = [milliseconds("step", of_step)]
+    while sum(steps) < 1e3 * _LATENCY_SECONDS:
+        steps.append(milliseconds("step", of_step))
+    return {"step": statistics.median(steps), "picture": milliseconds("generate", batch)}

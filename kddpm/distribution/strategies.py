@@ -1,0 +1,153 @@
+"""Where a model lives: on one device, on the replicas of one machine, on several machines, on a TPU.
+
+A strategy is `tf.distribute`'s. Replicas share every batch; workers are processes, one a machine, each with replicas of
+its own, and the first of them, the chief, is the one that writes. All of them call the same functions in the same
+order, with the same arguments.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import threading
+
+import tensorflow as tf
+
+from kddpm.base.errors import InputError, first_line
+from kddpm.distribution import STRATEGIES
+
+_MINUTES_FOR_ALL = 15
+_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+
+
+def make(name: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
+    """A strategy by its name; to be made before anything else of TensorFlow is.
+
+    Args:
+        name: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu"; or
+            "auto", the largest of those that there is.
+        cpu_replicas: how many replicas "mirrored" makes of the CPU, to try without GPUs what several do.
+
+    Raises:
+        InputError: an unknown name, devices that are not there, a TF_CONFIG that is missing or wrong.
+    """
+    if name not in STRATEGIES:
+        raise InputError(f"--strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
+    if name == "auto":
+        name = _largest(cpu_replicas)
+    if cpu_replicas > 1 and name != "mirrored":
+        raise InputError(f"--cpu_replicas needs --strategy=mirrored. Received: --strategy={name}")
+    return _MAKERS[name](cpu_replicas)
+
+
+def check_compiled(strategy: tf.distribute.Strategy, jit_compile: bool, steps_per_execution: int) -> None:
+    """Whether a strategy can do what a model's `compile` was asked for.
+
+    Raises:
+        InputError: it cannot, with the reason.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        if jit_compile:
+            raise InputError("`jit_compile` must be False on a TPU, which compiles all that it runs. Received: True")
+        return
+    if replicas == 1:
+        return
+    if jit_compile:
+        raise InputError(
+            f"`jit_compile` must be False with {replicas} replicas, whose gradients meet where XLA cannot. "
+            "Received: True"
+        )
+    if steps_per_execution > 1:
+        raise InputError(
+            f"`steps_per_execution` must be 1 with {replicas} replicas, which cannot meet within a loop. "
+            f"Received: {steps_per_execution}"
+        )
+
+
+def _largest(cpu_replicas: int) -> str:
+    if len(_workers_of_environment()) > 1:
+        return "multi_worker"
+    if os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"):
+        return "tpu"
+    return "mirrored" if cpu_replicas > 1 or len(tf.config.list_physical_devices("GPU")) > 1 else "one"
+
+
+def _one(cpu_replicas):
+    return tf.distribute.get_strategy()
+
+
+def _mirrored(cpu_replicas):
+    gpus = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices("GPU")]
+    if cpu_replicas > 1:
+        if gpus:
+            raise InputError(f"--cpu_replicas is for machines without GPUs. Received: {', '.join(gpus)}")
+        part = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [part] * cpu_replicas)
+        return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(cpu_replicas)])
+    if len(gpus) < 2:
+        raise InputError(
+            f"--strategy=mirrored needs two GPUs or more, or --cpu_replicas to try it. Received: {len(gpus)} GPUs"
+        )
+    return tf.distribute.MirroredStrategy(gpus)
+
+
+def _multi_worker(cpu_replicas):
+    if not (workers := _workers_of_environment()):
+        raise InputError(f"--strategy=multi_worker needs TF_CONFIG in the environment, such as {_EXAMPLE}")
+    try:
+        with _waiting_for(workers):
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        text = f"--strategy=multi_worker needs the workers of TF_CONFIG, {', '.join(workers)}. Received: "
+        raise InputError(text + first_line(error)) from None
+
+
+@contextlib.contextmanager
+def _waiting_for(workers):
+    """Within it TensorFlow waits for all workers, deaf to Python's signals: Ctrl-C ends it all the same, or a limit."""
+    if len(workers) > 1:
+        print(f"Waiting for {', '.join(workers)}, up to {_MINUTES_FOR_ALL} minutes ...", flush=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGALRM)]
+    signal.alarm(60 * _MINUTES_FOR_ALL)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _tpu(cpu_replicas):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME", "local"))
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise InputError(f"--strategy=tpu needs a TPU on this machine. Received: {first_line(error)}") from None
+
+
+_MAKERS = {"one": _one, "mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu}
+
+
+def _workers_of_environment() -> list[str]:
+    """The addresses that TF_CONFIG names, [] without one."""
+    if not (text := os.environ.get("TF_CONFIG")):
+        return []
+    try:
+        config = json.loads(text)
+        workers, task = config["cluster"]["worker"], config["task"]
+        sound = all(re.fullmatch(r"[^\s/]+:\d+", worker) for worker in workers) and len(set(workers)) == len(workers)
+        if not sound or set(config["cluster"]) != {"worker"} or task["type"] != "worker":
+            raise ValueError
+        if type(task["index"]) is not int or not 0 <= task["index"] < len(workers):
+            raise ValueError
+        return workers
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"TF_CONFIG must look like {_EXAMPLE}, a chief being worker 0; --strategy=one does without it. "
+            f"Received: {text}"
+        ) from None

@@ -1,0 +1,506 @@
+"""`DiffusionModel`: a Keras model whose `fit` is Algorithm 1 and whose `generate` is Algorithm 2 of Ho et al. 2020.
+
+Every random draw is a function of (seed, step): the timesteps, the noise and the dropout masks of training step k come
+from `fold_in((seed, purpose), k)`, so nothing has to be saved for a run to continue as if it had never stopped.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.data import images as kd_images
+from kddpm.data import inputs
+from kddpm.device import export
+from kddpm.distribution import replicas, strategies
+from kddpm.evaluation import likelihood
+from kddpm.model import draws, means
+from kddpm.model.gradients import check_optimizer, descend, loss_and_gradients
+from kddpm.sampling import editing, generation, samplers
+from kddpm.sampling.denoiser import Denoiser
+from kddpm.theory import objectives, schedules
+from kddpm.theory.parametrization import Objective
+
+_MOST_SKIPPED = 10  # steps in a row
+_LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class DiffusionModel(keras.Model):
+    """A denoising diffusion probabilistic model around a network that predicts eps, x_0, mu or v.
+
+    Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays or a `tf.data.Dataset` of
+    images or of (images, labels); labels of a network without classes are left aside. `evaluate` and `generate` use an
+    exponential moving average of the weights. The loss is chosen here; `compile` takes the optimizer and no loss.
+
+    Args:
+        network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
+            `num_classes` and, for a learned variance, `out_channels`.
+        schedule: the `NoiseSchedule` to train on, or the name of one in `schedules.BY_NAME`, with T = 1000; None =
+            linear. What a network means by mu and by a learned variance depends on every step of it.
+        prediction: what the network says: "eps", "x0", "mu" or "v".
+        weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
+        variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.
+        timestep_sampling: "uniform", or "importance" = t as often as the root of its squared loss (Nichol & Dhariwal
+            2021, section 3.3).
+        label_dropout: share of the labels that training replaces by "no class", for classifier-free guidance.
+        seed: of every random draw in training and evaluation.
+        ema_momentum: share of the average that is kept at each step, m; early on min(m, (1 + step) / (10 + step)).
+        clip_norm: largest global norm of the gradients, None = unlimited.
+        accumulation: micro-batches that a batch is taken in, one after the other, for a share of the memory; the step
+            is that of the whole batch.
+
+    Raises:
+        InputError: values out of range, or choices that do not go together, with the reason.
+
+    Example:
+        >>> model = kddpm.DiffusionModel(kddpm.UNet(image_shape=(32, 32, 3)))
+        >>> model.compile(keras.optimizers.Adam(2e-4))
+        >>> model.fit(images, batch_size=128, epochs=10)
+        >>> pictures = model.generate(seeds=range(64), sampler="ddim", num_steps=50)
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        schedule: schedules.NoiseSchedule | str | None = None,
+        *,
+        prediction: str = "eps",
+        weighting: str = "simple",
+        variance: str = "small",
+        timestep_sampling: str = "uniform",
+        label_dropout: float = 0.1,
+        seed: int = 0,
+        ema_momentum: float = 0.9999,
+        clip_norm: float | None = 1.0,
+        accumulation: int = 1,
+        name: str = "diffusion_model",
+    ):
+        super().__init__(name=name, dtype="float32")
+        if not 0 <= arguments.number("ema_momentum", ema_momentum) < 1:
+            raise InputError(f"`ema_momentum` must lie in [0, 1). Received: {ema_momentum}")
+        if not 0 <= arguments.number("label_dropout", label_dropout) < 1:
+            raise InputError(f"`label_dropout` must lie in [0, 1). Received: {label_dropout}")
+        arguments.int32("seed", [seed])
+        if clip_norm is not None and not arguments.number("clip_norm", clip_norm) > 0:
+            raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
+        self.network = network
+        self.image_shape = tuple(network.image_shape)
+        self.schedule = _schedule(schedule)
+        self.objective = Objective(prediction, weighting, variance, timestep_sampling)
+        _check_channels(network, self.objective)
+        if self.schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
+            warnings.warn(
+                f"The schedule ends at alpha_bar={self.schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
+                "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
+                stacklevel=2,
+            )
+        self.label_dropout = label_dropout if network.num_classes else 0.0
+        self.seed = seed
+        self.ema_momentum = ema_momentum
+        self.clip_norm = clip_norm
+        self.accumulation = arguments.count("accumulation", accumulation)
+
+        self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
+        self.ema_network.trainable = False
+        self.ema_network.set_weights(network.get_weights())
+        self.denoiser = Denoiser(self.ema_network, self.schedule, self.objective, bool(self.label_dropout))
+        self.diffusion = self.denoiser.process
+        self.step = self._counter("step", "int64")
+        self.last_loss, self.skipped_in_a_row = self._counter("last_loss"), self._counter("skipped_in_a_row", "int64")
+        if self.objective.timestep_sampling == "importance":
+            each = (self.schedule.num_timesteps,)
+            self.loss_squares, self.loss_counts = (
+                self._counter(n, shape=each) for n in ("loss_squares", "loss_counts")
+            )
+        self.loss_tracker = means.Mean(name="loss")
+        self.gradient_norm_tracker = means.Mean(name="gradient_norm")
+        self.skipped_tracker = means.Sum(name="skipped_steps")
+        self._traced_shapes = {}
+        self._replica_batch = None  # images of a batch on each of several replicas
+        self.built = True
+
+    def _counter(self, name, dtype="float32", shape=()):
+        """A variable beside the weights, the same on every replica."""
+        return self.add_weight(
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def call(self, inputs, training=False):
+        """The network's prediction for [x_t, t] or [x_t, t, label]."""
+        return self.network(inputs, training=training)
+
+    def compile(self, optimizer="adam", **kwargs):
+        """Keras's `compile`; the loss is the model's own.
+
+        Raises:
+            InputError: a loss or metrics; float16, whose range is too small for gradients; an optimizer that clips,
+                accumulates, averages or scales, which is the model's to do; XLA, or several steps a call, with several
+                replicas.
+        """
+        if kwargs.get("loss") is not None:
+            raise InputError(
+                f"`loss` follows from the model's `prediction` and `weighting`. Received: loss={kwargs['loss']!r}"
+            )
+        if self.network.compute_dtype == "float16":
+            raise InputError("`network` must compute in float32 or bfloat16. Received: the dtype policy mixed_float16")
+        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+            raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
+        check_optimizer(keras.optimizers.get(optimizer))
+        super().compile(optimizer=optimizer, **kwargs)
+        strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
+        # Slots made now rather than in the first step: that step is traced once instead of twice.
+        self.optimizer.build(self.network.trainable_variables)
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        # There is nothing left to build. Under a strategy Keras's own would draw a batch from the data, so that their
+        # order differs from that on one device, and fails on several workers.
+        pass
+
+    def compile_from_config(self, config):
+        """Compile as `get_compile_config` described, when a saved model is loaded."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def metrics(self):
+        """The means that `fit` and `evaluate` reset and report."""
+        return [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
+
+    # Algorithm 1: training.
+
+    def train_step(self, data):
+        """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
+        x_0, label = self._unpack(data, "training")
+        drawn = self._draw(draws.TRAINING, self.step, x_0, label)
+        weights = self.network.trainable_variables
+
+        def loss_of(x_0, t, weight, noise, label, seed):
+            losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
+            return tf.reduce_mean(weight * losses), losses
+
+        loss, losses, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
+        global_loss, *gradients = replicas.averaged([loss, *gradients])
+        gradient_norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
+        descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
+        self._remember(drawn.t, losses, is_finite)
+        self._update_ema(is_finite)
+        self.step.assign_add(1)
+        self.last_loss.assign(global_loss)
+        self._account(global_loss, gradient_norm, is_finite)
+        return self._logs(self.get_metrics_result())
+
+    def test_step(self, data):
+        """The loss of one batch under the averaged weights; the same draws at every evaluation."""
+        x_0, label = self._unpack(data, "evaluation")
+        drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
+        arrays = [x_0, drawn.t, drawn.noise, label]
+        if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
+            # A replica may get nothing of a last batch, and a network needs at least one image.
+            arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
+        losses = self._image_losses(self.ema_network, *arrays)
+        size = tf.shape(x_0)[0]
+        self.loss_tracker.update_state(*replicas.summed([tf.reduce_sum(losses[:size]), tf.cast(size, tf.float32)]))
+        return self._logs({"loss": self.loss_tracker.result()})
+
+    def _logs(self, results):
+        """As Keras takes the mean of over replicas: that of several workers needs an axis."""
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, [1]) for name, value in results.items()}
+        return results
+
+    def _image_losses(self, network, x_0, t, noise, label, **kwargs):
+        """The loss of each image, (B,)."""
+        x_t = self.diffusion.q_sample(x_0, t, noise)
+        output = network(_network_inputs(x_t, self._named(t), label), **kwargs)
+        return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
+
+    def _unpack(self, data, purpose):
+        images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if sample_weight is not None:
+            raise InputError("`sample_weight` is not supported: every image counts the same")
+        if purpose == "training" and self._replica_batch is not None:
+            images = tf.ensure_shape(images, (self._replica_batch, *self.image_shape))
+        self._note_trace(purpose, images)
+        if self.network.num_classes:
+            if label is None:
+                raise InputError(
+                    f"`network` has {self.network.num_classes} classes and needs labels: pass (images, labels)"
+                )
+            label = tf.reshape(tf.cast(label, tf.int32), [-1])
+        else:
+            label = None
+        return kd_images.to_float(images) if images.dtype == tf.uint8 else tf.cast(images, tf.float32), label
+
+    def _draw(self, purpose, index, x_0, label):
+        is_training = purpose == draws.TRAINING
+        shares = None
+        if is_training and self.objective.timestep_sampling == "importance":
+            shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
+        return draws.draw(
+            self.seed, purpose, index, x_0, label, self.schedule.num_timesteps,
+            shares=shares,
+            label_dropout=self.label_dropout if is_training else 0.0,
+            no_class=self.network.num_classes,
+        )  # fmt: skip
+
+    def _remember(self, t, losses, is_finite):
+        """What importance sampling wants to know: how large the losses of each t were, in the global batch."""
+        if self.objective.timestep_sampling != "importance":
+            return
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            t, losses = context.all_gather(t, axis=0), context.all_gather(losses, axis=0)
+        squares, counts = objectives.updated_loss_history(self.loss_squares.value, self.loss_counts.value, t, losses)
+        self.loss_squares.assign(tf.where(is_finite, squares, self.loss_squares.value))
+        self.loss_counts.assign(tf.where(is_finite, counts, self.loss_counts.value))
+
+    def _named(self, t):
+        """What the network is told for index t: a respaced schedule keeps the names of its steps."""
+        return tf.gather(self.schedule.timesteps.astype(np.int32), t)
+
+    def _account(self, loss, gradient_norm, is_finite):
+        """The means of the steps that were taken, and how many were not."""
+        taken = tf.cast(is_finite, tf.float32)
+        for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):
+            tracker.update_state(tf.where(is_finite, value, 0.0), taken)
+        self.skipped_tracker.update_state(1 - taken)
+        self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
+
+    def check_not_lost(self, most_skipped: int) -> None:
+        """Whether a step was taken lately.
+
+        Raises:
+            InputError: the last `most_skipped` were skipped, their losses or gradients not being finite.
+        """
+        skipped = int(self.skipped_in_a_row.numpy())
+        if skipped >= most_skipped:
+            raise InputError(
+                f"The loss or its gradients were not finite in the last {skipped} steps, up to step "
+                f"{int(self.step.numpy())}: loss {float(self.last_loss.numpy()):g}, learning rate "
+                f"{float(self.optimizer.learning_rate.numpy()):g}. Try a smaller learning rate, or a longer warm-up"
+            )
+
+    def _update_ema(self, is_finite):
+        step = tf.cast(self.step, tf.float32)
+        momentum = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
+        for average, weight in zip(self.ema_network.weights, self.network.weights, strict=True):
+            average.assign(tf.where(is_finite, weight + momentum * (average - weight), average))
+
+    # Algorithm 2: sampling.
+
+    def generate(
+        self,
+        seeds: Sequence[int],
+        sampler: str | samplers.Sampler = "ancestral",
+        num_steps: int | Sequence[int] | None = None,
+        *,
+        labels: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        x_T=None,
+        batch_size: int = 64,
+        return_trajectory: int | bool = False,
+        verbose: bool | str = "auto",
+        jit_compile: bool = False,
+    ):
+        """Pictures from seeds: Algorithm 2, or any sampler, with the averaged weights.
+
+        Picture k depends on seeds[k] (and labels[k]) alone, whatever stands beside it: its noise is the same bit for
+        bit, and the picture is, up to the rounding of floats.
+
+        Args:
+            seeds: int32 numbers, one a picture.
+            sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as
+                `kddpm.samplers.DDIM(eta=0.5)`.
+            num_steps: how many steps, or which ones; None = all T.
+            labels: classes, one a picture; None = seed modulo the number of classes.
+            guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
+                network says without a class, 0 = no class at all. Others call the network on twice the batch.
+            x_T: float (N, H, W, C) to start from in place of the seeds' noise, such as `invert` gives.
+            batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
+            return_trajectory: also return frames of every picture's way from noise, at most this many; True = 50.
+            verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
+            jit_compile: compile with XLA: slower to start, faster where the network is small.
+
+        Returns:
+            uint8 (N, H, W, C); with `return_trajectory` also uint8 (frames, N, H, W, C), from noise to the pictures.
+
+        Raises:
+            InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
+                or for a network without classes, guidance of a model trained without label dropout, an x_T of
+                another shape.
+        """
+        return generation.generate(
+            self,
+            seeds,
+            sampler,
+            num_steps,
+            labels=labels,
+            guidance_scale=guidance_scale,
+            x_T=x_T,
+            batch_size=batch_size,
+            return_trajectory=return_trajectory,
+            verbose=verbose,
+            jit_compile=jit_compile,
+        )
+
+    def variations(self, images, strength: float, seeds: Sequence[int] | None = None, **kwargs):
+        """Pictures like those given: noise to level t, denoise; arguments and errors as in `editing.variations`."""
+        return editing.variations(self, images, strength, seeds, **kwargs)
+
+    def inpaint(self, images, mask, seeds: Sequence[int] | None = None, **kwargs):
+        """Paint what the mask leaves open; arguments and errors as in `editing.inpaint`."""
+        return editing.inpaint(self, images, mask, seeds, **kwargs)
+
+    def interpolate(self, a, b, count: int = 9, num_steps: int | Sequence[int] | None = None, **kwargs):
+        """Pictures on the way from image a to image b; arguments and errors as in `editing.interpolate`."""
+        return editing.interpolate(self, a, b, count, num_steps, **kwargs)
+
+    def invert(self, images, num_steps: int | Sequence[int] | None = None, **kwargs):
+        """The noise that DDIM paints these images from; arguments and errors as in `editing.invert`."""
+        return editing.invert(self, images, num_steps, **kwargs)
+
+    def bits_per_dim(self, images, labels=None, **kwargs):
+        """The variational bound on images; arguments, result and errors as in `likelihood.bits_per_dim`."""
+        return likelihood.bits_per_dim(self, images, labels, **kwargs)
+
+    def export(self, path, format="litert", sampler="ancestral", num_steps=None, precision="float32", **kwargs) -> dict:
+        """Write a file that generates by itself, seed in, picture out; arguments and errors as in `device.export`.
+
+        Example:
+            >>> model.export("phone.tflite", sampler="ddim", num_steps=20, precision="int8")
+        """
+        return export.export(self, path, format, sampler, num_steps, precision, **kwargs)
+
+    # What goes into `fit` and `evaluate`.
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
+        """Keras's `fit` on images, after a look at them.
+
+        A step whose loss or gradients are not finite is skipped, and counted in `skipped_steps`.
+
+        Raises:
+            InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
+                steps in a row that had to be skipped.
+        """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise InputError(f"`{name}` is not supported: every image counts the same")
+        if replicas > 1 and kwargs.get("validation_split"):
+            raise InputError(f"`validation_split` is for one device; with {replicas} replicas pass `validation_data`")
+        if kwargs.get("validation_data") is not None:
+            images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
+            kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
+        x = self._checked(x, y)
+        if replicas > 1:
+            if hasattr(x, "shape"):
+                seed = self.seed + int(self.step.numpy())  # the same on every worker
+                x = inputs.batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
+                y = batch_size = None
+            self._share(inputs.size_of_batches(x, replicas) // replicas)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
+        if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
+            warnings.warn(
+                f"{len(x)} images are not a multiple of batch_size={batch_size or 32}: XLA compiles the training step "
+                "a second time for the smaller last batch",
+                stacklevel=2,
+            )
+        callbacks = kwargs.pop("callbacks", None)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*keras.tree.flatten(callbacks or []), _StopWhenLost()]
+        with inputs.one_line_errors():
+            return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """Keras's `evaluate`: the loss of the averaged weights; the same images give the same number.
+
+        Raises:
+            InputError: as in `fit`.
+        """
+        with inputs.one_line_errors():
+            return super().evaluate(self._checked(x, y), y, batch_size=batch_size, **kwargs)
+
+    def _share(self, replica_batch):
+        """Trace for so many images a replica: several workers' batches come without their size."""
+        if replica_batch != self._replica_batch:
+            self._replica_batch, self.train_function = replica_batch, None
+
+    def _checked(self, x, y):
+        return inputs.checked_images(x, y, self.image_shape, self.network.num_classes)
+
+    def _note_trace(self, purpose, images):
+        """Say so when a step is traced for a second batch shape: it costs as much as the first."""
+        shape = tuple(images.shape)
+        first = self._traced_shapes.setdefault(purpose, shape)
+        if shape != first:
+            warnings.warn(f"The {purpose} step, traced for a batch {first}, is traced again for {shape}", stacklevel=2)
+
+    # Saving.
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "schedule": self.schedule.get_config(),
+            **dataclasses.asdict(self.objective),
+            "label_dropout": self.label_dropout,
+            "seed": self.seed,
+            "ema_momentum": self.ema_momentum,
+            "clip_norm": self.clip_norm,
+            "accumulation": self.accumulation,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` described, with new weights."""
+        network = keras.saving.deserialize_keras_object(config["network"])
+        schedule = schedules.NoiseSchedule.from_config(config["schedule"])
+        return cls(**{**config, "network": network, "schedule": schedule})
+
+
+class _StopWhenLost(keras.callbacks.Callback):
+    """Ends training that has not taken a step for a while."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % _MOST_SKIPPED == 0:  # reading a variable waits for an accelerator
+            self.on_epoch_end(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.check_not_lost(_MOST_SKIPPED)
+
+
+def _schedule(schedule):
+    if isinstance(schedule, schedules.NoiseSchedule):
+        return schedule
+    if schedule is None or isinstance(schedule, str):
+        return schedules.by_name(schedule or "linear")
+    raise InputError(
+        f"`schedule` must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name. Received: {schedule!r}"
+    )
+
+
+def _network_inputs(x_t, t, label):
+    return [x_t, t] if label is None else [x_t, t, label]
+
+
+def _check_channels(network, objective):
+    channels = network.image_shape[-1]
+    expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
+    if received != expected:
+        raise InputError(
+            f"`network` must have {expected} output channels for variance={objective.variance!r} and images of "
+            f"{channels}: UNet(..., out_channels={expected}). Received: {received}"
+        )

@@ -1,0 +1,111 @@
+"""From a batch to a step: gradients over micro-batches and replicas, and the step that they make, or do not.
+
+TensorFlow's replicas each see their part of a batch, and Keras's optimizers add up what the replicas bring.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from kddpm.base.errors import InputError
+
+
+def check_optimizer(optimizer) -> None:
+    """Whether an optimizer leaves to this module and the model what is theirs.
+
+    Raises:
+        InputError: it does not, with what to use in its place.
+    """
+    for name, instead in (
+        ("gradient_accumulation_steps", "`accumulation` of the model"),
+        ("use_ema", "`ema_momentum` of the model"),
+        ("clipnorm", "`clip_norm` of the model"),
+        ("global_clipnorm", "`clip_norm` of the model"),
+        ("clipvalue", "`clip_norm` of the model"),
+        ("loss_scale_factor", "float16, which is not supported"),
+    ):
+        if value := getattr(optimizer, name, None):
+            raise InputError(f"`optimizer` must leave {name} to {instead}. Received: {name}={value}")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise InputError("`optimizer` must not scale losses, which float16 alone needs. Received: LossScaleOptimizer")
+
+
+def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: int = 1):
+    """The loss of a batch, taken in micro-batches one after the other.
+
+    Args:
+        loss_of: (*arrays) -> the loss and that of each image (B,).
+        weights: what it depends on.
+        arrays: tensors (B, ...), or None, which goes through.
+        parts: micro-batches, all of one size.
+
+    Returns:
+        The loss, that of each image (B,), and the gradients of the loss.
+
+    Raises:
+        InputError: a batch that cannot be shared so.
+    """
+
+    def of_part(arrays):
+        with tf.GradientTape() as tape:
+            loss, losses = loss_of(*arrays)
+        # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
+        return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
+
+    if parts == 1:
+        return of_part(arrays)
+    batch = arrays[0].shape[0]
+    if batch is None or batch % parts:
+        raise InputError(
+            f"`accumulation`={parts} needs batches of one size, divisible by it on every replica. Received: {batch}"
+        )
+    # One row a micro-batch, so that its shape stays static.
+    rows = [None if a is None else tf.reshape(a, (parts, batch // parts, *a.shape[1:])) for a in arrays]
+
+    def add(index, loss, losses, sums):
+        part = [None if row is None else row[index] for row in rows]
+        more, each, gradients = of_part(part)
+        sums = [total + gradient / parts for total, gradient in zip(sums, gradients, strict=True)]
+        return index + 1, loss + more / parts, losses.write(index, each), sums
+
+    start = (
+        tf.constant(0),
+        tf.constant(0.0),
+        tf.TensorArray(tf.float32, parts, element_shape=(batch // parts,)),
+        [tf.zeros(weight.shape, weight.dtype) for weight in weights],
+    )
+    _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+    return loss, tf.reshape(losses.stack(), [batch]), sums
+
+
+def descend(optimizer, weights: list, gradients: list, norm, clip_norm: float | None, is_finite) -> None:
+    """Clip averaged gradients by their global norm and apply them, or leave weights and optimizer as they were.
+
+    With several replicas they are divided by the number of replicas, because the optimizer sums them once more.
+
+    Args:
+        optimizer: of Keras, built.
+        weights: to change.
+        gradients: of all replicas, `averaged`.
+        norm: their global norm.
+        clip_norm: the largest it may be, None = any.
+        is_finite: bool scalar, whether to apply them; the same on all replicas.
+    """
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    scale = 1.0 / replicas
+    if clip_norm is not None:
+        scale *= clip_norm / tf.maximum(norm, clip_norm)
+
+    def apply():
+        optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
+
+    if not tf.distribute.has_strategy():
+        tf.cond(is_finite, apply, lambda: None)
+        return
+    # A strategy's optimizer meets the other replicas, which it cannot do within a condition.
+    changing = [*weights, *optimizer.variables]
+    before = [tf.identity(variable.value) for variable in changing]
+    apply()
+    for variable, old in zip(changing, before, strict=True):
+        variable.assign(tf.where(is_finite, variable.value, old))

@@ -1,0 +1,389 @@
+"""The parts of the U-Net of Ho et al. 2020 (appendix B), as Keras layers in plain `keras.ops`.
+
+Feature maps are (B, H, W, C); `embedding` is the activated timestep embedding (B, E). Statistics, softmax and random
+bits are float32 or integers whatever the dtype policy. The layers compute what the paper's code computes, in a cheaper
+form: the normalisation touches the feature map four times, upsampling and the convolution after it are one operation,
+and dropout spends 16 bits of a hash an element instead of 32 of a random generator.
+"""
+
+import contextlib
+import contextvars
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from kddpm.base.errors import InputError
+
+_for_devices = contextvars.ContextVar("for_devices", default=False)
+
+
+@contextlib.contextmanager
+def for_devices():
+    """Within it layers take the form that LiteRT's XNNPACK runs fastest. What they compute is the same."""
+    token = _for_devices.set(True)
+    try:
+        yield
+    finally:
+        _for_devices.reset(token)
+
+
+def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
+    """The initialiser of every kernel in Ho et al.'s code: uniform, variance scale / average fan; 0 becomes 1e-10."""
+    return keras.initializers.VarianceScaling(scale or 1e-10, mode="fan_avg", distribution="uniform")
+
+
+def sinusoidal_embedding(t, width: int):
+    """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), spaced over half - 1.
+
+    Args:
+        t: integers (B,).
+        width: number of channels; an odd one ends in a zero.
+
+    Returns:
+        float32 (B, width).
+    """
+    half = width // 2
+    frequencies = np.exp(-np.log(10_000.0) * np.arange(half) / max(half - 1, 1)).astype("float32")
+    angles = ops.expand_dims(ops.cast(t, "float32"), 1) * frequencies
+    return ops.pad(ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=1), [[0, 0], [0, width % 2]])
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class TimestepEmbedding(keras.layers.Layer):
+    """t (B,) to a vector (B, 4 width): sinusoids, dense, SiLU, dense.
+
+    Args:
+        width: channels of the sinusoids.
+    """
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.hidden = _dense(self, 4 * width, "hidden", activation="silu")
+        self.out = _dense(self, 4 * width, "out")
+
+    def build(self, input_shape):
+        """Create the weights."""
+        self.hidden.build((None, self.width))
+        self.out.build((None, 4 * self.width))
+
+    def call(self, t):
+        """Equation of the class."""
+        return self.out(self.hidden(ops.cast(sinusoidal_embedding(t, self.width), self.compute_dtype)))
+
+    def compute_output_shape(self, input_shape):
+        """(B, 4 width)."""
+        return (input_shape[0], 4 * self.width)
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class GroupNormalization(keras.layers.Layer):
+    """Group normalisation (Wu & He 2018) of a feature map (B, H, W, C), by way of channels.
+
+    Channel means (B, 1, 1, C) are averaged within groups, and handed back to the channels, by two small constant
+    matrices, (C, G) and (G, C); the centred map gives the variances the same way, so a large mean costs no digits.
+    keras.layers.GroupNormalization works on a five-dimensional view instead and takes about as long as a 3x3
+    convolution.
+
+    Args:
+        groups: number of groups; must divide C.
+        epsilon: added to the variance.
+
+    Raises:
+        InputError: groups that do not divide the channels.
+    """
+
+    def __init__(self, groups: int = 32, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Create scale and offset."""
+        channels = input_shape[-1]
+        if channels % self.groups:
+            raise InputError(f"`groups` must divide the channels. Received: groups={self.groups}, channels={channels}")
+        size = channels // self.groups
+        # No autocast: statistics and what is done with them stay float32 under mixed precision.
+        self.scale = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="scale")
+        self.offset = self.add_weight(shape=(channels,), initializer="zeros", autocast=False, name="offset")
+        self._channel_to_group = np.kron(np.eye(self.groups), np.full((size, 1), 1 / size)).astype("float32")
+        self._group_to_channel = np.kron(np.eye(self.groups), np.ones((1, size))).astype("float32")
+
+    def call(self, x):
+        """Normalise x."""
+        h = ops.cast(x, "float32")
+        mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
+        centred = h - mean
+        variance = self._average_groups(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True))
+        scale = ops.rsqrt(variance + self.epsilon) * self.scale
+        if _for_devices.get():  # XNNPACK squares a difference in one pass; to have the difference as well takes another
+            y = h * scale + (self.offset - mean * scale)
+        else:
+            y = centred * scale + self.offset
+        return ops.cast(y, self.compute_dtype)
+
+    def _average_groups(self, channel_means):
+        group_means = ops.einsum("bhwc,cg->bhwg", channel_means, self._channel_to_group)
+        return ops.einsum("bhwg,gc->bhwc", group_means, self._group_to_channel)
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Dropout(keras.layers.Layer):
+    """Dropout whose masks are functions of the seeds it is called with, one an image.
+
+    So an image has its mask in whatever batch and on whatever replica it stands. Random words are a hash of the seed
+    and the place in the image: one pass over memory under XLA, whose own generator takes a hundred times as long on a
+    CPU. One word of 32 bits serves two elements, so the rate is rounded to a multiple of 2^-16; what is kept is scaled
+    by exactly the rounded rate.
+
+    Args:
+        rate: probability that an element becomes zero, in [0, 1).
+
+    Raises:
+        InputError: a rate outside [0, 1).
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise InputError(f"`dropout` must lie in [0, 1). Received: {rate}")
+        self.rate = rate
+        self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
+        self.built = True
+
+    def call(self, x, seed=None, training=False):
+        """Drop elements of x (B, ...) when training; seed: int32 (B,), None = Keras's global generator."""
+        if not training or not self.rate:
+            return x
+        shape = ops.shape(x)
+        if seed is None:
+            seed = keras.random.randint(shape[:1], 0, 2**31 - 1, dtype="int32")
+        size = math.prod(shape[1:])
+        places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
+        words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
+        # Each half of a word decides on an element: the lower ones on the first half of the image, and so on.
+        below = self._kept_of_65536 - 1
+        lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
+        kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
+        return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "rate": self.rate}
+
+
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: neighbours come to lie far apart
+_LOW_HALF = np.uint32(2**16 - 1)
+
+
+def _hashed(words):
+    """uint32 to uint32, one to one; the constants are of hash-prospector (C. Wellons), of least bias for two rounds."""
+    words = (words ^ ops.right_shift(words, 16)) * np.uint32(0x21F0AAAD)
+    words = (words ^ ops.right_shift(words, 15)) * np.uint32(0xD35A2D97)
+    return words ^ ops.right_shift(words, 15)
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Downsample(keras.layers.Layer):
+    """(B, H, W, C) to (B, H/2, W/2, C): a 3x3 convolution of stride 2; H and W even."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        """Create the convolution."""
+        self.conv = _conv(self, input_shape[-1], "conv", strides=2)
+        self.conv.build(input_shape)
+
+    def call(self, x):
+        """Halve the size."""
+        return self.conv(x)
+
+    def compute_output_shape(self, input_shape):
+        """(B, H/2, W/2, C)."""
+        batch, height, width, channels = input_shape
+        return (batch, height // 2, width // 2, channels)
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class Upsample(keras.layers.Layer):
+    """(B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one operation.
+
+    Nearest neighbour spreads each pixel over a 2x2 box, so an output pixel sees 2x2 input pixels, through sums of the
+    kernel's elements: 4 products instead of 9. That is a transposed convolution of stride 2 whose 4x4 kernel is the 3x3
+    kernel convolved with the box; or four 2x2 convolutions, one for each place in the box (see `for_devices`).
+    """
+
+    def build(self, input_shape):
+        """Create the kernel of the 3x3 convolution."""
+        channels = input_shape[-1]
+        self.kernel = self.add_weight(shape=(3, 3, channels, channels), initializer=fan_avg(), name="kernel")
+        self.bias = self.add_weight(shape=(channels,), initializer="zeros", name="bias")
+
+    def call(self, x):
+        """Double the size."""
+        return self._four_convolutions(x) if _for_devices.get() else self._transposed_convolution(x)
+
+    def _transposed_convolution(self, x):
+        kernel = ops.transpose(ops.flip(self.kernel, (0, 1)), (0, 1, 3, 2))
+        rows = ops.pad(kernel, [[1, 0], [0, 0], [0, 0], [0, 0]]) + ops.pad(kernel, [[0, 1], [0, 0], [0, 0], [0, 0]])
+        boxed = ops.pad(rows, [[0, 0], [1, 0], [0, 0], [0, 0]]) + ops.pad(rows, [[0, 0], [0, 1], [0, 0], [0, 0]])
+        return ops.conv_transpose(x, boxed, strides=2, padding="same") + self.bias
+
+    def _four_convolutions(self, x):
+        _, height, width, channels = x.shape
+        padded = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+        def halves(kernel, axis):
+            """The kernel as the first and as the second pixel of a box sees it: three elements become two."""
+            first, middle, last = ops.split(kernel, 3, axis)
+            return ops.concatenate([first, middle + last], axis), ops.concatenate([first + middle, last], axis)
+
+        rows = []
+        for i, of_row in enumerate(halves(self.kernel, 0)):
+            row = [
+                ops.conv(padded[:, i : i + height + 1, j : j + width + 1], kernel, padding="valid") + self.bias
+                for j, kernel in enumerate(halves(of_row, 1))
+            ]
+            # Side by side in the channels, so that a reshape is all it takes to put them side by side in the picture.
+            rows.append(ops.reshape(ops.concatenate(row, axis=3), (-1, height, 1, 2 * width * channels)))
+        return ops.reshape(ops.concatenate(rows, axis=2), (-1, 2 * height, 2 * width, channels))
+
+    def compute_output_shape(self, input_shape):
+        """(B, 2H, 2W, C)."""
+        batch, height, width, channels = input_shape
+        return (batch, 2 * height, 2 * width, channels)
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class AttentionBlock(keras.layers.Layer):
+    """Self-attention over the pixels of a feature map, one head, added to the raw input.
+
+    Args:
+        groups: groups of the normalisation.
+    """
+
+    def __init__(self, groups: int = 32, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.norm = GroupNormalization(groups, name="norm", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """Create the projections."""
+        channels = input_shape[-1]
+        self.norm.build(input_shape)
+        # One product for query, key and value; scale 2 because its average fan is 2C where each part's alone is C.
+        self.qkv = _dense(self, 3 * channels, "qkv", scale=2.0)
+        self.qkv.build((None, None, channels))
+        self.out = _dense(self, channels, "out", scale=0.0)
+        self.out.build((None, None, channels))
+
+    def call(self, x):
+        """x + attention(norm(x))."""
+        _, height, width, channels = x.shape
+        h = ops.reshape(self.norm(x), (-1, height * width, channels))
+        query, key, value = ops.split(self.qkv(h), 3, axis=-1)
+        logits = ops.matmul(query * channels**-0.5, ops.transpose(key, (0, 2, 1)))
+        weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), self.compute_dtype)
+        return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))
+
+    def compute_output_shape(self, input_shape):
+        """The input's."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {**super().get_config(), "groups": self.groups}
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class ResidualBlock(keras.layers.Layer):
+    """Norm, SiLU, conv; plus the timestep; norm, SiLU, dropout, conv; plus the input; then attention if asked for.
+
+    Args:
+        channels: of the output; where the input has others, a 1x1 convolution takes it there.
+        groups: groups of the normalisations.
+        dropout: rate before the second convolution.
+        attention: whether an `AttentionBlock` ends the block.
+    """
+
+    def __init__(self, channels: int, groups: int = 32, dropout: float = 0.0, attention: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.groups = groups
+        self.dropout_rate = dropout
+        self.norm_1 = GroupNormalization(groups, name="norm_1", dtype=self.dtype_policy)
+        self.conv_1 = _conv(self, channels, "conv_1")
+        self.timestep = _dense(self, channels, "timestep")
+        self.norm_2 = GroupNormalization(groups, name="norm_2", dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        self.conv_2 = _conv(self, channels, "conv_2", scale=0.0)
+        self.shortcut = None
+        self.attention = AttentionBlock(groups, name="attention", dtype=self.dtype_policy) if attention else None
+
+    def build(self, x_shape, embedding_shape):
+        """Create the weights."""
+        inner_shape = (*x_shape[:-1], self.channels)
+        self.norm_1.build(x_shape)
+        self.conv_1.build(x_shape)
+        self.timestep.build(embedding_shape)
+        self.norm_2.build(inner_shape)
+        self.conv_2.build(inner_shape)
+        if x_shape[-1] != self.channels:
+            self.shortcut = _dense(self, self.channels, "shortcut")
+            self.shortcut.build(x_shape)
+        if self.attention is not None:
+            self.attention.build(inner_shape)
+
+    def call(self, x, embedding, seed=None, training=False):
+        """x: (B, H, W, C); embedding: (B, E), activated; seed: int32 (B,) for the dropout."""
+        h = self.conv_1(ops.silu(self.norm_1(x)))
+        h = h + ops.expand_dims(self.timestep(embedding), (1, 2))
+        h = self.dropout(ops.silu(self.norm_2(h)), seed=seed, training=training)
+        h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
+        return h if self.attention is None else self.attention(h)
+
+    def compute_output_shape(self, x_shape, embedding_shape):
+        """(B, H, W, channels)."""
+        return (*x_shape[:-1], self.channels)
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "groups": self.groups,
+            "dropout": self.dropout_rate,
+            "attention": self.attention is not None,
+        }
+
+
+def _conv(layer, channels, name, strides=1, scale=1.0):
+    return keras.layers.Conv2D(
+        channels, 3, strides, "same", kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
+    )
+
+
+def _dense(layer, units, name, activation=None, scale=1.0):
+    return keras.layers.Dense(
+        units, activation=activation, kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
+    )

@@ -1,0 +1,284 @@
+"""The U-Net of Ho et al. 2020 (appendix B): residual blocks, attention at chosen resolutions, skip connections."""
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from kddpm.base.errors import InputError
+from kddpm.networks.layers import Downsample, GroupNormalization, ResidualBlock, TimestepEmbedding, Upsample, fan_avg
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class UNet(keras.Model):
+    """Predicts the noise in x_t: `unet([x_t, t])`, or `unet([x_t, t, label])` where there are classes.
+
+    With width 128, multipliers (1, 2, 2, 2), two blocks a level and attention at 16 this is the network of the paper's
+    CIFAR-10 experiments, 35,746,307 parameters; the defaults below are those.
+
+    Args:
+        image_shape: (H, W, C) of an image; H and W divisible by 2^(levels - 1).
+        width: channels of the first level.
+        multipliers: one a level, the level's channels over `width`; each level halves H and W.
+        blocks_per_level: residual blocks on the way down; one more on the way up.
+        attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
+        dropout: rate inside the residual blocks.
+        num_classes: number of class labels, None = unconditional. The label `num_classes` stands for "no class", which
+            is what label dropout and classifier-free guidance ask for.
+        groups: groups of the normalisations, None = 32 where that leaves every group four channels, else the largest
+            smaller power of two that does.
+        out_channels: None = C; 2 C for a learned variance.
+
+    Raises:
+        InputError: sizes that cannot be halved often enough, groups that do not divide the channels.
+
+    Example:
+        >>> unet = kddpm.UNet(image_shape=(32, 32, 3))
+        >>> unet.count_params()
+        35746307
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks_per_level: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        num_classes: int | None = None,
+        groups: int | None = None,
+        out_channels: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.multipliers = tuple(multipliers)
+        for argument, value in {
+            "width": width,
+            "blocks_per_level": blocks_per_level,
+            "multipliers": min(multipliers, default=0),
+            "out_channels": 1 if out_channels is None else out_channels,
+        }.items():
+            if value < 1:
+                raise InputError(f"`{argument}` must be at least 1. Received: {value}")
+        if num_classes is not None and num_classes < 1:
+            raise InputError(f"`num_classes` must be at least 1, or None. Received: {num_classes}")
+        self.image_shape = _checked_image_shape(image_shape, levels=len(self.multipliers))
+        self.width = width
+        self.blocks_per_level = blocks_per_level
+        self.attention_resolutions = tuple(attention_resolutions)
+        self.dropout = dropout
+        self.num_classes = num_classes
+        self.groups = groups or _default_groups(width, [width * m for m in multipliers])
+        self.out_channels = self.image_shape[-1] if out_channels is None else out_channels
+        self._make_layers()
+        self.build()
+
+    def _make_layers(self):
+        policy = self.dtype_policy
+        self.embed_timestep = TimestepEmbedding(self.width, name="embed_timestep", dtype=policy)
+        self.embed_label = None
+        if self.num_classes:
+            self.embed_label = keras.layers.Embedding(
+                self.num_classes + 1, 4 * self.width, name="embed_label", dtype=policy
+            )
+        self.conv_in = keras.layers.Conv2D(
+            self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
+        )
+        sides = [max(self.image_shape[:2]) // 2**level for level in range(len(self.multipliers))]
+
+        def block(level, name, attention=None):
+            return ResidualBlock(
+                self.width * self.multipliers[level],
+                groups=self.groups,
+                dropout=self.dropout,
+                attention=sides[level] in self.attention_resolutions if attention is None else attention,
+                name=name,
+                dtype=policy,
+            )
+
+        last = len(self.multipliers) - 1
+        self.down, self.up = [], []
+        for level in range(last + 1):
+            self.down += [block(level, f"down_{level}_{i}") for i in range(self.blocks_per_level)]
+            if level < last:
+                self.down.append(Downsample(name=f"downsample_{level}", dtype=policy))
+        self.middle = [block(last, "middle_0", attention=True), block(last, "middle_1", attention=False)]
+        for level in reversed(range(last + 1)):
+            self.up += [block(level, f"up_{level}_{i}") for i in range(self.blocks_per_level + 1)]
+            if level > 0:
+                self.up.append(Upsample(name=f"upsample_{level}", dtype=policy))
+        self.norm_out = GroupNormalization(self.groups, name="norm_out", dtype=policy)
+        self.conv_out = keras.layers.Conv2D(
+            self.out_channels, 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
+        )
+
+    def build(self, input_shape=None):
+        """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
+        embedding_shape = (None, 4 * self.width)
+        self.embed_timestep.build((None,))
+        if self.embed_label is not None:
+            self.embed_label.build((None,))
+
+        def grow(layer, shape):
+            shapes = (shape, embedding_shape) if isinstance(layer, ResidualBlock) else (shape,)
+            layer.build(*shapes)
+            return layer.compute_output_shape(*shapes)
+
+        shape = grow(self.conv_in, (None, *self.image_shape))
+        skip_channels = [shape[-1]]
+        for layer in self.down:
+            shape = grow(layer, shape)
+            skip_channels.append(shape[-1])
+        for layer in self.middle:
+            shape = grow(layer, shape)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                shape = (*shape[:-1], shape[-1] + skip_channels.pop())
+            shape = grow(layer, shape)
+        grow(self.norm_out, shape)
+        grow(self.conv_out, shape)
+        self.built = True
+
+    def call(self, inputs, training=False, seed=None):
+        """Predict from [x_t, t] or [x_t, t, label].
+
+        Args:
+            inputs: x_t float (B, H, W, C), t int (B,) and, with classes, label int (B,).
+            training: whether dropout is active.
+            seed: int32 (B,), one an image; its dropout masks are functions of it. None = fresh masks.
+
+        Returns:
+            float32 (B, H, W, out_channels).
+        """
+        x_t, t, *label = inputs
+        embedding = self.embed_timestep(t)
+        if self.embed_label is not None:
+            embedding = embedding + self.embed_label(label[0])
+        embedding = ops.silu(embedding)
+        blocks = itertools.count()
+
+        def run(layer, h):
+            if isinstance(layer, ResidualBlock):
+                block = next(blocks)
+                return layer(h, embedding, seed=None if seed is None else seed + block, training=training)
+            return layer(h)
+
+        h = self.conv_in(x_t)
+        skips = [h]
+        for layer in self.down:
+            h = run(layer, h)
+            skips.append(h)
+        for layer in self.middle:
+            h = run(layer, h)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                h = ops.concatenate([h, skips.pop()], axis=-1)
+            h = run(layer, h)
+        return self.conv_out(ops.silu(self.norm_out(h)))
+
+    def compute_output_shape(self, input_shape):
+        """(B, H, W, out_channels)."""
+        return (*input_shape[0][:-1], self.out_channels)
+
+    def get_config(self):
+        """The arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "width": self.width,
+            "multipliers": self.multipliers,
+            "blocks_per_level": self.blocks_per_level,
+            "attention_resolutions": self.attention_resolutions,
+            "dropout": self.dropout,
+            "num_classes": self.num_classes,
+            "groups": self.groups,
+            "out_channels": self.out_channels,
+        }
+
+
+def count_parameters(
+    image_channels: int,
+    width: int,
+    multipliers: Sequence[int],
+    blocks_per_level: int,
+    attention_levels: Collection[int],
+    num_classes: int | None,
+    out_channels: int,
+) -> int:
+    """How many parameters a `UNet` would have, by arithmetic alone: it need not fit in memory.
+
+    Args:
+        image_channels: C of the image.
+        width: as of the `UNet`, which says what these are.
+        multipliers: likewise.
+        blocks_per_level: likewise.
+        attention_levels: indices of the levels whose blocks end with attention.
+        num_classes: as of the `UNet`.
+        out_channels: likewise, never None.
+
+    Example:
+        >>> count_parameters(3, 128, (1, 2, 2, 2), 2, {1}, None, 3)
+        35746307
+    """
+    embedding = 4 * width
+
+    def conv(inputs, outputs, side=3):
+        return side * side * inputs * outputs + outputs
+
+    def block(inputs, outputs, attention):
+        shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
+        norms = 2 * inputs + 2 * outputs
+        convolutions = conv(inputs, outputs) + conv(embedding, outputs, 1) + conv(outputs, outputs)
+        # A normalisation, query, key and value, and the way out.
+        attends = 2 * outputs + conv(outputs, 3 * outputs, 1) + conv(outputs, outputs, 1) if attention else 0
+        return norms + convolutions + shortcut + attends
+
+    total = conv(width, embedding, 1) + conv(embedding, embedding, 1)
+    total += (num_classes + 1) * embedding if num_classes else 0
+    total += conv(image_channels, width)
+    channels, skips = width, [width]
+    last = len(multipliers) - 1
+    for level, multiplier in enumerate(multipliers):
+        for _ in range(blocks_per_level):
+            inputs, channels = channels, width * multiplier
+            total += block(inputs, channels, level in attention_levels)
+            skips.append(channels)
+        if level < last:
+            total += conv(channels, channels)
+            skips.append(channels)
+    total += block(channels, channels, True) + block(channels, channels, False)
+    for level in reversed(range(last + 1)):
+        for _ in range(blocks_per_level + 1):
+            inputs, channels = channels + skips.pop(), width * multipliers[level]
+            total += block(inputs, channels, level in attention_levels)
+        if level > 0:
+            total += conv(channels, channels)
+    return total + 2 * channels + conv(channels, out_channels)
+
+
+def _default_groups(width: int, channels: list[int]) -> int:
+    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it.
+
+    They divide the channels of every level, and those that come into the first.
+    """
+    groups = math.gcd(32, width, *channels)
+    while groups > 1 and min(channels) // groups < 4:
+        groups //= 2
+    return groups
+
+
+def _checked_image_shape(image_shape, levels: int) -> tuple[int, int, int]:
+    shape = tuple(image_shape)
+    if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
+        raise InputError(f"`image_shape` must be (height, width, channels). Received: {image_shape}")
+    factor = 2 ** (levels - 1)
+    if shape[0] % factor or shape[1] % factor:
+        raise InputError(
+            f"`image_shape` must be divisible by {factor}: a network of {levels} levels halves it {levels - 1} times. "
+            f"Received: {shape[0]}x{shape[1]}"
+        )
+    return shape

@@ -1,0 +1,11 @@
+"""Figures, of the theory and of a run.
+
+    python -m kddpm.plots                                             # all figures of the theory, into docs/figures
+    python -m kddpm.plots --only=schedules,forward --out=figures
+
+Begin with `theory`; `runs` draws the loss curve and the bits of a run.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,53 @@
+"""Draw the figures of the theory.
+
+    python -m kddpm.plots                                             # all of them, into docs/figures
+    python -m kddpm.plots --only=schedules,forward --out=figures
+
+schedules     signal, noise and log-SNR of every noise schedule
+forward       a digit on its way to noise
+toy_points    four points in the plane turning into noise, and noise into points again (GIF)
+toy_moons     the same of two half moons (GIF)
+bits_by_term  where the bits per dimension of Gaussian data come from; of a run, see evaluate.py
+estimators    how noisy three estimates of the variational bound are, and their gradients
+"""
+
+import pathlib
+
+from absl import flags
+
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
+from kddpm.cli import commands
+from kddpm.plots.runs import bits_by_term
+from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
+
+FIGURES = {
+    "schedules": ("schedules.png", schedules),
+    "forward": ("forward.png", forward),
+    "toy_points": ("toy_points.gif", lambda path: toy("points", path)),
+    "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),
+    "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
+    "estimators": ("estimators.png", estimators),
+}
+
+
+def main() -> None:
+    """Flags to figures."""
+    only, out = flags.FLAGS.only, pathlib.Path(flags.FLAGS.out)
+    names = list(FIGURES) if only is None else [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in FIGURES:
+            raise InputError(f"--only must be among {', '.join(FIGURES)}. Received: {name!r}")
+    check_output("--out", out, is_folder=True)
+    commands.start_tensorflow()
+    for number, name in enumerate(names, 1):
+        file, draw = FIGURES[name]
+        print(f"{number}/{len(names)} {name} ...", flush=True)
+        draw(out / file)
+        print(f"    {out / file}, {(out / file).stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "docs/figures", "folder for the figures; those there of the same names are replaced")
+    flags.DEFINE_string("only", None, f"some of {', '.join(FIGURES)}, with commas between; all if not given")
+    commands.run(main)

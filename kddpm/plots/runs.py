@@ -1,0 +1,88 @@
+"""Figures of a run: its loss, and where its bits per dimension come from."""
+
+import os
+
+import numpy as np
+
+from kddpm.base.errors import InputError
+from kddpm.plots import style
+
+
+def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
+    """The loss of a run against the step, as a PNG: every row faint, the mean over the last tenth of the way in front.
+
+    Args:
+        rows: of metrics.csv, with `step` and `loss`; those of steps that were all skipped are left out.
+        path: where the PNG goes; written beside and renamed.
+    """
+    rows = [row for row in rows if np.isfinite(float(row["loss"]))]
+    if not rows:
+        return
+    steps = np.array([int(row["step"]) for row in rows])
+    losses = np.array([float(row["loss"]) for row in rows])
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    end = np.arange(1, len(losses) + 1)
+    first = end - np.maximum(end // 10, 1)
+    smooth = (sums[end] - sums[first]) / (end - first)
+
+    figure, axes = style.subplots(7, 4)
+    axes.plot(steps, losses, color=style.BLUE, alpha=0.3, linewidth=1)
+    axes.plot(steps, smooth, color=style.BLUE, linewidth=2)
+    axes.set(xlabel="training step", ylabel="loss, per pixel", yscale="log")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.grid(alpha=0.3, which="both")
+    style.save(figure, path)
+
+
+def bits_by_term(result, path: str | os.PathLike) -> None:
+    """Where the bits per dimension come from: the terms of the bound against t, and their sum so far; a PNG.
+
+    Args:
+        result: a `kddpm.BitsPerDim`. Terms that were not drawn, NaN, are left out; their share of the sum is what
+            their neighbours say.
+        path: where the PNG goes.
+
+    Raises:
+        InputError: no L_0 among the terms.
+    """
+    terms, last = np.asarray(result.terms, np.float64), len(result.terms)
+    drawn = np.flatnonzero(np.isfinite(terms))
+    if not drawn.size or drawn[0] != 0:
+        raise InputError(f"`result` must have a finite first term, L_0. Received: {terms[:1]}")
+    inner, middle = drawn[1:], result.total - terms[0] - result.prior
+    between = np.arange(1, last)
+    known = np.interp(between, inner, terms[inner]) if inner.size else np.zeros(last - 1)
+    so_far = np.cumsum(known) * (middle / known.sum() if inner.size else 1)
+    shares = 100 * (terms[0] + np.concatenate([[0.0], so_far])) / result.total
+
+    figure, (left, right) = style.subplots(10, 3.9, columns=2)
+    marker = "o" if len(inner) <= 100 else None
+    left.plot(inner, terms[inner], color=style.BLUE, linewidth=1.5, marker=marker, markersize=4, markeredgewidth=0)
+    marks = (
+        (left, 0, terms[0], style.RED, "s", "$L_0$, the decoder"),
+        (left, last, result.prior, style.GREEN, "D", "$L_T$"),
+    )
+    for axes, at, value, colour, marker, name in marks:
+        label = f"{name}: {_readable(value)} bits"
+        axes.plot(at, value, color=colour, marker=marker, markersize=8, linestyle="none", label=label)
+    left.plot([], [], color=style.BLUE, label=f"$L_t$, 0 < t < {last}: {_readable(middle)} bits")
+    left.set(ylabel="bits per dimension of one term", yscale="log", title="The terms of the bound")
+    left.legend(frameon=False, loc="best")
+    right.step([0, *between, last], [*shares, 100], where="post", color=style.BLUE, linewidth=1.8)
+    right.plot(0, shares[0], color=style.RED, marker="s", markersize=8, linestyle="none")
+    right.set(
+        ylabel="share of the bound up to t, %", ylim=(0, 103), title=f"Their sum: {result.total:.3f} bits per dimension"
+    )
+    for axes in (left, right):
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)  # so that t = 0 has a place
+        axes.set(xlabel="t", xlim=(-0.15, last * 1.3))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.grid(alpha=0.25)
+    style.save(figure, path)
+
+
+def _readable(value: float) -> str:
+    """Two digits, and a power of ten where it is needed."""
+    mantissa, _, exponent = f"{value:.2g}".partition("e")
+    return rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if exponent else mantissa

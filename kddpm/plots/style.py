@@ -1,0 +1,58 @@
+"""What the figures share: colours, axes, files."""
+
+import gc
+
+import numpy as np
+
+from kddpm.base.files import replacing
+
+# Okabe & Ito's colours, which all kinds of colour vision tell apart.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+
+
+INK, FAINT = "#222222", "#BBBBBB"
+
+
+DPI = 110
+
+
+def subplots(width, height, columns=1, rows=1, dpi=DPI):
+    """A figure of that many inches, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    gc.collect()  # earlier figures: each is a net of circles, a megabyte that Python finds late
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    axes = figure.subplots(rows, columns)
+    for each in np.ravel(axes):
+        each.spines[["top", "right"]].set_visible(rows > 1)
+        each.title.set_color(INK)
+    return figure, axes
+
+
+def save(figure, path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def pixels(figure) -> np.ndarray:
+    """What a figure looks like, uint8 (H, W, 3)."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def few_colours(shots: list[np.ndarray], hues) -> list[np.ndarray]:
+    """The same frames in shades of grey and of these hues alone, which a GIF stores in a third of the room."""
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    shades = [share * np.array(to_rgb(hue)) + 1 - share for hue in hues for share in np.linspace(0.2, 1, 6)]
+    greys = [np.full(3, grey) for grey in np.linspace(0, 1, 16)]
+    colours = np.round(255 * np.array([*greys, *shades])).astype(np.uint8)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.tobytes() + bytes(colours[-1]) * (256 - len(colours)))
+    none = Image.Dither.NONE
+    return [np.asarray(Image.fromarray(s).quantize(palette=palette, dither=none).convert("RGB")) for s in shots]

@@ -1,0 +1,22 @@
+"""Training runs in directories: configuration, checkpoints, training, evaluation. Uses every wing above.
+
+Begin with `training`, and `directory` for what a run leaves on disk.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    [
+        "build",
+        "callbacks",
+        "checkpoints",
+        "config",
+        "directory",
+        "evaluate",
+        "fingerprint",
+        "presets",
+        "training",
+        "weights_files",
+    ],
+)

@@ -1,0 +1,98 @@
+"""From a configuration to a model, and from a run to its trained model."""
+
+import math
+import os
+
+from kddpm.base import memory
+from kddpm.base.errors import InputError
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.networks.unet import UNet, count_parameters
+from kddpm.runs import weights_files
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory
+from kddpm.theory import schedules
+
+
+def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
+    """The model that a configuration describes, with new weights.
+
+    Raises:
+        InputError: a network that this machine has no memory for.
+    """
+    _check_memory(config, image_shape)
+    network = UNet(
+        image_shape,
+        width=config.width,
+        multipliers=config.multipliers,
+        blocks_per_level=config.blocks_per_level,
+        attention_resolutions=config.attention_resolutions,
+        dropout=config.dropout,
+        num_classes=config.num_classes,
+        out_channels=config.objective.out_channels(image_shape[-1]),
+        dtype=config.precision,
+    )
+    schedule = schedules.by_name(config.schedule, config.num_timesteps)
+    if config.zero_terminal_snr:
+        schedule = schedules.zero_terminal_snr(schedule)
+    return DiffusionModel(
+        network,
+        schedule,
+        prediction=config.prediction,
+        weighting=config.weighting,
+        variance=config.variance,
+        timestep_sampling=config.timestep_sampling,
+        label_dropout=config.label_dropout,
+        seed=config.seed,
+        ema_momentum=config.ema_momentum,
+        clip_norm=config.clip_norm,
+        accumulation=config.accumulation,
+    )
+
+
+def _parameters(config, image_shape):
+    return count_parameters(
+        image_shape[-1],
+        config.width,
+        config.multipliers,
+        config.blocks_per_level,
+        [i for i in range(len(config.multipliers)) if max(image_shape[:2]) // 2**i in config.attention_resolutions],
+        config.num_classes,
+        config.objective.out_channels(image_shape[-1]),
+    )
+
+
+def _check_memory(config, image_shape):
+    """Whether there is room for the weights, their averages and one picture on its way through the network."""
+    pixels = math.prod(image_shape[:2])
+    lowest = max(image_shape[:2]) // 2 ** (len(config.multipliers) - 1)  # where there always is attention
+    shrunk = max([lowest, *config.attention_resolutions]) / max(image_shape[:2])
+    parameters = _parameters(config, image_shape)
+    need = 4 * (2 * parameters + pixels * config.width + (pixels * shrunk**2) ** 2)
+    if need > (total := memory.total()):
+        raise InputError(
+            f"--width, --multipliers, --blocks_per_level, --image_size and --attention_resolutions ask for a network "
+            f"of {parameters:,} parameters, which takes {_gb(need)} or more. Received: a machine of {_gb(total)}"
+        )
+
+
+def _gb(size):
+    return f"{size / 1e9:,.2f} GB"
+
+
+def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
+    """The model of a run with its averaged weights, ready to generate.
+
+    Raises:
+        InputError: no run there, no checkpoint yet, or weights that do not fit the configuration.
+    """
+    run = RunDirectory(run_dir)
+    config, data = run.read()
+    if not run.weights_path.exists():
+        raise InputError(
+            f"--run_dir {run.path} has no weights yet: {run.weights_path.name} comes with the first checkpoint"
+        )
+    image_shape = tuple(data["image_shape"])
+    weights_files.check_size(run.weights_path, _parameters(config, image_shape))
+    model = build_model(config, image_shape)
+    weights_files.load(model.ema_network, run.weights_path)
+    return model

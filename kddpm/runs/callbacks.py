@@ -1,0 +1,236 @@
+"""The Keras callbacks that make `DiffusionModel.fit` a run: metrics, sample grids, checkpoints, signals, progress."""
+
+import importlib.util
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from kddpm import plots
+from kddpm.base import progress
+from kddpm.data import images
+from kddpm.distribution import workers
+from kddpm.runs.directory import writing
+
+_GRID_PICTURES = 64
+_STEPS_TO_A_STOP = 10  # of several workers, after a signal to one of them
+
+
+class _StepCallback(keras.callbacks.Callback):
+    """A callback that counts steps of the run, not of this call."""
+
+    def __init__(self, start: int):
+        super().__init__()
+        self.step = start
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.after_step(logs)
+
+
+class TensorBoard:
+    """The numbers and pictures of a run for TensorBoard, where it is installed; its files begin with the first."""
+
+    def __init__(self, run):
+        self.path = run.path / "tensorboard"
+        self.is_wanted = run.writes and importlib.util.find_spec("tensorboard")
+        self.writer = None
+
+    def write(self, step: int, summary: Callable, values: dict) -> None:
+        """{name: value} by a function of `tf.summary`."""
+        if not self.is_wanted:
+            return
+        with writing(self.path, tf.errors.OpError):
+            self.writer = self.writer or tf.summary.create_file_writer(str(self.path))
+            with self.writer.as_default(step):
+                for name, value in values.items():
+                    summary(name, value)
+
+    def close(self):
+        """Write what is still in memory."""
+        if self.writer:
+            with writing(self.path, tf.errors.OpError):
+                self.writer.close()
+
+
+class Metrics(_StepCallback):
+    """A row of means every log_every steps, in metrics.csv and for TensorBoard."""
+
+    def __init__(self, board, run, config, start):
+        super().__init__(start)
+        self.board, self.run, self.config = board, run, config
+
+    def on_train_begin(self, logs=None):
+        """Keep the unfinished means."""
+        # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
+        self.unfinished = [(v, v.numpy()) for metric in self.model.metrics for v in metric.variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Go on with them."""
+        for variable, value in self.unfinished:
+            variable.assign(value)
+
+    def after_step(self, logs):
+        """Write a row where one is due."""
+        if self.step % self.config.log_every and self.step != self.config.steps:
+            return
+        row = {name: float(value) for name, value in logs.items()}
+        if not self.model.loss_tracker.count.numpy():  # all were skipped
+            row |= {"loss": math.nan, "gradient_norm": math.nan}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self.model.reset_metrics()
+        self.run.append_row({"step": self.step} | row)
+        self.board.write(self.step, tf.summary.scalar, row)
+
+
+class Samples(_StepCallback):
+    """A grid of pictures, always of the same seeds, every sample_every steps and at the end; the loss curve with it."""
+
+    def __init__(self, board, run, config, start):
+        super().__init__(start)
+        self.board, self.run, self.config = board, run, config
+
+    def on_train_begin(self, logs=None):
+        """Paint what a kill left out."""
+        paint_missing_grid(self.model, self.run, self.config, self.step)
+
+    def after_step(self, logs):
+        """Paint where a grid is due."""
+        if _grid_is_due(self.config, self.step):
+            grid = _paint(self.model, self.run, self.config, self.step)
+            self.board.write(self.step, tf.summary.image, {"samples": grid[np.newaxis]})
+
+
+def _grid_is_due(config, step):
+    return step > 0 and (step % config.sample_every == 0 or step == config.steps)
+
+
+def paint_missing_grid(model, run, config, step):
+    """Paint what a kill right after the checkpoint of a step left out."""
+    missing = run.writes and not (run.grid_path(step).exists() and run.loss_curve_path.exists())
+    if _grid_is_due(config, step) and workers.total(model.distribute_strategy, missing):
+        _paint(model, run, config, step)
+
+
+def _paint(model, run, config, step):
+    """Write a grid of pictures, and the loss curve; returns the grid. All workers take part."""
+    pictures = model.generate(
+        range(_GRID_PICTURES),
+        config.sampler,
+        config.sampling_steps,
+        guidance_scale=config.guidance_scale,
+        verbose=False,
+    )
+    grid = images.grid(pictures)
+    if run.writes:
+        with writing(run.grid_path(step)):
+            images.save_png(run.grid_path(step), grid)
+        draw_curve(run)
+    return grid
+
+
+def draw_curve(run):
+    """The curve of all rows."""
+    if run.writes and (rows := run.rows()):
+        with writing(run.loss_curve_path):
+            plots.loss_curve(rows, run.loss_curve_path)
+
+
+class StopSignals(keras.callbacks.Callback):
+    """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once.
+
+    Several workers ask each other every few steps, and end after the same one.
+    """
+
+    def __init__(self, strategy):
+        super().__init__()
+        self.strategy = strategy
+        self.received = None  # by any worker, and known to all
+        self._mine = 0
+        self._previous = {}
+
+    def on_train_begin(self, logs=None):
+        """Take the signals, in the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _note(self, number, frame):
+        self._mine = number
+        self.close()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stop after this step where any worker was told to."""
+        alone = workers.num_workers(self.strategy) == 1
+        if (alone or batch % _STEPS_TO_A_STOP == 0) and workers.total(self.strategy, self._mine):
+            self.received = self._mine or signal.SIGTERM
+            self.model.stop_training = True
+
+    def close(self):
+        """Give the signals back to whom they belonged."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class Saver(_StepCallback):
+    """A checkpoint every checkpoint_every steps, at the end and before leaving on a signal.
+
+    Not while steps are skipped: what led there is in the weights. It waits for the next one that is taken.
+    """
+
+    def __init__(self, checkpoints, config, start, stopper):
+        super().__init__(start)
+        self.checkpoints, self.config, self.stopper = checkpoints, config, stopper
+        self.is_due = False
+
+    def after_step(self, logs):
+        """Save where a checkpoint is due."""
+        last = self.step == self.config.steps or self.stopper.received
+        self.is_due |= last or self.step % self.config.checkpoint_every == 0
+        if self.is_due and (last or not int(self.model.skipped_in_a_row.numpy())):
+            self.model.check_not_lost(1)
+            self.checkpoints.save(self.step, float(logs["loss"]))
+            self.is_due = False
+            if self.stopper.received:
+                name = signal.Signals(self.stopper.received).name
+                tqdm.write(f"{name}: saved step {self.step}; the same command goes on from there", file=sys.stderr)
+
+
+class Progress(_StepCallback):
+    """Steps done, loss, images/s and time left."""
+
+    def __init__(self, config, start, verbose):
+        super().__init__(start)
+        self.config, self.verbose = config, verbose
+
+    def after_step(self, logs):
+        """Move the bar, now and then."""
+        if not self.verbose:
+            return
+        now = time.monotonic()
+        if not hasattr(self, "bar"):  # after the first step, so that its compilation is not in the estimate
+            self.bar = progress.bar(self.config.steps, None, "step", initial=self.step)
+            self.shown_step, self.shown_time = self.step, now
+            return
+        if now - self.shown_time >= self.bar.mininterval:
+            rate = (self.step - self.shown_step) * self.config.batch_size / (now - self.shown_time)
+            self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}, {rate:.0f} images/s", refresh=False)
+            self.bar.update(self.step - self.bar.n)
+            self.shown_step, self.shown_time = self.step, now
+
+    def close(self):
+        """Leave the bar as it stands."""
+        if hasattr(self, "bar"):
+            self.bar.update(self.step - self.bar.n)
+            self.bar.close()
+
+
+def warn(line: str) -> None:
+    """Say a line on stderr, above the progress bar."""
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,176 @@
+"""Checkpoints of a run, and models from runs.
+
+    step_0005000.npz     every variable of training, by its number: weights, averages, optimizer, step, running means
+    step_0005000.json    its sha256, the loss, and what its bits depend on; a checkpoint is there once this file is
+
+Both are written beside and renamed, the .json last. A checkpoint that is not what its hash says is passed over, with a
+line that says so, for the one before.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from kddpm.base import archives
+from kddpm.base.errors import InputError, first_line
+from kddpm.base.files import read_json, replacing, sha256
+from kddpm.data import npz_files
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import fingerprint, weights_files
+from kddpm.runs.directory import RunDirectory
+
+_CHECKPOINTS_KEPT = 3
+_NAME = re.compile(r"step_(\d{7,})\.(npz|json)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What the .json of a checkpoint says.
+
+    Attributes:
+        step: training steps taken.
+        loss: the mean since the last row of metrics.csv.
+        sha256: of the .npz.
+        variables: [shape, dtype] of each variable, in order.
+        fingerprint: of the process that wrote it, `fingerprint.of_this_process`.
+    """
+
+    step: int
+    loss: float
+    sha256: str
+    variables: list[list]
+    fingerprint: dict
+
+
+class Checkpoints:
+    """Everything that training needs to go on: both sets of weights, the optimizer, the step, the running means.
+
+    Args:
+        run: the run directory.
+        model: a compiled `DiffusionModel`.
+        circumstances: of this process, as `fingerprint.of_this_process` gives them.
+        tell: is given a line where a user should know something.
+    """
+
+    def __init__(self, run: RunDirectory, model: DiffusionModel, circumstances: dict, tell: Callable[[str], None]):
+        self._run = run
+        self._model = model
+        self._circumstances = circumstances
+        self._tell = tell
+        means = [variable for metric in model.metrics for variable in metric.variables]
+        self._variables = [*model.variables, *means, *model.optimizer.variables]
+
+    def restore(self) -> int:
+        """Load the newest readable checkpoint into the model; returns its step, 0 where there is none.
+
+        Raises:
+            InputError: checkpoints none of which can be read, or one of another model.
+        """
+        steps = self._steps()
+        damaged = []
+        for step in reversed(steps):
+            try:
+                about = self._about(step)
+                arrays = self._read(about) if about.variables == self._described() else None
+            except (*npz_files.ERRORS, TypeError) as error:
+                damaged.append(f"that of step {step} is damaged: {first_line(error)}")
+                continue
+            if arrays is None:
+                raise InputError(f"The checkpoint of step {step} in {self._run.path} belongs to another model")
+            for line in damaged:
+                self._tell(f"Of the checkpoints in {self._run.checkpoints_path}, {line}")
+            if changed := fingerprint.differences(about.fingerprint, self._circumstances):
+                self._tell(f"From step {step} on, bits may differ from a run in one go: {'; '.join(changed)}")
+            for variable, array in zip(self._variables, arrays, strict=True):
+                variable.assign(array)
+            return step
+        if not steps:
+            self._check_new()
+        if damaged:
+            raise InputError(f"No checkpoint in {self._run.checkpoints_path} can be read: {'; '.join(damaged)}")
+        return 0
+
+    def save(self, step: int, loss: float) -> None:
+        """Write a checkpoint, with the averaged weights as they then are, and drop those that are not kept.
+
+        Raises:
+            InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
+        """
+        arrays = {_member(i): np.asarray(v) for i, v in enumerate(self._variables)}  # of all workers, some of them
+        if not self._run.writes:
+            return
+        path = self._path(step, "npz")
+        try:
+            with replacing(path) as beside:
+                np.savez(beside, **arrays)
+                digest = sha256(beside)
+            weights_files.save(self._model.ema_network, self._run.weights_path)
+            about = Checkpoint(step, loss, digest, self._described(), self._circumstances)
+            with replacing(self._path(step, "json")) as beside:
+                beside.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
+            self._drop_others(step)
+        except (OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
+            text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {first_line(error)}"
+            raise InputError(text) from None
+
+    def _described(self) -> list[list]:
+        return [[list(v.shape), str(np.dtype(v.dtype))] for v in self._variables]
+
+    def _path(self, step, suffix):
+        return self._run.checkpoints_path / f"step_{step:07d}.{suffix}"
+
+    def _steps(self) -> list[int]:
+        """Of the checkpoints that are there, damaged ones included, increasing."""
+        folder = self._run.checkpoints_path
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        foreign = [name for name in names if not _NAME.fullmatch(name) and not name.startswith(".")]
+        if foreign:
+            raise InputError(f"{folder} must hold checkpoints of this version alone. Received: {foreign[0]}")
+        return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
+
+    def _check_new(self):
+        """Whether there never was a whole checkpoint: a kill within the first save leaves its arrays, no more."""
+        folder, weights = self._run.checkpoints_path, self._run.weights_path
+        arrays = len(list(folder.glob("step_*.npz")))
+        if arrays > 1 or (weights.exists() and not arrays) or (folder.exists() and not folder.is_dir()):
+            raise InputError(
+                f"{folder} must hold the checkpoints of this run, and holds none that is whole. Bring them back, or "
+                f"begin anew in another --run_dir"
+            )
+
+    def _about(self, step) -> Checkpoint:
+        about = Checkpoint(**read_json(self._path(step, "json")))
+        if about.step != step:
+            raise ValueError(f"it says that it is of step {about.step}")
+        if not isinstance(about.loss, float) or not isinstance(about.fingerprint, dict):
+            raise ValueError("its loss is no number, or its fingerprint no list of names")
+        return about
+
+    def _read(self, about) -> list[np.ndarray]:
+        path = self._path(about.step, "npz")
+        if sha256(path) != about.sha256:
+            raise ValueError("its sha256 is not that of its description")
+        with archives.opened(path) as archive:
+            return [npz_files.read_array(archive, _member(i), v.shape, v.dtype) for i, v in enumerate(self._variables)]
+
+    def _drop_others(self, newest):
+        """Keep the last few and the one of the smallest loss."""
+        steps = [step for step in self._steps() if step <= newest]
+        losses = {}
+        for step in steps:
+            try:
+                losses[step] = self._about(step).loss
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: not worth keeping for its loss
+        kept = {*steps[-_CHECKPOINTS_KEPT:], *(step for step in losses if losses[step] == min(losses.values()))}
+        for path in self._run.checkpoints_path.glob("step_*"):
+            name = _NAME.fullmatch(path.name)
+            if name and int(name[1]) not in kept:
+                path.unlink()
+
+
+def _member(index: int) -> str:
+    return f"{index:05d}"

@@ -1,0 +1,283 @@
+"""The run directory: the one contract between training, sampling, evaluation and export.
+
+    config.json          the configuration, the data it was trained on and the version
+    checkpoints/         all that training needs to go on (`kddpm.runs.checkpoints`): the last three, and the best
+    ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their hash
+    metrics.csv          a row every log_every steps
+    loss.png             the curve of that
+    samples/             a grid of pictures every sample_every steps
+    tensorboard/         the same numbers and pictures, where tensorboard is installed
+    data/                decoded images, where they do not fit in memory
+    evaluation/          what evaluate.py found
+
+Files are written beside and renamed: a kill leaves the old one or the new one. metrics.csv grows line by line, and
+a line that was cut off is dropped when the run goes on.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Collection
+
+from kddpm.base.errors import InputError, first_line
+from kddpm.base.files import PART, held, read_json, replacing
+from kddpm.base.version import __version__
+from kddpm.runs.config import CHANGEABLE, TrainConfig
+
+COLUMNS = ("step", "loss", "gradient_norm", "skipped_steps", "learning_rate")  # of metrics.csv
+
+
+class RunDirectory:
+    """Paths and files of one run.
+
+    Args:
+        path: the directory; made by `alone`.
+        writes: whether this process is the one that writes; of several workers one is.
+    """
+
+    def __init__(self, path: str | os.PathLike, writes: bool = True):
+        self.path = pathlib.Path(path)
+        self.writes = writes
+        self.config_path = self.path / "config.json"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.weights_path = self.path / "ema.weights.h5"
+        self.metrics_path = self.path / "metrics.csv"
+        self.loss_curve_path = self.path / "loss.png"
+        self.samples_path = self.path / "samples"
+        self.data_path = self.path / "data"
+        self.evaluation_path = self.path / "evaluation"
+
+    def grid_path(self, step: int) -> pathlib.Path:
+        """Where the grid of pictures of a step lies."""
+        return self.samples_path / f"step_{step:07d}.png"
+
+    def read(self) -> tuple[TrainConfig, dict]:
+        """The configuration and the description of the data, as `write` wrote them.
+
+        Raises:
+            InputError: no such run, or a config.json that cannot be read.
+        """
+        try:
+            stored = read_json(self.config_path)
+            if not isinstance(stored, dict) or not {"config", "data"} <= set(stored):
+                raise ValueError("it must hold `config` and `data`, as train.py writes them")
+            config, data = TrainConfig(**stored["config"]), dict(stored["data"])
+            _check_data(data, config)
+            return config, data
+        except FileNotFoundError:
+            raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
+        except InputError as error:
+            raise InputError(f"{self.config_path} holds a configuration that cannot be used: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.config_path} cannot be read: {error}") from None
+
+    def check(
+        self,
+        config: TrainConfig,
+        overridden: Collection[str] = (),
+        cache_dir: str | os.PathLike | None = None,
+    ) -> bool:
+        """Whether there is a run here to go on with.
+
+        Args:
+            config: what it should be a run of.
+            overridden: names of fields that may differ, and "dataset", whose content may then differ too.
+            cache_dir: of decoded images, which may lie in a new run's directory before the run does.
+
+        Raises:
+            InputError: files that are not a run's, or a run of another configuration; nothing has been written.
+        """
+        unknown = sorted(set(overridden) - set(vars(config)))
+        if unknown:
+            raise InputError(f"--override_resume must name flags of the configuration. Received: {','.join(unknown)}")
+        if not self.config_path.exists():
+            files = {path for path in self.path.glob("*") if not path.name.startswith(PART)}
+            if files - {self.data_path, pathlib.Path(cache_dir or self.data_path)}:
+                raise InputError(
+                    f"--run_dir must be new, empty or a run of train.py. Received: {self.path}, with files"
+                )
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"--run_dir must be a directory. Received: the file {self.path}")
+            return False
+        stored, _ = self.read()
+        differences = [
+            f"--{name} was {_shown(getattr(stored, name))}, now {_shown(getattr(config, name))}"
+            for name in vars(config)
+            if name not in CHANGEABLE and name not in overridden and getattr(stored, name) != getattr(config, name)
+        ]
+        if differences:
+            raise InputError(
+                f"--run_dir {self.path} belongs to another configuration: {'; '.join(differences)}. "
+                "To go on all the same, name what may differ with --override_resume"
+            )
+        return True
+
+    @contextlib.contextmanager
+    def alone(self, needed_bytes: int):
+        """Make the directory and keep other processes from training in it while the block runs.
+
+        Args:
+            needed_bytes: room that the run will take.
+
+        Raises:
+            InputError: another process trains here, no room on the disk, a directory that cannot be made.
+        """
+        if not self.writes:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path))
+                free = shutil.disk_usage(self.path).free
+                there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
+                for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path):
+                    for left in folder.glob(f"{PART}*"):  # by a kill within `files.replacing`
+                        shutil.rmtree(left, ignore_errors=True)
+            except BlockingIOError:
+                raise InputError(f"--run_dir {self.path} is being trained by another process") from None
+            except OSError as error:
+                raise InputError(_not_writable(self.path, error)) from None
+            if free + there < needed_bytes:
+                raise InputError(
+                    f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
+                    f"Received: {self.path}, with {free / 1e6:.0f} MB free"
+                )
+            yield
+
+    def write(self, config: TrainConfig, data: dict) -> None:
+        """Write config.json.
+
+        Args:
+            config: the configuration, already `check`ed.
+            data: description of the data, with its `digest`.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if not self.writes:
+            return
+        try:
+            content = {"kddpm": __version__, "config": vars(config), "data": data}
+            with replacing(self.config_path) as beside:
+                beside.write_text(json.dumps(content, indent=2) + "\n")
+            self.samples_path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(_not_writable(self.path, error)) from None
+
+    def check_same_data(self, data: dict) -> None:
+        """Whether the run that is here, if there is one, was begun with these data.
+
+        Raises:
+            InputError: it was not.
+        """
+        if not self.config_path.exists():
+            return
+        _, stored = self.read()
+        if stored["digest"] != data["digest"]:
+            raise InputError(
+                f"--dataset {data['source']} is not what --run_dir {self.path} was trained on: "
+                f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
+            )
+
+    def rows(self) -> list[dict]:
+        """The rows of metrics.csv, as text; without a last one that was cut off as it was written.
+
+        Raises:
+            InputError: lines that are no such rows.
+        """
+        if not self.metrics_path.exists():
+            return []
+        try:
+            content = self.metrics_path.read_text()
+            reader = csv.DictReader(content[: content.rfind("\n") + 1].splitlines())
+            rows = list(reader)
+            if reader.fieldnames and tuple(reader.fieldnames) != COLUMNS:
+                raise ValueError(f"expected the columns {','.join(COLUMNS)}. Received: {','.join(reader.fieldnames)}")
+            for row in rows:
+                _ = int(row["step"]), [float(value) for value in row.values()]
+            return rows
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise InputError(f"{self.metrics_path} must hold rows of numbers: {first_line(error)}") from None
+
+    def append_row(self, row: dict) -> None:
+        """Add a row to metrics.csv, with the header if it is the first.
+
+        Args:
+            row: {column: value} of all `COLUMNS`.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if not self.writes:
+            return
+        new = not self.metrics_path.exists() or not self.metrics_path.stat().st_size
+        with writing(self.metrics_path), open(self.metrics_path, "a", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def forget_rows_after(self, step: int) -> None:
+        """Drop what metrics.csv says of steps that will be taken again."""
+        if not self.writes or not self.metrics_path.exists():
+            return
+        rows = self.rows()
+        lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
+        with replacing(self.metrics_path) as beside:
+            beside.write_text("".join(f"{line}\r\n" for line in [",".join(COLUMNS), *lines]), newline="")
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, *errors: type[Exception]):
+    """Within it a file is written that training could do without; but the disk fails, and will again.
+
+    Args:
+        path: the file.
+        *errors: what says so, beside OSError.
+
+    Raises:
+        InputError: it does.
+    """
+    try:
+        yield
+    except (OSError, *errors) as error:
+        raise InputError(f"{path} cannot be written, checkpoints are whole: {first_line(error)}") from None
+
+
+def _not_writable(path: pathlib.Path, error: OSError) -> str:
+    return f"--run_dir must be writable. Received: {error.filename or path}: {error.strerror}"
+
+
+_DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}
+
+
+def _check_data(data: dict, config: TrainConfig) -> None:
+    """Whether a description of data is one, name by name, and of what the configuration trains on."""
+    if odd := sorted(set(_DATA) ^ set(data)):
+        raise ValueError(
+            f"its `data` must hold {', '.join(_DATA)}. {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} "
+            "missing or unknown"
+        )
+    for name, kind in _DATA.items():
+        if type(data[name]) is not kind:
+            raise ValueError(f"`{name}` of its `data` must be {kind.__name__}. Received: {data[name]!r:.80}")
+    shape = data["image_shape"]
+    if len(shape) != 3 or not all(type(side) is int and side >= 1 for side in shape) or shape[2] not in (1, 3):
+        raise ValueError(f"`image_shape` of its `data` must be height, width and 1 or 3. Received: {shape!r:.80}")
+    if (*config.image_size, config.channels or shape[2]) != tuple(shape):
+        size = "x".join(str(side) for side in config.image_size)
+        raise ValueError(f"`image_shape` of its `data` must be that of --image_size={size}. Received: {shape!r:.80}")
+    if not all(type(name) is str for name in data["class_names"]):
+        raise ValueError("`class_names` of its `data` must be text")
+
+
+def _shown(value) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _counted(data: dict) -> str:
+    return f"{data['images']} images of {'x'.join(str(n) for n in data['image_shape'])}"

@@ -1,0 +1,263 @@
+"""`evaluate(run_dir)`: numbers of a trained run on exact images, printed and written beside it.
+
+    bits_per_dim.json    the variational bound on the images, and what it cost; null where a number is unknown
+    bits_per_dim.png     its terms against t
+
+The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
+over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their places in the data set,
+null = all in order. Memory is that of the process.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm import data, plots
+from kddpm.base import memory
+from kddpm.base.errors import InputError
+from kddpm.base.files import read_json, replacing, sha256
+from kddpm.base.version import __version__
+from kddpm.data import image_files
+from kddpm.distribution import workers
+from kddpm.evaluation.likelihood import BitsPerDim
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import build
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory
+
+_QUESTION = ("weights_sha256", "digest", "max_images", "seed", "num_terms", "clip")  # what a result answers
+_MOST_KINDS = 4  # of changes to images, in one line
+
+
+def evaluate(
+    run_dir: str | os.PathLike,
+    metrics: Sequence[str] = ("bits_per_dim",),
+    *,
+    dataset: str | None = None,
+    max_images: int | None = None,
+    num_terms: int | None = None,
+    clip: bool = True,
+    batch_size: int = 64,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    verbose: bool = True,
+) -> dict[str, dict]:
+    """Evaluate the averaged weights of a run.
+
+    Args:
+        run_dir: directory of a run of `kddpm.training`.
+        metrics: keys of `METRICS`.
+        dataset: as in `data.load`; None = what the run was trained on.
+        max_images: take this many images, the first of an order shuffled by `seed`; None = all.
+        num_terms: as in `likelihood.bits_per_dim`.
+        clip: the same.
+        batch_size: the same.
+        seed: of the noise, of the choice of terms and of images; int32.
+        out: folder for the files; None = evaluation/ of the run.
+        overwrite: whether a result of other images, weights or settings may be replaced; the same is made anew.
+        strategy: as in `training.train`.
+        tfds_data_dir: the same.
+        cache_dir: the same.
+        skip_bad_images: the same.
+        verbose: whether to say what is happening, print the numbers and show progress bars.
+
+    Returns:
+        {metric: content of its JSON file}.
+
+    Raises:
+        InputError: an unknown metric; no such run; another result in `out`; images that were resized or recoloured,
+            labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    is_chief = workers.is_chief(strategy)
+    verbose = verbose and is_chief
+
+    def say(line):
+        if verbose:
+            print(line, flush=True)
+
+    for name in metrics:
+        if name not in METRICS:
+            raise InputError(f"`metrics` must be among {', '.join(METRICS)}. Received: {name!r}")
+    with workers.using(strategy), workers.all_or_none(strategy):
+        run = RunDirectory(run_dir)
+        config, trained_on = run.read()
+        spec = dataset or config.dataset
+        say(f"Reading {image_files.printable(spec)} ...")
+        source = _read(
+            spec,
+            config,
+            trained_on,
+            tfds_data_dir=tfds_data_dir,
+            cache_dir=cache_dir or run.data_path,
+            skip_bad_images=skip_bad_images,
+            progress=verbose,
+        )
+        model = build.load_run(run_dir)
+    indices = _chosen(len(source.images), max_images, seed)
+    facts = {
+        "kddpm": __version__,
+        "run_dir": str(run_dir),
+        "weights_sha256": sha256(run.weights_path),
+        "dataset": spec,
+        "digest": source.digest,
+        "trained_on_these": source.digest == trained_on["digest"],
+        "max_images": max_images,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    out = run.evaluation_path if out is None else pathlib.Path(out)
+    options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
+    options["verbose"] = "auto" if verbose else False
+    results = {}
+    for name in dict.fromkeys(metrics):
+        _check_place(out / f"{name}.json", {**facts, **options}, overwrite)
+        with workers.using(strategy):
+            results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
+    return results
+
+
+def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.ImageData:
+    """Images that the run can be asked about; its own data by its own arguments: a cache of them serves both."""
+    own = spec == config.dataset
+    height, width, channels = trained_on["image_shape"]
+    size = config.image_size if own else (height, width)
+    source = data.load(spec, size, config.channels if own else channels, **options)
+    _check(source, config, trained_on)
+    return source
+
+
+def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
+    """The bound; all of it into a JSON file, its terms into a figure, unless `out` is None; a table of it to `say`."""
+    images, labels = source.images, source.labels
+    if indices is not None:
+        images, labels = images[indices], None if labels is None else labels[indices]
+    result = model.bits_per_dim(images, labels if model.network.num_classes else None, **options)
+    middle = result.total - result.prior - float(result.terms[0])
+    content = {
+        **facts,
+        "num_terms": options["num_terms"],
+        "clip": options["clip"],
+        "num_images": len(images),
+        "total": result.total,
+        "standard_error": result.standard_error,
+        "monte_carlo_error": result.monte_carlo_error,
+        "prior": result.prior,
+        "middle": middle,
+        "decoder": float(result.terms[0]),
+        "seconds_per_image": result.seconds_per_image,
+        "bytes_per_image": result.bytes_per_image,
+        "peak_bytes": memory.peak(),
+        "terms": result.terms,
+        "indices": indices,
+        "images": result.images,
+    }
+    say("\n".join(_table(result, middle, source, facts["trained_on_these"])))
+    if out:
+        _write_json(out / "bits_per_dim.json", content)
+        plots.bits_by_term(result, out / "bits_per_dim.png")
+    say(f"bits_per_dim.json and bits_per_dim.png in {out}")
+    return content
+
+
+METRICS: dict[str, Callable] = {"bits_per_dim": _bits_per_dim}
+
+
+def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on_these: bool):
+    yield (
+        f"Bits per dimension of {len(result.images):,} of {len(source.images):,} images of {source.source}"
+        + (", which the run was trained on" if trained_on_these else "")
+    )
+    choice = f", of which the choice of terms {result.monte_carlo_error:.4f}" if result.monte_carlo_error else ""
+    last = len(result.terms) - 1
+    rows = {
+        "total": f"{result.total:.4f} +- {result.standard_error:.4f}{choice}",
+        f"prior, L_{last + 1}": f"{result.prior:.4f}",
+        f"L_1 .. L_{last}": f"{middle:.4f}",
+        "decoder, L_0": f"{result.terms[0]:.4f}",
+        "time per image": f"{result.seconds_per_image:.3g} s",
+    }
+    if math.isfinite(result.bytes_per_image):
+        rows["memory"] = f"{result.bytes_per_image / 1e6:.3g} MB for each image of a batch"
+    rows["peak memory"] = f"{memory.peak() / 1e6:,.0f} MB"
+    for name, text in rows.items():
+        yield f"  {name:<15} {text}"
+
+
+def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
+    """Whether a result may be written there: not in place of one that answers another question."""
+    if overwrite or not path.exists():
+        return
+    try:
+        before = read_json(path)
+        other = [name for name in _QUESTION if before[name] != facts[name]]
+    except (OSError, ValueError, KeyError, TypeError):
+        other = ["format"]
+    if other:
+        raise InputError(
+            f"--out has a result of another {' and '.join(other)}; name another folder, or --overwrite it. "
+            f"Received: {path}"
+        )
+
+
+def _check(source: data.ImageData, config: TrainConfig, trained_on: dict) -> None:
+    """Whether a model of this run can be asked about these images."""
+    if source.altered:
+        height, width, channels = trained_on["image_shape"]
+        kinds = sorted(source.altered.items(), key=lambda item: -item[1])
+        text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
+        more = ", ..." if len(kinds) > _MOST_KINDS else ""
+        raise InputError(
+            f"--dataset must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they "
+            f"are: an image that was resized has other bits to code. Received: {source.source}, with "
+            f"{sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})"
+        )
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(
+            f"--dataset must have labels, as the run has {config.num_classes} classes. Received: {source.source}"
+        )
+    expected, received = trained_on["class_names"], list(source.class_names)
+    numbers = [str(i) for i in range(len(received))]
+    if len(received) > config.num_classes or received not in (expected[: len(received)], numbers):
+        raise InputError(
+            f"--dataset must have the run's classes, {_shown(expected)}. Received: {source.source}, with "
+            f"{_shown(received)}"
+        )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
+
+
+def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
+    """Which images to take, in increasing order; None = all."""
+    if max_images is None or max_images >= count:
+        return None
+    if max_images < 1:
+        raise InputError(f"`max_images` must be at least 1. Received: {max_images}")
+    return np.sort(np.random.default_rng(seed % 2**32).permutation(count)[:max_images])
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+    """A key a line; arrays as lists, and null for what is no finite number."""
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            return [plain(item) for item in value.tolist()]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    lines = (f"  {json.dumps(key)}: {json.dumps(plain(value), allow_nan=False)}" for key, value in content.items())
+    with replacing(path) as beside:
+        beside.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,48 @@
+"""What the bits of a training step depend on beside weights, data and seed: versions, devices, threads.
+
+Sums of floats depend on their order, which another number of threads, another library or XLA changes. A run that goes
+on where something of this differs is as good as before, but no longer the same to the bit.
+"""
+
+import os
+import platform
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base.version import __version__
+
+
+def of_this_process(jit_compile: bool, replicas: int = 1) -> dict:
+    """The circumstances of training here and now, as JSON holds them.
+
+    Args:
+        jit_compile: whether the training step is compiled with XLA.
+        replicas: how many share a batch.
+    """
+    kinds = {device.device_type for device in tf.config.list_logical_devices()} - {"CPU"}
+    return {
+        "kddpm": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "devices": sorted(kinds) or ["CPU"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": [
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ],
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
+        "jit_compile": bool(jit_compile),
+        "replicas": int(replicas),
+    }
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """What changed, a phrase each."""
+    names = sorted(set(before) | set(now))
+    return [
+        f"{name} was {before.get(name)}, now {now.get(name)}" for name in names if before.get(name) != now.get(name)
+    ]

@@ -1,0 +1,56 @@
+"""Named starting points of training runs, with the results that were measured. Needs no TensorFlow."""
+
+from kddpm.base.errors import InputError
+from kddpm.runs.config import TrainConfig
+
+PRESETS = {
+    # Eight-by-eight handwritten digits in 4 minutes on two cores: a classifier names 95 % of what it generates with
+    # probability above 0.9, and 94 % of real digits.
+    "digits": {
+        "dataset": "digits", "image_size": (8, 8), "channels": 1, "schedule": "cosine",
+        "width": 32, "multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (4,),
+        "steps": 5000, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 100, "ema_momentum": 0.999,
+        "log_every": 50, "checkpoint_every": 1000, "sample_every": 1000, "sampling_steps": 250,
+    },
+    # MNIST on two cores, 214 images/s: about 15 minutes.
+    "mnist": {
+        "dataset": "tfds:mnist", "image_size": (28, 28), "channels": 1, "schedule": "cosine",
+        "width": 32, "multipliers": (1, 2, 2), "blocks_per_level": 1, "attention_resolutions": (7,),
+        "steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 200, "ema_momentum": 0.998,
+        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "sampling_steps": 250,
+    },
+    # CIFAR-10 as in Ho et al. 2020: FID 3.17 after 800,000 steps in the paper.
+    "ddpm32": {"dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True},
+    # LSUN and CelebA-HQ 256 as in Ho et al. 2020.
+    "ddpm256": {
+        "image_size": (256, 256), "channels": 3, "horizontal_flip": True, "multipliers": (1, 1, 2, 2, 4, 4),
+        "dropout": 0.0, "batch_size": 64, "learning_rate": 2e-5, "steps": 500_000,
+    },
+    # A small network for phones and browsers.
+    "mobile32": {
+        "dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True, "schedule": "cosine",
+        "width": 48, "multipliers": (1, 2, 3), "blocks_per_level": 1, "attention_resolutions": (8,), "dropout": 0.0,
+        "steps": 200_000, "learning_rate": 5e-4, "warmup_steps": 1000, "ema_momentum": 0.999,
+        "sampler": "ddim", "sampling_steps": 50,
+    },
+}  # fmt: skip
+
+
+def make_config(preset: str | None = None, **overrides) -> TrainConfig:
+    """A preset with some fields replaced.
+
+    Args:
+        preset: a key of `PRESETS`; None = "digits" for the data set digits, else "ddpm32".
+        **overrides: fields of `TrainConfig`.
+
+    Raises:
+        InputError: an unknown preset, or one that has no data set of its own and got none.
+    """
+    if preset is None:
+        preset = "digits" if overrides.get("dataset", "digits") == "digits" else "ddpm32"
+    if preset not in PRESETS:
+        raise InputError(f"--preset must be one of {', '.join(PRESETS)}. Received: {preset!r}")
+    values = {**PRESETS[preset], **overrides}
+    if "dataset" not in values:
+        raise InputError(f"--dataset is needed: the preset {preset} has none of its own")
+    return TrainConfig(**values)

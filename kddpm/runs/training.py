@@ -1,0 +1,222 @@
+"""`train(config, run_dir)`: the whole of a training run, on top of `DiffusionModel.fit`.
+
+The same call goes on where the last one stopped: the weights and the optimizer come from the newest checkpoint, and the
+data and the random draws of step k are functions of (seed, k).
+"""
+
+import contextlib
+import os
+from collections.abc import Collection
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kddpm import data
+from kddpm.base.errors import InputError
+from kddpm.data import image_files
+from kddpm.distribution import workers
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import fingerprint
+from kddpm.runs.build import build_model
+from kddpm.runs.callbacks import (
+    Metrics,
+    Progress,
+    Samples,
+    Saver,
+    StopSignals,
+    TensorBoard,
+    draw_curve,
+    paint_missing_grid,
+    warn,
+)
+from kddpm.runs.checkpoints import Checkpoints
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory
+
+
+def train(
+    config: TrainConfig,
+    run_dir: str | os.PathLike,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    override_resume: Collection[str] = (),
+    callbacks: list[keras.callbacks.Callback] | None = None,
+    verbose: bool = True,
+) -> DiffusionModel:
+    """Train, or go on training, until `config.steps` steps have been taken.
+
+    Args:
+        config: the run; what it says is compared with a run that is there already.
+        run_dir: where everything goes, see `kddpm.runs.directory`; with several workers, on a disk that they share.
+        strategy: the devices that share every batch, see `kddpm.distribution.strategies`; None = the one in whose scope
+            this is.
+        tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
+        cache_dir: for decoded images that do not fit in memory; None = the run's data/.
+        skip_bad_images: leave unreadable images out instead of ending with their list.
+        override_resume: fields of the configuration in which the run that is there may differ from `config`; "dataset"
+            for other images too.
+        callbacks: Keras callbacks beside the run's own.
+        verbose: whether to say what is happening and show a progress bar.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        InputError: anything that cannot be trained on; before any training and with nothing overwritten.
+        SystemExit: after SIGTERM or Ctrl-C, once a checkpoint has been saved.
+        WorkerLostError: another worker ended, or cannot be reached. A program should then leave by `os._exit`: at an
+            ordinary end TensorFlow waits for the lost one.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    run = RunDirectory(run_dir, writes=workers.is_chief(strategy))
+    verbose = verbose and run.writes
+
+    def say(line):
+        if verbose:
+            print(line, flush=True)
+
+    options = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
+    options |= {"skip_bad_images": skip_bad_images, "progress": verbose}
+    with workers.using(strategy), contextlib.ExitStack() as stack:
+        workers.check_alike(strategy, "configuration", f"{config} {sorted(override_resume)}")
+        with workers.all_or_none(strategy):
+            run.check(config, override_resume, cache_dir)
+            _check_batch(config, strategy.num_replicas_in_sync)
+        say(f"Reading {image_files.printable(config.dataset)} ...")
+        source = _read(config, run, strategy, options)
+        with workers.all_or_none(strategy):
+            model = _new_model(config, source)
+            if "dataset" not in override_resume:
+                run.check_same_data(_describe(source))
+            stack.enter_context(run.alone(_needed_bytes(model)))
+        checkpoints, start = _resume(model, run, config, source)
+        shape = "x".join(str(n) for n in source.images.shape[1:])
+        say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
+        if start >= config.steps:
+            say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
+            paint_missing_grid(model, run, config, start)
+            return model
+        say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
+        _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
+    return model
+
+
+def _read(config, run, strategy, options):
+    """The images. Where they need a cache, the worker that writes makes it, and the others find it."""
+    for turn in (True, False):
+        with workers.all_or_none(strategy):
+            if run.writes is turn:
+                source = data.load(config.dataset, config.image_size, config.channels, **options)
+                _check_data(config, source)
+    return source
+
+
+def _new_model(config, source):
+    """A compiled model that can do all that the run will ask of it."""
+    keras.utils.set_random_seed(config.seed % 2**32)  # of the new weights
+    model = build_model(config, source.images.shape[1:])
+    model.compile(keras.optimizers.Adam(_learning_rate(config)), jit_compile=config.jit_compile)
+    model.denoiser.steps(config.sampler, config.sampling_steps)  # so that no sample grid is refused later
+    model.denoiser.check_guidance(config.guidance_scale)
+    return model
+
+
+def _resume(model, run, config, source):
+    """The run's checkpoints, and the step of the one that is now in the model; refusals come before the first write."""
+    strategy = model.distribute_strategy
+    with workers.all_or_none(strategy):
+        circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
+        checkpoints = Checkpoints(run, model, circumstances, warn if run.writes else lambda line: None)
+        start = checkpoints.restore()
+        run.rows()  # whether they can be read
+    workers.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
+    with workers.all_or_none(strategy):
+        run.write(config, _describe(source))
+        run.forget_rows_after(start)
+    return checkpoints, start
+
+
+def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
+    """`DiffusionModel.fit` from step `start` on, with the callbacks that make it a run."""
+    batches = data.batches(
+        source,
+        config.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=config.steps,
+        horizontal_flip=config.horizontal_flip,
+        with_labels=config.num_classes is not None,
+    )
+    stopper = StopSignals(model.distribute_strategy)
+    board, shown = TensorBoard(run), Progress(config, start, verbose)
+    own = [
+        Metrics(board, run, config, start),
+        stopper,
+        Saver(checkpoints, config, start, stopper),  # before the pictures: whatever becomes of them, the work is safe
+        Samples(board, run, config, start),
+        shown,
+    ]
+    try:
+        model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*callbacks, *own])
+    finally:  # `on_train_end` is not called when something is raised
+        stopper.close()
+        shown.close()
+        for finish in (board.close, lambda: draw_curve(run)):
+            try:
+                finish()
+            except InputError as error:  # whatever ends training is to be told in its place
+                warn(str(error))
+    if stopper.received:
+        raise SystemExit(128 + stopper.received)
+
+
+def _learning_rate(config):
+    """Rises linearly from 0 over the warm-up, then stays; Ho et al.'s."""
+    if not config.warmup_steps:
+        return config.learning_rate
+    return keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
+
+
+def _describe(source: data.ImageData) -> dict:
+    return {
+        "source": source.source,
+        "digest": source.digest,
+        "images": len(source.images),
+        "image_shape": list(source.images.shape[1:]),
+        "class_names": list(source.class_names),
+    }
+
+
+def _needed_bytes(model) -> int:
+    """Five checkpoints (three are kept, and the best, and one is being written) of all variables."""
+    return 5 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+
+
+def _check_batch(config, replicas):
+    if config.batch_size % (replicas * config.accumulation):
+        parts = f", each of which takes --accumulation={config.accumulation} parts" if config.accumulation > 1 else ""
+        raise InputError(
+            f"--batch_size must be divisible by the {replicas} replicas of --strategy{parts}. "
+            f"Received: {config.batch_size}"
+        )
+
+
+def _check_data(config, source):
+    if config.batch_size > len(source.images):
+        raise InputError(
+            f"--batch_size must be at most the number of images. "
+            f"Received: batch_size={config.batch_size}, {len(source.images)} images"
+        )
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(f"--num_classes needs labels, and --dataset {config.dataset} has none")
+    if source.labels.min() < 0 or source.labels.max() >= config.num_classes:
+        raise InputError(
+            f"--num_classes={config.num_classes} needs labels in 0 .. {config.num_classes - 1}. "
+            f"Received: from {source.labels.min()} to {source.labels.max()} in {config.dataset}"
+        )

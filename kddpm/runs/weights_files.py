@@ -1,0 +1,100 @@
+"""Weights in HDF5 files, as Keras writes them, with their hash in a file beside.
+
+    ema.weights.h5       the weights
+    ema.weights.json     their sha256, and that of the file that was there before
+
+The hash is written first: a kill between the two leaves the old weights, which it still knows. A file that someone
+sent is looked at before anything is read: HDF5 can lead to other files, and claim any size.
+"""
+
+import json
+import math
+import os
+import pathlib
+
+import h5py
+import keras
+
+from kddpm.base.errors import InputError, first_line
+from kddpm.base.files import read_json, replacing, sha256
+
+_MOST_DEPTH = 50
+_SLACK_BYTES = 2**20  # for what Keras keeps beside the weights
+
+
+def save(network: keras.Model, path: str | os.PathLike) -> None:
+    """Write the weights of a network, all of them or none."""
+    path = pathlib.Path(path)
+    before = sha256(path) if path.exists() else None
+    with replacing(path) as beside:
+        network.save_weights(beside)
+        with replacing(hash_file(path)) as note:
+            note.write_text(json.dumps({"sha256": sha256(beside), "before": before}) + "\n")
+
+
+def load(network: keras.Model, path: str | os.PathLike) -> None:
+    """Read the weights of a network.
+
+    Raises:
+        InputError: a file that is damaged, that leads elsewhere, or that does not fit the network.
+    """
+    path = pathlib.Path(path)
+    try:
+        _check_hash(path)
+        _check_content(path, 4 * sum(math.prod(weight.shape) for weight in network.weights))
+        network.load_weights(path)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read, or does not fit config.json: {first_line(error)}") from None
+
+
+def check_size(path: str | os.PathLike, parameters: int) -> None:
+    """Whether a file is large enough for so many parameters, before a network of that size is made.
+
+    Raises:
+        InputError: it is not.
+    """
+    size = os.path.getsize(path)
+    if size < 4 * parameters:
+        raise InputError(
+            f"{path} cannot be read, or does not fit config.json: it has {size:,} bytes, and config.json asks for "
+            f"{parameters:,} parameters of 4"
+        )
+
+
+def hash_file(path: str | os.PathLike) -> pathlib.Path:
+    """Where the hash of NAME.weights.h5 lies: NAME.weights.json."""
+    return pathlib.Path(path).with_suffix(".json")
+
+
+def _check_hash(path):
+    if not hash_file(path).exists():
+        return
+    known = read_json(hash_file(path))
+    if sha256(path) not in (known["sha256"], known["before"]):
+        raise ValueError(f"its sha256 is not that in {hash_file(path).name}")
+
+
+def _check_content(path, expected_bytes):
+    """Whether all that it holds is in the file itself, and no more than the network has room for."""
+    left = 2 * expected_bytes + _SLACK_BYTES
+    with h5py.File(path, "r") as file:
+        groups = [(file, 0)]
+        while groups:
+            group, depth = groups.pop()
+            if depth > _MOST_DEPTH:
+                raise ValueError("its groups lie too deep")
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise ValueError(f"{name} is a link to somewhere else")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    groups.append((item, depth + 1))
+                    left -= 64  # so that groups without end, end
+                elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
+                    if item.external or item.is_virtual:
+                        raise ValueError(f"{name} has its values in another file")
+                    left -= item.nbytes
+                else:
+                    raise ValueError(f"{name} holds no numbers")
+                if left < 0:
+                    raise ValueError(f"it holds more than the {expected_bytes} bytes of the network")

@@ -1,0 +1,189 @@
+"""`Denoiser`: all that generation, editing, likelihood and export know of a trained network.
+
+A `DiffusionModel` gives one, of its averaged weights; any other Keras network makes one:
+
+    denoiser = kddpm.Denoiser(network, kddpm.schedules.cosine(1000), kddpm.Objective("v"))
+    pictures = kddpm.generation.generate(denoiser, seeds=range(16), sampler="ddim", num_steps=50)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.data import labels as class_labels
+from kddpm.sampling import samplers
+from kddpm.sampling.step_table import StepTable
+from kddpm.theory.parametrization import Objective
+from kddpm.theory.process import GaussianDiffusion
+from kddpm.theory.schedules import NoiseSchedule
+
+_MOST_COMPILED = 64  # functions that are kept; those used longest ago are forgotten
+
+
+class HasDenoiser(Protocol):
+    """Whatever has a `Denoiser`, such as a `DiffusionModel`."""
+
+    @property
+    def denoiser(self) -> "Denoiser":
+        """The network that generates, with what belongs to it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A trained network, with what its output means.
+
+    Attributes:
+        network: a Keras model called on [x_t, t], or [x_t, t, label] where it has classes, with attributes
+            `image_shape` (H, W, C) and `num_classes`, None = no classes. x_t is float32 (B, H, W, C), t and label are
+            int32 (B,); the label `num_classes` asks for a picture of no class.
+        schedule: the `NoiseSchedule` that it was trained on.
+        objective: what it was trained to predict, and whether it predicts variances.
+        knows_no_class: whether a network with classes was trained on the label "no class", which guidance needs.
+    """
+
+    network: keras.Model
+    schedule: NoiseSchedule
+    objective: Objective = dataclasses.field(default_factory=Objective)
+    knows_no_class: bool = True
+    _compiled: dict[Hashable, object] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self):
+        self.objective.check_schedule(self.schedule)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of a picture."""
+        return tuple(self.network.image_shape)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None = unconditional."""
+        return self.network.num_classes
+
+    @functools.cached_property
+    def process(self) -> GaussianDiffusion:
+        """The forward process of the schedule."""
+        return GaussianDiffusion(self.schedule)
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        """Where the network's variables live."""
+        return self.network.distribute_strategy
+
+    def steps(
+        self, sampler: str | samplers.Sampler, num_steps: int | Sequence[int] | None, strength: float = 1.0
+    ) -> StepTable:
+        """The table of a sampler, by name or itself, for what the network predicts; see `samplers.step_table`."""
+        return samplers.step_table(samplers.by_name(sampler), self.schedule, num_steps, self.objective, strength)
+
+    def predictor(self, label=None, guidance_scale=1.0, learned_variance: bool = False) -> Callable:
+        """(x_t, t) -> output of the network, float32, for `walks`.
+
+        With classifier-free guidance (Ho & Salimans 2022, eq. 6, whose w is ours less 1) the output is
+        none + scale (given - none), "none" being the network's answer without a class; a learned variance stays the
+        given class's.
+
+        Args:
+            label: int32 (B,), None for a network without classes.
+            guidance_scale: a number, of which 1 = no guidance and 0 = no class need one answer; or a float32 scalar
+                tensor.
+            learned_variance: whether a learned variance is wanted beside the prediction.
+        """
+        channels, has_variance = self.image_shape[-1], self.objective.variance == "learned"
+        is_number = not tf.is_tensor(guidance_scale)
+
+        def network(*inputs):
+            return tf.cast(self.network(list(inputs)), tf.float32)
+
+        def predict(x, t):
+            if label is None:
+                output = network(x, t)
+            elif is_number and guidance_scale == 1:
+                output = network(x, t, label)
+            elif is_number and guidance_scale == 0:
+                output = network(x, t, tf.fill(label.shape, self.num_classes))
+            else:
+                no_label = tf.fill(label.shape, self.num_classes)
+                twice = [tf.concat(pair, axis=0) for pair in ((x, x), (t, t), (label, no_label))]
+                output, without = tf.split(network(*twice), 2)
+                guided = without[..., :channels] + guidance_scale * (output - without)[..., :channels]
+                output = tf.concat([guided, output[..., channels:]], axis=-1) if has_variance else guided
+            return output if learned_variance or not has_variance else output[..., :channels]
+
+        return predict
+
+    def compiled(self, key: Hashable, make: Callable[[], object]):
+        """What `make` compiles for `key`, made once and kept, until too much else has been asked for."""
+        kept = self._compiled
+        if key in kept:
+            made = kept.pop(key)
+        else:
+            made = make()
+            while len(kept) >= _MOST_COMPILED:
+                del kept[next(iter(kept))]
+        kept[key] = made  # the last in the order of use
+        return made
+
+    def checked_labels(self, labels: Sequence[int] | None, seeds: np.ndarray) -> np.ndarray | None:
+        """Labels as int32 (N,), one a seed, of its seed where there are none; None for a network without classes.
+
+        Raises:
+            InputError: labels of another number, out of range, or for a network without classes.
+        """
+        if not self.num_classes:
+            if labels is not None:
+                raise InputError("`labels` were given, but the network has no classes (num_classes=None)")
+            return None
+        if labels is None:
+            return class_labels.of_seeds(seeds, self.num_classes)
+        labels = arguments.int32("labels", labels)
+        if len(labels) != len(seeds):
+            raise InputError(f"`labels` must be one a seed. Received: {len(labels)} labels, {len(seeds)} seeds")
+        class_labels.check(labels, self.num_classes)
+        return labels
+
+    def labels_of_images(self, labels: Sequence[int] | None, count: int) -> np.ndarray | None:
+        """Labels of images, which have a class of their own and none to be made up: int32 (count,).
+
+        Raises:
+            InputError: as in `checked_labels`, or no labels for a network with classes.
+        """
+        if self.num_classes and labels is None:
+            raise InputError(f"`labels` are needed: the network has {self.num_classes} classes. Received: None")
+        if self.num_classes and np.shape(labels) != (count,):
+            raise InputError(f"`labels` must be one an image, ({count},). Received: shape {np.shape(labels)}")
+        return self.checked_labels(labels, np.arange(count))
+
+    def check_guidance(self, guidance_scale: float) -> None:
+        """Whether the network can be guided so.
+
+        Raises:
+            InputError: a scale that is negative or no number, a network without classes, or one trained without label
+                dropout.
+        """
+        if arguments.number("guidance_scale", guidance_scale) < 0:
+            raise InputError(f"`guidance_scale` must be at least 0. Received: {guidance_scale}")
+        if guidance_scale == 1:
+            return
+        if not self.num_classes:
+            raise InputError(
+                f"`guidance_scale` needs a network with classes (num_classes). Received: {guidance_scale} without "
+                "classes"
+            )
+        if not self.knows_no_class:
+            raise InputError(
+                "`guidance_scale` needs a model trained with label_dropout: this one never saw pictures without their "
+                f"class. Received: {guidance_scale}"
+            )
+
+
+def denoiser_of(model: Denoiser | HasDenoiser) -> Denoiser:
+    """A `Denoiser` itself, or that of a `DiffusionModel`."""
+    return model if isinstance(model, Denoiser) else model.denoiser

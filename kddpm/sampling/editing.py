@@ -1,0 +1,343 @@
+"""Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.data import images as kd_images
+from kddpm.data import inputs
+from kddpm.sampling import generation, noise, samplers
+from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
+
+_JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
+
+
+def invert(
+    model: Denoiser | HasDenoiser,
+    images,
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    iterations: int = 3,
+    clip: bool | str = True,
+    spacing: str = "trailing",
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """The x_T from which DDIM in the same steps paints these images (`kddpm.samplers`, equation (8)).
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C).
+        num_steps: as in `generation.generate`.
+        labels: classes, one an image, for a network with classes.
+        iterations: network calls a step; more = closer.
+        clip: as of the `DDIM` that shall find the way back.
+        spacing: the same.
+        batch_size: images in memory at a time.
+        verbose: as in `generation.generate`.
+
+    Returns:
+        float32 (N, H, W, C), about standard normal for images like those of the training.
+
+    Raises:
+        InputError: images of another shape or type, labels missing or out of range, or arguments out of range.
+
+    Example:
+        >>> x_T = model.invert(images, num_steps=100)
+        >>> images_again = model.generate(range(len(images)), "ddim", num_steps=100, x_T=x_T)
+    """
+    denoiser = denoiser_of(model)
+    x_0 = _checked(denoiser, images)
+    inversion = samplers.Inversion(iterations, clip, spacing)
+    x_T, _ = generation.paint(
+        denoiser,
+        samplers.step_table(inversion, denoiser.schedule, num_steps, denoiser.objective),
+        np.arange(len(x_0), dtype=np.int32),
+        denoiser.labels_of_images(labels, len(x_0)),
+        x=x_0,
+        batch_size=batch_size,
+        verbose=verbose,
+        task="Inverting",
+    )
+    return x_T
+
+
+def interpolate(
+    model: Denoiser | HasDenoiser,
+    a,
+    b,
+    count: int = 9,
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    iterations: int = 3,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Pictures on the way from image a to image b.
+
+    Both are inverted to x_T, x_T moves from one to the other along the sphere (Song et al. 2021, section 5.3), and DDIM
+    paints every stop. What inverting and painting an end lose is added again, in proportion: the ends are a and b.
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        a: uint8 (H, W, C).
+        b: uint8 (H, W, C).
+        count: pictures, both ends included.
+        num_steps: as in `generation.generate`.
+        labels: the classes of a and b, for a model with classes; every picture has that of the nearer end.
+        iterations: as in `invert`.
+        batch_size: as in `invert`.
+        verbose: as in `generation.generate`.
+
+    Returns:
+        uint8 (count, H, W, C).
+
+    Raises:
+        InputError: as in `invert`, or a count below 2.
+    """
+    denoiser = denoiser_of(model)
+    count = arguments.count("count", count, 2)
+    ends = np.concatenate([_checked(denoiser, np.asarray(end)[np.newaxis]) for end in (a, b)])
+    labels = denoiser.labels_of_images(labels, 2)
+    start, end = invert(
+        denoiser, ends, num_steps, labels=labels, iterations=iterations, batch_size=batch_size, verbose=verbose
+    )
+    shares = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, 1, 1, 1)
+    nearer = (shares.ravel() > 0.5).astype(np.int32)
+    floats, _ = generation.paint(
+        denoiser,
+        denoiser.steps(samplers.DDIM(), num_steps),
+        np.arange(count, dtype=np.int32),
+        None if labels is None else labels[nearer],
+        x=_slerp(start, end, shares),
+        batch_size=batch_size,
+        verbose=verbose,
+        task="Interpolating",
+    )
+    lost = ends - floats[[0, -1]]
+    return kd_images.to_uint8(floats + (1 - shares) * lost[0] + shares * lost[1]).numpy()
+
+
+def variations(
+    model: Denoiser | HasDenoiser,
+    images,
+    strength: float,
+    seeds: Sequence[int] | None = None,
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Pictures like those given: noise to a level t, then denoise (Meng et al. 2022, "SDEdit").
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
+        strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate by themselves.
+        seeds: one a picture; None = 0 .. N - 1.
+        sampler: as in `generation.generate`.
+        num_steps: of the whole way from T, as in `generation.generate`; the last `strength` of them are taken.
+        labels: classes, one a picture, for a network with classes.
+        guidance_scale: as in `generation.generate`.
+        batch_size: as in `generation.generate`.
+        verbose: as in `generation.generate`.
+
+    Returns:
+        uint8 (N, H, W, C).
+
+    Raises:
+        InputError: a strength outside [0, 1], images of another shape, or as in `generation.generate`.
+    """
+    denoiser = denoiser_of(model)
+    strength = arguments.number("strength", strength)
+    if not 0 <= strength <= 1:
+        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength}")
+    batch_size = arguments.count("batch_size", batch_size)
+    sampler = samplers.by_name(sampler)
+    x_0, seeds = _images_and_seeds(denoiser, images, seeds)
+    labels = denoiser.labels_of_images(labels, len(seeds))
+    denoiser.check_guidance(guidance_scale)
+    steps = len(denoiser.steps(samplers.DDIM(), num_steps).timesteps)
+    if not round(strength * steps):
+        return kd_images.to_uint8(x_0).numpy()
+    table = denoiser.steps(sampler, num_steps, strength)
+    x = None
+    if round(strength * steps) < steps:
+        x = _noised(denoiser, x_0, np.searchsorted(denoiser.schedule.timesteps, table.timesteps[0]), seeds, batch_size)
+    floats, _ = generation.paint(
+        denoiser, table, seeds, labels, x=x,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
+    )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
+
+
+def inpaint(
+    model: Denoiser | HasDenoiser,
+    images,
+    mask,
+    seeds: Sequence[int] | None = None,
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Sequence[int] | None = None,
+    *,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    jump_length: int | None = None,
+    resamplings: int = 5,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Paint what the mask leaves open (Lugmayr et al. 2022, "RePaint", algorithm 1 and appendix B).
+
+    After every step the known pixels are those of the image, noised to the level reached. So that the rest fits them,
+    the walk goes back up `jump_length` steps, `resamplings` - 1 times from every `jump_length`-th level.
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
+        mask: bool (H, W) or (N, H, W), True = known; or the same in numbers, 0 = to be painted.
+        seeds: one a picture; None = 0 .. N - 1.
+        sampler: "ancestral" or "ddim", or one of the two with its arguments.
+        num_steps: as in `generation.generate`, resampling not counted.
+        labels: classes, one a picture, for a network with classes.
+        guidance_scale: as in `generation.generate`.
+        jump_length: steps to go back, fewer than there are; None = 10, or all but one where there are fewer.
+        resamplings: how often each stretch of steps is taken; 1 = once.
+        batch_size: as in `generation.generate`.
+        verbose: as in `generation.generate`.
+
+    Returns:
+        uint8 (N, H, W, C); known pixels are exactly those of the image.
+
+    Raises:
+        InputError: a mask of another shape, a sampler of another kind, images of another shape, a jump of as many
+            steps as there are, or as in `generation.generate`.
+    """
+    denoiser = denoiser_of(model)
+    sampler = samplers.by_name(sampler)
+    if not sampler.memoryless:
+        raise InputError(
+            f"`sampler` must be ancestral or ddim for inpainting. Received: {samplers.name_of(sampler)}, which takes "
+            "several rows a step"
+        )
+    resamplings = arguments.count("resamplings", resamplings)
+    x_0, seeds = _images_and_seeds(denoiser, images, seeds)
+    known = _checked_mask(denoiser, mask, len(x_0))
+    labels = denoiser.labels_of_images(labels, len(seeds))
+    denoiser.check_guidance(guidance_scale)
+    table = denoiser.steps(sampler, num_steps)
+    order, climbs = _resampled(table.num_rows, _checked_jump(jump_length, resamplings, table.num_rows), resamplings)
+    edit = _repaint(denoiser, table.timesteps, order, climbs, x_0, known)
+    floats, _ = generation.paint(
+        denoiser, table.take(order), seeds, labels, edit=edit,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Inpainting",
+    )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
+
+
+def _checked_jump(jump_length, resamplings, num_steps) -> int:
+    if jump_length is None:
+        return min(_JUMP_LENGTH, max(num_steps - 1, 1))
+    jump_length = arguments.count("jump_length", jump_length)
+    if resamplings > 1 and jump_length >= num_steps:
+        raise InputError(
+            f"`jump_length` must be less than the {num_steps} steps, or resamplings=1 for none. Received: {jump_length}"
+        )
+    return jump_length
+
+
+def _noised(denoiser, x_0, t: int, seeds, batch_size) -> np.ndarray:
+    """x_t of images (N, H, W, C), with the noise that `generate` would start from."""
+    chunks = []
+    for rows in (slice(i, i + batch_size) for i in range(0, len(x_0), batch_size)):
+        drawn = noise.normal(tf.constant(seeds[rows]), noise.INITIAL_STREAM, 0, denoiser.image_shape)
+        chunks.append(denoiser.process.q_sample(x_0[rows], np.full(len(drawn), t, np.int32), drawn).numpy())
+    return np.concatenate(chunks)
+
+
+def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
+    """RePaint's way down: which step to take at each row, and how many steps to climb after it."""
+    # The authors' t = 0 is the first noising step, level 1 here; from the data themselves there is no way back.
+    left = dict.fromkeys(range(1, num_steps - jump_length + 1, jump_length), resamplings - 1)
+    order, climbs, level = [], [], num_steps
+    while level > 0:
+        order.append(num_steps - level)
+        level -= 1
+        again = left.get(level, 0) > 0
+        if again:
+            left[level] -= 1
+        climbs.append(jump_length if again else 0)
+        level += climbs[-1]
+    return np.array(order), np.array(climbs)
+
+
+def _repaint(denoiser, timesteps, order, climbs, x_0, known) -> generation.Edit:
+    """After row i: the known pixels at the level reached, then the way up."""
+    schedule, shape = denoiser.schedule, denoiser.image_shape
+    indices = np.searchsorted(schedule.timesteps, timesteps)  # walking down
+    alpha_bars = np.append(schedule.alpha_bars[indices], 1.0)  # of the levels, from noise to data
+    reached = order + 1
+    signal, spread = np.sqrt(alpha_bars[reached]), np.sqrt(1 - alpha_bars[reached])
+    kept = alpha_bars[reached - climbs] / alpha_bars[reached]
+    up, up_spread = np.sqrt(kept), np.sqrt(1 - kept)
+
+    def function(x, index, seeds, x_0, known):
+        def at(column):
+            return tf.gather(column.astype(np.float32), index)
+
+        noised = at(signal) * x_0 + at(spread) * noise.normal(seeds, noise.KNOWN_STREAM, index, shape)
+        x = tf.where(known, noised, x)
+        return at(up) * x + at(up_spread) * noise.normal(seeds, noise.RETURN_STREAM, index, shape)
+
+    return generation.Edit(("repaint", order.tobytes(), climbs.tobytes()), function, (x_0, known))
+
+
+def _slerp(a, b, shares):
+    """Along the great circle from a (H, W, C) to b; straight where they are parallel."""
+    cosine = np.sum(a * b, dtype=np.float64) / np.sqrt(
+        np.sum(a * a, dtype=np.float64) * np.sum(b * b, dtype=np.float64)
+    )
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-4:
+        return (1 - shares) * a + shares * b
+    return ((np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)).astype(np.float32)
+
+
+def _checked(denoiser, images) -> np.ndarray:
+    """Images as float32 (N, H, W, C) in [-1, 1]."""
+    images = np.asarray(images)
+    inputs.checked_images(images, None, denoiser.image_shape, None)
+    if not len(images):
+        raise InputError("Images must be at least one. Received: none")
+    return np.asarray(kd_images.to_float(images) if images.dtype == np.uint8 else images, np.float32)
+
+
+def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
+    images = np.asarray(images)
+    single = images.ndim == 3
+    x_0 = _checked(denoiser, images[np.newaxis] if single else images)
+    seeds = arguments.int32("seeds", range(len(x_0)) if seeds is None else seeds)
+    if single:
+        x_0 = np.repeat(x_0, len(seeds), axis=0)
+    if len(seeds) != len(x_0):
+        raise InputError(f"`seeds` must be one an image. Received: {len(seeds)} seeds, {len(x_0)} images")
+    return x_0, seeds
+
+
+def _checked_mask(denoiser, mask, count) -> np.ndarray:
+    """Bool (N, H, W, C)."""
+    mask = np.asarray(mask)
+    size = denoiser.image_shape[:2]
+    if mask.shape not in (size, (count, *size)):
+        expected = " x ".join(map(str, size))
+        raise InputError(f"`mask` must be {expected}, or {count} of these. Received: shape {mask.shape}")
+    if mask.dtype.kind not in "buif":
+        raise InputError(f"`mask` must be bool or numbers. Received: {mask.dtype}")
+    return np.broadcast_to((mask != 0)[..., np.newaxis], (count, *denoiser.image_shape)).copy()

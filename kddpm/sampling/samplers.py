@@ -1,0 +1,387 @@
+"""From noise to a picture: what each sampler does, as rows of coefficients.
+
+A row is one call of the network (`kddpm.walks` takes them in one loop inside the graph):
+
+    (1)  x_0  = a x + b output,  clipped if wanted
+    (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1),  and for a sampler with a memory  m' = f x_0 + g x + h m
+
+The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - alpha_bar) at t, and s', n' at t_prev:
+
+    (3)  Ancestral (Ho et al. 2020, algorithm 2 and eq. 7): c, d of the posterior mean; sigma^2 = the posterior variance
+         ("small"), beta ("large") or what the network says ("learned"); sigma = 0 at the last step.
+    (4)  DDIM (Song et al. 2021, eq. 12 and 16): sigma = eta sqrt(posterior variance), and with
+         k = sqrt(n'^2 - sigma^2) along the noise that belongs to the clipped x_0,  d = k / n,  c = s' - d s.
+    (5)  DPMSolver, DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): with lambda = log(s / n) and h = lambda' - lambda,
+         x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = h / (2 h of the step before),  m' = x_0;
+         w = 0 at the first step, which has no memory, and at the last, whose h is infinite.
+    (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In z = x / n and w = s / n
+         the ODE is dz/dw = x_0. Euler's row keeps m' = half of the way; the second row, at t_prev, goes the other half
+         with the x_0 found there. The last step, to an infinite w, is Euler's alone. Karras et al. walk in x / s and
+         n / s, where a step that changes n / s tenfold, as a cosine schedule's first ones do, overshoots by as much.
+    (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
+         x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
+         step size with |score|^2 of one known picture on average, d / n^2, so that no image depends on others.
+    (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: the x' from which DDIM's step, clipping
+         included, leads to x. By fixed-point iteration, because x' is what the network must be asked about:
+         x' = s'/s x + (n' - s'/s n) eps  while there is more signal than noise (s s' > n n'),
+         x' = n'/n x + (s' - n'/n s) x_0  afterwards: each where it contracts faster.
+
+Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps; a and b stay those of
+the schedule that the network was trained on.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.sampling.step_table import Rows, StepTable
+from kddpm.theory import parametrization
+from kddpm.theory.parametrization import Objective
+from kddpm.theory.schedules import SPACINGS, NoiseSchedule, checked_steps, timestep_grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler(abc.ABC):
+    """What all samplers share.
+
+    Args:
+        clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile, and scaled back
+            where that is beyond 1 (Saharia et al. 2022, section 2.3), for strong guidance.
+        spacing: which steps, where fewer than T are taken; see `schedules.timestep_grid`.
+    """
+
+    memoryless: ClassVar[bool] = False  # whether a row is a whole step and remembers nothing, as inpainting needs
+    clip: bool | str = dataclasses.field(default=True, kw_only=True)
+    spacing: str = dataclasses.field(default="trailing", kw_only=True)
+
+    def __post_init__(self):
+        if self.clip not in (True, False, "dynamic"):
+            raise InputError(f'`clip` must be True, False or "dynamic". Received: {self.clip!r}')
+        if self.spacing not in SPACINGS:
+            raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {self.spacing!r}")
+
+    @abc.abstractmethod
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """What it does on a (respaced) schedule; `variance` is the model's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Algorithm 2 of Ho et al. 2020, equation (3).
+
+    Args:
+        variance: "small" (posterior), "large" (beta), "learned", or one variance for each step in increasing t, of
+            which the first, that of the last step taken, is not used; None = the model's own.
+        clip, spacing: see `Sampler`.
+    """
+
+    memoryless: ClassVar[bool] = True
+    variance: str | tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.variance is None:
+            return
+        if isinstance(self.variance, str):
+            if self.variance not in parametrization.VARIANCES:
+                names = ", ".join(f'"{name}"' for name in parametrization.VARIANCES)
+                raise InputError(f"`variance` must be {names} or a sequence. Received: {self.variance!r}")
+            return
+        try:
+            object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
+        except (TypeError, ValueError):
+            text = f"`variance` must be a name or a sequence of numbers. Received: {self.variance!r}"
+            raise InputError(text) from None
+        if not all(np.isfinite(v) and v >= 0 for v in self.variance):
+            raise InputError(f"`variance` must hold finite numbers >= 0. Received: {self.variance}")
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (3) on a (respaced) schedule; `variance` is the model's."""
+        return _ancestral_rows(schedule, variance if self.variance is None else self.variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIM(Sampler):
+    """Denoising diffusion implicit models (Song et al. 2021), equation (4).
+
+    Args:
+        eta: 0 = deterministic, 1 = as much noise as the posterior.
+        clip, spacing: see `Sampler`.
+    """
+
+    memoryless: ClassVar[bool] = True
+    order: ClassVar[int] = 1
+    eta: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "eta", arguments.number("eta", self.eta))
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"`eta` must lie in [0, 1]. Received: {self.eta}")
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (4) on a (respaced) schedule."""
+        std = self.eta * np.sqrt(schedule.posterior_variances)
+        rest = np.maximum(
+            schedule.one_minus_alpha_bars_prev - std**2, 0.0
+        )  # 0 but for rounding, at eta = 1 after pure noise
+        from_xt = np.sqrt(rest) / np.sqrt(schedule.one_minus_alpha_bars)
+        from_x0 = np.sqrt(schedule.alpha_bars_prev) - from_xt * np.sqrt(schedule.alpha_bars)
+        down = np.arange(schedule.num_timesteps)[::-1]
+        return Rows(down, *(column[::-1] for column in (from_x0, from_xt, std)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022b), equation (5): a deterministic multistep solver, one network call a step.
+
+    Args:
+        clip, spacing: see `Sampler`.
+    """
+
+    order: ClassVar[int] = 2
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (5) on a (respaced) schedule."""
+        down = np.arange(schedule.num_timesteps)[::-1]
+        signal, noise_ = _levels(schedule)
+        with np.errstate(divide="ignore"):
+            log_snr = np.log(signal / noise_)
+            steps = np.diff(log_snr)[::-1] * -1  # h of each step, in walking order
+        ratio, towards = (column[::-1] for column in _euler(schedule))
+        weight = np.zeros(len(down))
+        weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 where the step before was infinite
+        zero = np.zeros(len(down))
+        return Rows(
+            down, towards * (1 + weight), ratio, zero,
+            from_memory=-towards * weight, memory_from_x0=zero + 1, memory_from_xt=zero, memory_from_memory=zero,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(Sampler):
+    """Heun's method on the probability-flow ODE (Karras et al. 2022), equation (6): two network calls a step.
+
+    Args:
+        clip, spacing: see `Sampler`.
+    """
+
+    order: ClassVar[int] = 2
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
+        ratio, towards = (column[::-1] for column in _euler(schedule))
+        step = np.repeat(np.arange(schedule.num_timesteps), 2)[:-1]  # of each row, in walking order
+        second = np.arange(len(step)) % 2 == 1
+        at = schedule.num_timesteps - 1 - step - second
+        ratio, towards, zero = np.where(second, 0.0, ratio[step]), towards[step], np.zeros(len(step))
+        return Rows(
+            at, np.where(second, towards / 2, towards), ratio, zero, from_memory=np.where(second, 1.0, 0.0),
+            memory_from_x0=np.where(second, 0.0, towards / 2), memory_from_xt=ratio, memory_from_memory=zero,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    """Ancestral steps, each followed by Langevin steps that follow the score (Song et al. 2021b), equation (7).
+
+    Args:
+        corrections: Langevin steps after each ancestral step, one network call each.
+        snr: of the Langevin step size.
+        clip, spacing: see `Sampler`.
+    """
+
+    corrections: int = 1
+    snr: float = 0.16
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "corrections", arguments.count("corrections", self.corrections))
+        object.__setattr__(self, "snr", arguments.number("snr", self.snr))
+        if not 0 < self.snr < 0.7:  # beyond 1 / sqrt(2) a step overshoots the mean
+            raise InputError(f"`snr` must lie between 0 and 0.7. Received: {self.snr}")
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (7) on a (respaced) schedule: N (1 + corrections) - corrections rows for N steps."""
+        predictor = _ancestral_rows(schedule, variance)
+        share = 2 * schedule.alphas * self.snr**2  # delta / n^2
+        count = 1 + self.corrections
+        levels = np.repeat(np.arange(schedule.num_timesteps)[::-1], count)[: -self.corrections]
+        correct = np.arange(len(levels)) % count > 0
+        at = np.where(correct, levels - 1, levels)
+        signal, variance_ = np.sqrt(schedule.alpha_bars), schedule.one_minus_alpha_bars
+        corrector = {
+            "from_x0": share * signal,
+            "from_xt": 1 - share,
+            "noise_std": np.sqrt(2 * share * variance_),
+        }
+        columns = {
+            name: np.where(correct, column[at], getattr(predictor, name)[::-1][levels])
+            for name, column in corrector.items()
+        }
+        if predictor.log_variance_range is None:
+            return Rows(at, **columns)
+        ends = tuple(np.where(correct, 0.0, end[::-1][levels]) for end in predictor.log_variance_range)
+        return Rows(at, **columns, log_variance_range=ends)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inversion:
+    """DDIM backwards, from an image to the x_T that DDIM of the same steps paints it from, equation (8).
+
+    No `Sampler`, as it does not paint; it is told what to clip and where to stop in the same words.
+
+    Args:
+        iterations: of the fixed point, network calls a step; 1 asks about the x that the step starts from.
+        clip, spacing: as of the `DDIM` that shall find the way back.
+    """
+
+    iterations: int = 3
+    clip: bool | str = True
+    spacing: str = "trailing"
+
+    def __post_init__(self):
+        Sampler.__post_init__(self)
+        object.__setattr__(self, "iterations", arguments.count("iterations", self.iterations))
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """Equation (8) on a (respaced) schedule: `iterations` rows a step."""
+        if schedule.zero_terminal_snr:
+            raise InputError("`schedule` must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert")
+        signal, noise_ = _levels(schedule)
+        s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
+        of_eps = n_next - s_next / s * n  # times eps = (x' - s' x_0) / n' of the iterate
+        early = s * s_next > n * n_next
+        with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is taken
+            c = np.where(early, -of_eps * s_next / n_next, s_next - n_next / n * s)
+            e = np.where(early, s_next / s, n_next / n)
+        d = np.where(early, of_eps / n_next, 0.0)
+        at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
+        c, d, e = c[at], d[at], e[at]
+        last = np.arange(len(at)) % self.iterations == self.iterations - 1
+        # The memory holds the x that the step starts from, until the last iteration puts x' there.
+        return Rows(at, c, d, np.zeros(len(at)), e, last * c, last * d, np.where(last, e, 1.0))
+
+
+BY_NAME = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "dpm_solver": DPMSolver,
+    "heun": Heun,
+    "predictor_corrector": PredictorCorrector,
+}
+
+
+def by_name(sampler: str | Sampler, **options) -> Sampler:
+    """The sampler of that name, `options` being its arguments; a sampler passes through, changed by them."""
+    if isinstance(sampler, Sampler):
+        return dataclasses.replace(sampler, **options)
+    if not isinstance(sampler, str) or sampler not in BY_NAME:
+        raise InputError(f"`sampler` must be one of {', '.join(BY_NAME)}, or a sampler. Received: {sampler!r}")
+    return BY_NAME[sampler](**options)
+
+
+def name_of(sampler: Sampler) -> str:
+    """The name by which `by_name` finds it."""
+    return next(name for name, kind in BY_NAME.items() if isinstance(sampler, kind))
+
+
+def step_table(
+    sampler: Sampler | Inversion,
+    schedule: NoiseSchedule,
+    num_steps: int | Sequence[int] | None = None,
+    objective: Objective | None = None,
+    strength: float = 1.0,
+) -> StepTable:
+    """The coefficients of a sampler in fewer steps.
+
+    Args:
+        sampler: one of the above.
+        schedule: of all T steps.
+        num_steps: how many steps, spaced as the sampler says; or the steps themselves, increasing and ending at T - 1;
+            None = all T.
+        objective: what the network was trained to predict, and its variance, for samplers that leave it to the model;
+            None = eps and the posterior's.
+        strength: the share of the steps to take, the last ones; they begin at the t that is left.
+
+    Raises:
+        InputError: more steps than T, steps that do not increase or leave out T - 1, where the noise is; variances of
+            another number, a learned variance of a model that has none; or a sampler that needs some signal in x_T on
+            a schedule that leaves none.
+    """
+    objective = objective or Objective()
+    kept = _kept_steps(schedule, num_steps, sampler.spacing)
+    respaced = schedule if num_steps is None else schedule.respace(kept)
+    if isinstance(getattr(sampler, "variance", None), tuple):
+        sampler = dataclasses.replace(sampler, variance=_one_each(sampler.variance, kept)[: _share(strength, kept)])
+    if strength < 1:
+        kept = kept[: _share(strength, kept)]
+        respaced = respaced.respace(range(len(kept)))
+    if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
+        raise InputError(
+            f"`variance` learned needs a model that learned one. Received: a model with {objective.variance!r}"
+        )
+    rows = sampler.rows(respaced, objective.variance)
+    at = kept[rows.at]
+    a, b = (column[at] for column in parametrization.x0_coefficients(schedule, objective.prediction))
+    return StepTable(schedule.timesteps[at], a, b, rows, sampler.clip)
+
+
+def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
+    """Indices of the steps to take, increasing, of which the last is where the noise is."""
+    if num_steps is None:
+        return np.arange(schedule.num_timesteps)
+    if isinstance(num_steps, str) or np.ndim(num_steps) == 0:
+        return timestep_grid(schedule, num_steps, spacing)
+    kept = checked_steps("num_steps", num_steps, schedule.num_timesteps)
+    if kept[-1] != schedule.num_timesteps - 1:
+        raise InputError(
+            f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
+            f"Received: a last step of {kept[-1]}"
+        )
+    return kept
+
+
+def _share(strength, kept) -> int:
+    return round(strength * len(kept))
+
+
+def _one_each(variances, kept):
+    if len(variances) != len(kept):
+        raise InputError(
+            f"`variance` must have one entry for each of {len(kept)} steps. Received: {len(variances)} entries"
+        )
+    return variances
+
+
+def _ancestral_rows(schedule, variance) -> Rows:
+    down = np.arange(schedule.num_timesteps)[::-1]
+    learned = None
+    if isinstance(variance, tuple):
+        std = np.sqrt(variance)
+    elif variance == "learned":
+        learned = tuple(end[::-1] for end in parametrization.log_variance_range(schedule))
+        std = np.ones(len(down))
+    else:
+        std = np.sqrt(schedule.posterior_variances if variance == "small" else schedule.betas)
+    std[0] = 0.0  # z = 0 at the last step
+    columns = (column[::-1] for column in (schedule.posterior_coefs_x0, schedule.posterior_coefs_xt, std))
+    return Rows(down, *columns, log_variance_range=learned)
+
+
+def _levels(schedule):
+    """s and n of the data and of every step, (T + 1,) each: sqrt(alpha_bar) and sqrt(1 - alpha_bar)."""
+    signal = np.sqrt(np.concatenate([[1.0], schedule.alpha_bars]))
+    return signal, np.sqrt(np.concatenate([[0.0], schedule.one_minus_alpha_bars]))
+
+
+def _euler(schedule):
+    """n'/n and s' - s n'/n of every step, (T,) each: x' = n'/n x + (s' - s n'/n) x_0 is Euler's step, and DDIM's."""
+    signal, noise_ = _levels(schedule)
+    ratio = noise_[:-1] / noise_[1:]
+    return ratio, signal[:-1] - signal[1:] * ratio

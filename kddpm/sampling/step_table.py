@@ -1,0 +1,86 @@
+"""A sampler as a table: the coefficients of every step, float64 NumPy, one row for each call of the network.
+
+    (1)  x_0  = a x + b output,  clipped if wanted           a, b of what the network predicts (`kddpm.parametrization`)
+    (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1)
+         m'   = f x_0 + g x + h m,                           a memory, for the samplers that have one
+
+`kddpm.samplers` says what c to h and sigma are; `kddpm.walks` takes the steps.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a sampler makes of a (respaced) schedule: equation (2), arrays (rows,) in the order they are taken.
+
+    Attributes:
+        at: index into the schedule of the t at which the network is asked.
+        from_x0, from_xt, noise_std: c, d and sigma.
+        from_memory: e; None = no memory.
+        memory_from_x0, memory_from_xt, memory_from_memory: f, g and h; None = no memory.
+        log_variance_range: where sigma is learned, the two ends of its log-variance; `noise_std` is a factor then.
+    """
+
+    at: np.ndarray
+    from_x0: np.ndarray
+    from_xt: np.ndarray
+    noise_std: np.ndarray
+    from_memory: np.ndarray | None = None
+    memory_from_x0: np.ndarray | None = None
+    memory_from_xt: np.ndarray | None = None
+    memory_from_memory: np.ndarray | None = None
+    log_variance_range: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTable:
+    """All coefficients of equations (1) and (2), float64 (steps,) each, in the order the steps are taken.
+
+    Attributes:
+        timesteps: t of each step as the network knows it, int64 (steps,).
+        x0_from_xt, x0_from_output: a and b.
+        rows: c to h and sigma.
+        clip: whether x_0 is clipped: True, False, or "dynamic" thresholding.
+    """
+
+    timesteps: np.ndarray
+    x0_from_xt: np.ndarray
+    x0_from_output: np.ndarray
+    rows: Rows
+    clip: bool | str
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, each one network call; a sampler may take several a step."""
+        return len(self.timesteps)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the state is x and a memory, 2 C channels, instead of x alone."""
+        return self.rows.from_memory is not None
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network must give 2 C channels, of which the others are a variance."""
+        return self.rows.log_variance_range is not None
+
+    @property
+    def fingerprint(self) -> tuple:
+        """The same for tables of the same steps, and hashable."""
+        values = [self.timesteps, self.x0_from_xt, self.x0_from_output, *vars(self.rows).values()]
+        return self.clip, *(None if value is None else np.asarray(value).tobytes() for value in values)
+
+    def take(self, order: np.ndarray) -> "StepTable":
+        """The table with its rows in another order, perhaps some of them several times."""
+
+        def taken(value):
+            if isinstance(value, tuple):
+                return tuple(column[order] for column in value)
+            return None if value is None else value[order]
+
+        rows = Rows(**{field.name: taken(getattr(self.rows, field.name)) for field in dataclasses.fields(Rows)})
+        columns = (column[order] for column in (self.timesteps, self.x0_from_xt, self.x0_from_output))
+        return StepTable(*columns, rows=rows, clip=self.clip)

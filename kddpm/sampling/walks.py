@@ -1,0 +1,121 @@
+"""The one loop of all samplers: the steps of a `StepTable`, taken one after the other inside the graph.
+
+Equations (1) and (2) are those of `kddpm.sampling.step_table`. `predict` is any function (x_t, t) -> output on tensors
+(B, H, W, C) and int32 (B,); nothing here knows a model or a file.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.sampling import noise
+from kddpm.sampling.step_table import StepTable
+from kddpm.theory.process import learned_log_variance
+
+_DYNAMIC_QUANTILE = 0.995  # Saharia et al. 2022, section 2.3
+
+
+def initial_noise(seeds, image_shape: Sequence[int]):
+    """x_T for int32 seeds (B,): float32 (B, *image_shape)."""
+    return noise.normal(seeds, noise.INITIAL_STREAM, 0, tuple(image_shape))
+
+
+def initial_state(x, table: StepTable):
+    """The sampler's state that begins at x (B, H, W, C): x, or x and a memory, (B, H, W, 2 C)."""
+    return tf.concat([x, x], axis=-1) if table.has_memory else x
+
+
+def picture_of(state, table: StepTable):
+    """x (B, H, W, C) of a sampler's state."""
+    return tf.split(state, 2, axis=-1)[0] if table.has_memory else state
+
+
+def take_step(predict: Callable, table: StepTable, state, seeds, index):
+    """One step: the state before it to the state after it.
+
+    Args:
+        predict: (x_t, t) -> output of the network.
+        table: the steps.
+        state: float32 (B, H, W, C), x_t before the step, or (B, H, W, 2 C) with a memory; `initial_state` at step 0.
+        seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
+        index: int32 scalar, which step.
+
+    Returns:
+        float32, like `state`.
+    """
+    x = picture_of(state, table)
+    batch, *image_shape = x.shape
+    t = tf.fill([batch], tf.gather(table.timesteps.astype(np.int32), index))
+    noisy = np.any(table.rows.noise_std)
+    z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(image_shape)) if noisy else None
+    return tf.ensure_shape(next_state(table, state, predict(x, t), index, z), state.shape)
+
+
+def walk(predict: Callable, table: StepTable, state, seeds, start=0, stop=None, after_step: Callable | None = None):
+    """Take the steps start .. stop - 1 in one `tf.while_loop`.
+
+    Args:
+        predict: (x_t, t) -> output of the network.
+        table: the steps.
+        state: as in `take_step`.
+        seeds: as in `take_step`.
+        start: first step, int32 scalar or number.
+        stop: one past the last step, None = all.
+        after_step: (state, index) -> state, applied after each step; None = nothing.
+
+    Returns:
+        float32, the state after the last step taken; after all of them its picture is the image in [-1, 1].
+    """
+
+    def body(index, state):
+        after = take_step(predict, table, state, seeds, index)
+        return index + 1, after if after_step is None else after_step(after, index)
+
+    stop = tf.convert_to_tensor(table.num_rows if stop is None else stop, tf.int32)
+    start = tf.convert_to_tensor(start, tf.int32)
+    return tf.while_loop(lambda index, _: index < stop, body, (start, state), parallel_iterations=1)[1]
+
+
+def next_state(table: StepTable, state, output, index, z=None):
+    """The state after a step, equations (1) and (2), from what the network said.
+
+    Args:
+        table: the steps.
+        state: float32 (B, ..., C), or (B, ..., 2 C) with a memory.
+        output: the network's at x, (B, ..., C), or (B, ..., 2 C) with a learned variance.
+        index: int32 scalar, which step.
+        z: standard normal noise like x, None = none.
+    """
+
+    def at(column):
+        return tf.gather(column.astype(np.float32), index)
+
+    rows = table.rows
+    output = tf.cast(output, tf.float32)
+    x_t, memory = tf.split(state, 2, axis=-1) if table.has_memory else (state, None)
+    std = at(rows.noise_std)
+    if table.learned_variance:
+        output, fraction = tf.split(output, 2, axis=-1)
+        ends = (at(column) for column in rows.log_variance_range)
+        std = std * tf.exp(0.5 * learned_log_variance(fraction, *ends))
+    x_0 = _clipped(at(table.x0_from_xt) * x_t + at(table.x0_from_output) * output, table.clip)
+    x_prev = at(rows.from_x0) * x_0 + at(rows.from_xt) * x_t
+    if memory is not None:
+        x_prev += at(rows.from_memory) * memory
+    if z is not None:
+        x_prev += std * z
+    if memory is None:
+        return x_prev
+    memory = at(rows.memory_from_x0) * x_0 + at(rows.memory_from_xt) * x_t + at(rows.memory_from_memory) * memory
+    return tf.concat([x_prev, memory], axis=-1)
+
+
+def _clipped(x_0, clip):
+    if clip == "dynamic":
+        size = np.prod(x_0.shape[1:])
+        beyond = int(size - np.ceil(_DYNAMIC_QUANTILE * (size - 1)))  # values at and above the quantile
+        largest = tf.math.top_k(tf.reshape(tf.abs(x_0), [-1, size]), beyond).values[:, -1]
+        limit = tf.reshape(tf.maximum(largest, 1.0), [-1] + [1] * (len(x_0.shape) - 1))
+        return tf.clip_by_value(x_0, -limit, limit) / limit
+    return tf.clip_by_value(x_0, -1.0, 1.0) if clip else x_0

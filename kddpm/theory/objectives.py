@@ -1,0 +1,333 @@
+"""What training minimises and what a model is worth: losses, the variational bound, its estimators, the decoder.
+
+The bound on -log p(x_0) of a chain p(x_{t-1} | x_t) (Ho et al. 2020, eq. 3 and 5), with 0-based t and "x_{-1}" = x_0:
+
+    (1)  L = L_T + sum_t L_t,   L_T = KL(q(x_T | x_0) || N(0, 1)),   L_0 = -log p(x_0 | x_t at t = 0)
+    (2)  L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t > 0
+    (3)  p(x_0 | x_t at t = 0) = the normal's mass in a pixel's bin, 2/255 wide; the outermost are open     (Ho, eq. 13)
+
+The same number can be had from other samples (Ho et al. 2020, appendix A; Luo 2022, section 3):
+
+    (4)  L = E[-log p(x_T) + sum_t log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t)]     over whole trajectories x_1 .. x_T
+    (5)  the same with T times one term of the sum, of a t drawn evenly                         over pairs x_{t-1}, x_t
+    (6)  L_T + T L_t of a t drawn evenly, the KL in closed form                                                over x_t
+
+Losses and bounds are means over the pixels of an image, (B,), the bounds in nats; divided by log 2 they are bits per
+dimension. Arithmetic has the dtype of what comes in, float32 or float64. All of it is plain `keras.ops`.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from kddpm.theory import parametrization
+from kddpm.theory.parametrization import Objective
+from kddpm.theory.process import GaussianDiffusion, as_float, at_t, split_output
+
+_HYBRID_BOUND_WEIGHT = 0.001  # Nichol & Dhariwal 2021, eq. 16
+_HALF_BIN = 1 / 255  # uint8 in [-1, 1]
+_FAR = 8.0  # standard deviations beyond which a tail is taken in logarithms; float32 underflows at 13
+_FRACTIONS = 12  # of the tail's continued fraction, whose error is then 2e-15 at 8 standard deviations
+_TINY = 1e-37  # keeps logarithms finite in the branch that is not taken
+_HISTORY_DECAY = 0.9  # a memory of about 10 losses of each t, as long as Nichol & Dhariwal 2021, section 3.3
+_HISTORY_NEEDED = 10
+_UNIFORM_SHARE = 0.001
+_LARGEST_LOSS = 1e15  # whose square is a float32
+
+
+def training_loss(diffusion: GaussianDiffusion, x_t, t, x_0, noise, output, objective: Objective | None = None):
+    """What one training step minimises (`kddpm.parametrization`, equation (2)).
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        x_t: `diffusion.q_sample(x_0, t, noise)`.
+        t: int (B,).
+        x_0: images in [-1, 1], (B, ..., C).
+        noise: eps, like x_0.
+        output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
+        objective: what is trained; None = eps, by its mean squared error.
+
+    Returns:
+        (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants; at t
+        = 0 the square stands in for the decoder, unless the variance is learned.
+    """
+    objective = objective or Objective()
+    predicted, fraction = split_output(output, objective)
+    if objective.variance == "learned" and objective.weighting == "vlb":
+        return _bound_term(diffusion, x_t, t, x_0, predicted, fraction, objective)
+    target = noise if objective.prediction == "eps" else diffusion.from_x0(x_t, t, x_0, objective.prediction)
+    error = mean_squared_error(target, predicted)
+    if objective.weighting == "hybrid":
+        bound = _bound_term(diffusion, x_t, t, x_0, ops.stop_gradient(predicted), fraction, objective)
+        return error + _HYBRID_BOUND_WEIGHT * diffusion.schedule.num_timesteps * bound
+    if objective.weighting == "simple":
+        return error
+    return at_t(parametrization.loss_weights(diffusion.schedule, objective), t, error) * error
+
+
+def mean_squared_error(target, predicted):
+    """|target - predicted|^2 as a mean over everything but the batch, (B,); at least float32."""
+    target = as_float(target)
+    return _mean(ops.square(target - ops.cast(predicted, ops.dtype(target))))
+
+
+def last_step_loss_nats(diffusion: GaussianDiffusion, x_t, t, x_prev, predicted):
+    """The bound's term from the noise of the last step alone, up to a constant: the "denoising" view.
+
+    x_t = sqrt(alpha_t) x_{t-1} + beta_t e, with e in units in which the mean of p(x_{t-1} | x_t) is
+    (x_t - beta_t e_theta) / sqrt(alpha_t). Then
+
+        L = beta_t^2 / (2 sigma_t^2 alpha_t) |e - e_theta|^2,   sigma_t^2 the posterior variance.
+
+    Given x_t and x_0, e is eps / sqrt(1 - alpha_bar_t) on average, which is minus the score: this is the "vlb" loss of
+    eps with a noisier target, and has the same best prediction (Vincent 2011; Ho et al. 2020, section 3.2).
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        x_t: noisy images, (B, ...).
+        t: int (B,), at least 1.
+        x_prev: x_{t-1}, one step earlier, (B, ...).
+        predicted: e_theta(x_t, t), (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    schedule = diffusion.schedule
+    x_prev, x_t = as_float(x_prev), as_float(x_t)
+    noise = (x_t - at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev) / at_t(schedule.betas, t, x_t)
+    weights = schedule.betas**2 / (2 * np.exp(parametrization.log_variances(schedule, "small")) * schedule.alphas)
+    error = mean_squared_error(noise, predicted)
+    return at_t(weights, t, error) * error
+
+
+# The terms of the bound.
+
+
+def gaussian_kl_nats(mean_1, log_variance_1, mean_2, log_variance_2):
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
+    ratio = log_variance_1 - log_variance_2
+    return 0.5 * (ops.expm1(ratio) - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
+
+
+def decoder_log_likelihood_nats(x_0, mean, log_variance):
+    """log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
+
+    Seen from the mean, a bin lies between `near` and `far` standard deviations, in the upper tail Q of a normal, where
+    nothing cancels. Far out, where Q is too small for a float, its logarithm is that of a continued fraction:
+
+        log p = log(Q(near) - Q(far)),  Q = 1 or 0 at the open end of an outermost bin
+        log Q(z) = -z^2 / 2 - log(sqrt(2 pi) c(z)),  c(z) = z + 1 / (z + 2 / (z + 3 / ...))
+
+    So there is no floor: a wrong mean costs what it costs, and its gradient points back to the pixel.
+
+    Args:
+        x_0: pixels in [-1, 1], x / 127.5 - 1 of a uint8 x.
+        mean: of the normal; broadcasts.
+        log_variance: of the normal; broadcasts.
+
+    Returns:
+        Nats of each element, at most 0.
+
+    Reference:
+        Abramowitz & Stegun 1964, "Handbook of mathematical functions", 26.2.14 (the continued fraction).
+    """
+    scale = ops.exp(-0.5 * log_variance)
+    centred = x_0 - mean
+    right = centred > 0  # of the mean
+    distance = ops.where(right, centred, -centred)
+    lowest, highest = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
+    open_near, open_far = ops.where(right, lowest, highest), ops.where(right, highest, lowest)
+    near, width = (distance - _HALF_BIN) * scale, 2 * _HALF_BIN * scale
+
+    mass = ops.where(open_near, 1.0, _upper_tail(near)) - ops.where(open_far, 0.0, _upper_tail(near + width))
+    start = ops.maximum(near, _FAR)
+    fraction, next_fraction = _tail_fraction(start), _tail_fraction(start + width)
+    fall = width * (start + width / 2) + ops.log(next_fraction / fraction)  # log Q(near) - log Q(far)
+    kept = ops.where(open_far, 0.0, ops.log(-ops.expm1(-ops.maximum(fall, _TINY))))
+    far_log_mass = kept - 0.5 * ops.square(start) - ops.log(math.sqrt(2 * math.pi) * fraction)
+    is_far = ops.logical_and(near > _FAR, ops.logical_not(open_near))
+    return ops.where(is_far, far_log_mass, ops.log(ops.maximum(mass, _TINY)))
+
+
+def prior_nats(diffusion, x_0):
+    """L_T, equation (1): how far x_T still is from pure noise; (B,)."""
+    alpha_bar = float(diffusion.schedule.alpha_bars[-1])
+    mean = math.sqrt(alpha_bar) * as_float(x_0)
+    zero = ops.zeros_like(mean)
+    return _mean(gaussian_kl_nats(mean, zero + math.log1p(-alpha_bar), zero, zero))
+
+
+def bound_term_nats(
+    diffusion: GaussianDiffusion, x_t, t, x_0, output, objective: Objective | None = None, clip: bool = False
+):
+    """L_t of equation (1), (B,): the KL of (2), or at t = 0 the decoder (3).
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        x_t: noisy images, like x_0.
+        t: int (B,).
+        x_0: images in [-1, 1], (B, ..., C).
+        output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
+        objective: what it means; None = eps, and the posterior's variance.
+        clip: whether the x_0 that it implies is clipped to [-1, 1], as samplers do.
+    """
+    objective = objective or Objective()
+    return _bound_term(diffusion, x_t, t, x_0, *split_output(output, objective), objective, clip)
+
+
+# Three estimators of the bound. `reverse` is (x_t, t) -> mean and log-variance of p(x_{t-1} | x_t).
+
+
+def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, noises):
+    """Equation (4): a whole trajectory, T calls of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        noises: standard normal, (T, B, ...), one for each step.
+
+    Returns:
+        (B,) in nats.
+    """
+    total, x_prev = 0.0, x_0
+    for index in range(diffusion.schedule.num_timesteps):
+        t = ops.full((ops.shape(x_0)[0],), index, "int32")
+        x_t = diffusion.q_step(x_prev, t, noises[index])
+        total = total + _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
+        x_prev = x_t
+    return total + 0.5 * _mean(math.log(2 * math.pi) + ops.square(x_prev))
+
+
+def bound_from_pair_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise_prev, noise):
+    """Equation (5): x_{t-1} and x_t of one t drawn evenly from 0 .. T - 1; one call of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        t: int (B,).
+        noise_prev: standard normal, leads from x_0 to x_{t-1}; (B, ...).
+        noise: standard normal, leads from x_{t-1} to x_t; (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    schedule = diffusion.schedule
+    x_0 = as_float(x_0)
+    mean = at_t(np.sqrt(schedule.alpha_bars_prev), t, x_0) * x_0
+    x_prev = mean + at_t(np.sqrt(schedule.one_minus_alpha_bars_prev), t, x_0) * noise_prev
+    x_t = diffusion.q_step(x_prev, t, noise)
+    alpha_bar = float(schedule.alpha_bars[-1])
+    # E[-log p(x_T)], x_T being N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
+    last = 0.5 * _mean(math.log(2 * math.pi) + alpha_bar * ops.square(x_0) + 1 - alpha_bar)
+    return last + schedule.num_timesteps * _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
+
+
+def bound_from_one_sample_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise):
+    """Equation (6): x_t of one t drawn evenly from 0 .. T - 1, the KL in closed form; one call of `reverse`.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_0: images in [-1, 1], (B, ...).
+        t: int (B,).
+        noise: standard normal, leads from x_0 to x_t; (B, ...).
+
+    Returns:
+        (B,) in nats.
+    """
+    x_t = diffusion.q_sample(x_0, t, noise)
+    return prior_nats(diffusion, x_0) + diffusion.schedule.num_timesteps * _term(
+        diffusion, x_t, t, x_0, *reverse(x_t, t)
+    )
+
+
+# Importance sampling of t.
+
+
+def importance_probabilities(squares, counts):
+    """How often to draw each t: as sqrt(E[L_t^2]) (Nichol & Dhariwal 2021, eq. 18), evenly until every t was seen.
+
+    Args:
+        squares: running means of squared losses, (T,).
+        counts: how many losses of each t have been seen, (T,).
+
+    Returns:
+        (T,), adding up to 1; a loss drawn so counts 1 / (T p_t).
+    """
+    size = squares.shape[0]
+    roots = ops.sqrt(ops.maximum(squares, 1e-30))
+    shares = (1 - _UNIFORM_SHARE) * roots / ops.sum(roots) + _UNIFORM_SHARE / size
+    return ops.where(ops.min(counts) >= _HISTORY_NEEDED, shares, ops.full_like(shares, 1 / size))
+
+
+def updated_loss_history(squares, counts, t, losses):
+    """The running means of `importance_probabilities`, and the counts, after a batch.
+
+    The mean of a t that the batch holds n times becomes 0.9^n of what it was and 1 - 0.9^n of the batch's mean square;
+    the first time, the batch's mean square.
+
+    Args:
+        squares: running means of squared losses, (T,).
+        counts: how many losses of each t have been seen, (T,).
+        t: int (B,), may hold a t several times.
+        losses: of the batch, without the weights 1 / (T p_t), (B,).
+
+    Returns:
+        The new squares and counts.
+    """
+    seen = ops.equal(ops.expand_dims(t, 0), ops.expand_dims(ops.arange(squares.shape[0]), 1))  # (T, B)
+    times = ops.sum(ops.cast(seen, squares.dtype), axis=1)
+    squared = ops.square(ops.minimum(losses, _LARGEST_LOSS))
+    means = ops.sum(ops.where(seen, squared, 0.0), axis=1) / ops.maximum(times, 1)
+    kept = ops.where(counts > 0, ops.power(_HISTORY_DECAY, times), ops.cast(times == 0, squares.dtype))
+    return kept * squares + (1 - kept) * means, counts + times
+
+
+def _bound_term(diffusion, x_t, t, x_0, predicted, fraction, objective, clip=False):
+    """`bound_term_nats` of an output that has been split."""
+    reverse = diffusion.p_mean_log_variance(x_t, t, predicted, fraction, objective, clip)
+    return _term(diffusion, x_t, t, x_0, *reverse)
+
+
+def _term(diffusion, x_t, t, x_0, mean, log_variance):
+    """L_t of a p(x_{t-1} | x_t) of that mean and log-variance."""
+    x_t = as_float(x_t)
+    x_0 = ops.cast(x_0, ops.dtype(x_t))
+    true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
+    kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
+    return ops.where(t == 0, -_mean(decoder_log_likelihood_nats(x_0, mean, log_variance)), _mean(kl))
+
+
+def _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev):
+    """log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), (B,); at t = 0 p is the decoder's."""
+    schedule = diffusion.schedule
+    mean, log_variance = reverse(x_t, t)
+    forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
+    decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
+    backward = _log_normal(x_prev, mean, log_variance)
+    return _mean(forward) - ops.where(t == 0, _mean(decoded), _mean(backward))
+
+
+def _log_normal(x, mean, log_variance):
+    return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
+
+
+def _upper_tail(z):
+    """Q(z), the mass of a standard normal above z."""
+    return 0.5 * ops.erfc(z * math.sqrt(0.5))
+
+
+def _tail_fraction(z):
+    """c(z) of `decoder_log_likelihood_nats`, for z of at least `_FAR`."""
+    fraction = z
+    for k in range(_FRACTIONS, 0, -1):
+        fraction = z + k / fraction
+    return fraction
+
+
+def _mean(x):
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))

@@ -1,0 +1,284 @@
+"""Noise schedules: how much signal is left after each of T noising steps.
+
+Index t is 0-based: index 0 is the first noising step (x_1 of the papers), T - 1 the last, and before index 0 the signal
+is whole. Everything follows from beta_t (Ho et al. 2020, section 2):
+
+    (1)  alpha_t = 1 - beta_t
+    (2)  alpha_bar_t = alpha_0 alpha_1 ... alpha_t,  alpha_bar_{-1} = 1                                    (Ho, eq. 4)
+    (3)  posterior variance  = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)                            (Ho, eq. 7)
+    (4)  posterior mean      = c0_t x_0 + ct_t x_t                                                         (Ho, eq. 7)
+         c0_t = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t)
+         ct_t = sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)
+
+Products are sums of logarithms here and 1 - alpha_bar is -expm1(log alpha_bar), so that neither end of the schedule
+loses digits. All tables are float64 NumPy arrays of shape (T,) and read-only.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from kddpm.base.errors import InputError
+
+_MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last steps of a vanishing alpha_bar finite
+
+
+class NoiseSchedule:
+    """The tables of one schedule, equations (1) to (4).
+
+    Args:
+        betas: noise added by each step, shape (T,), each strictly between 0 and 1; the last may be 1, which leaves no
+            signal at all ("zero terminal SNR").
+        timesteps: what index i is called when the network is asked, shape (T,), increasing. None = 0 .. T - 1. A
+            respaced schedule keeps the names of the steps it was made from.
+
+    Attributes:
+        num_timesteps: T.
+        timesteps: int64 (T,).
+        betas, alphas, log_alpha_bars, alpha_bars, alpha_bars_prev: equations (1) and (2); `_prev` is one step earlier.
+        one_minus_alpha_bars, one_minus_alpha_bars_prev: the variance of x_t given x_0.
+        posterior_variances, posterior_coefs_x0, posterior_coefs_xt: equations (3) and (4); the variance is 0 at t = 0.
+
+    Raises:
+        InputError: betas of another shape, or outside (0, 1); timesteps that do not increase.
+
+    Example:
+        >>> schedule = kddpm.schedules.linear(num_timesteps=1000)
+        >>> schedule.alpha_bars[-1]
+        4.035829765375...e-05
+    """
+
+    def __init__(self, betas: Sequence[float], timesteps: Sequence[int] | None = None):
+        try:
+            self.betas = betas = np.array(betas, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"`betas` must be a list of numbers. Received: {betas!r}") from None
+        if betas.ndim != 1 or betas.size == 0:
+            raise InputError(f"`betas` must be a non-empty list of numbers. Received: shape {betas.shape}")
+        inside = (betas > 0) & (betas < 1)
+        inside[-1] |= betas[-1] == 1
+        outside = np.flatnonzero(~inside)
+        if outside.size:
+            t = outside[0]
+            raise InputError(f"`betas` must lie strictly between 0 and 1. Received: beta={betas[t]:g} at t={t}")
+        self.num_timesteps = len(betas)
+        self.timesteps = np.arange(len(betas)) if timesteps is None else checked_steps("timesteps", timesteps)
+        if len(self.timesteps) != len(betas):
+            raise InputError(f"`timesteps` must have {len(betas)} entries, one a beta. Received: {len(self.timesteps)}")
+
+        self.alphas = 1 - betas
+        with np.errstate(divide="ignore"):  # log 0, of a last beta of 1
+            self.log_alpha_bars = np.cumsum(np.log1p(-betas))
+        log_alpha_bars_prev = np.concatenate([[0.0], self.log_alpha_bars[:-1]])
+        self.alpha_bars, self.alpha_bars_prev = np.exp(self.log_alpha_bars), np.exp(log_alpha_bars_prev)
+        self.one_minus_alpha_bars = -np.expm1(self.log_alpha_bars)
+        self.one_minus_alpha_bars_prev = -np.expm1(log_alpha_bars_prev)
+
+        noise_ratio = self.one_minus_alpha_bars_prev / self.one_minus_alpha_bars
+        self.posterior_variances = betas * noise_ratio
+        self.posterior_coefs_x0 = np.sqrt(self.alpha_bars_prev) * betas / self.one_minus_alpha_bars
+        self.posterior_coefs_xt = np.sqrt(self.alphas) * noise_ratio
+        for table in vars(self).values():
+            if isinstance(table, np.ndarray):
+                table.flags.writeable = False
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether x_T keeps nothing of the image."""
+        return bool(self.betas[-1] == 1)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The walk from noise to data as (t, t_prev) pairs in `timesteps`; the last t_prev is -1, the data itself."""
+        steps = [-1, *self.timesteps.tolist()]
+        return list(zip(steps[:0:-1], steps[-2::-1], strict=True))
+
+    def respace(self, timesteps: Sequence[int]) -> "NoiseSchedule":
+        """The schedule that visits only some steps, with the same alpha_bar at each of them.
+
+        Between two kept steps, beta' = 1 - alpha_bar_t / alpha_bar_t_prev (Nichol & Dhariwal 2021, section 4).
+
+        Args:
+            timesteps: indices to keep, increasing, each in 0 .. T - 1; any subset.
+
+        Raises:
+            InputError: an empty list, an order that does not increase, an index out of range.
+        """
+        kept = checked_steps("timesteps", timesteps, self.num_timesteps)
+        log_alpha_bars = self.log_alpha_bars[kept]
+        betas = -np.expm1(np.diff(log_alpha_bars, prepend=0.0))
+        return NoiseSchedule(betas, self.timesteps[kept])
+
+    def get_config(self) -> dict:
+        """What `from_config` needs, as JSON-ready lists; float64 survives JSON exactly."""
+        return {"betas": self.betas.tolist(), "timesteps": self.timesteps.tolist()}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "NoiseSchedule":
+        """The schedule that `get_config` described."""
+        return cls(**config)
+
+    def __repr__(self):
+        return f"NoiseSchedule(T={self.num_timesteps}, alpha_bar={self.alpha_bars[0]:.6g}..{self.alpha_bars[-1]:.3g})"
+
+
+def linear(num_timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
+    """beta rises linearly from `start` to `end` (Ho et al. 2020, section 4)."""
+    return NoiseSchedule(np.linspace(start, end, _steps(num_timesteps)))
+
+
+def quadratic(num_timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
+    """sqrt(beta) rises linearly; called "scaled linear" by latent diffusion (Rombach et al. 2022)."""
+    _check_ends(start, end)
+    return NoiseSchedule(np.linspace(math.sqrt(start), math.sqrt(end), _steps(num_timesteps)) ** 2)
+
+
+def constant(num_timesteps: int = 1000, beta: float = 0.01) -> NoiseSchedule:
+    """The same beta at every step."""
+    return NoiseSchedule(np.full(_steps(num_timesteps), beta))
+
+
+def cosine(num_timesteps: int = 1000, offset: float = 0.008) -> NoiseSchedule:
+    """alpha_bar follows a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas clipped at 0.999.
+
+    Written as beta = sin(b - a) sin(b + a) / cos(a)^2 with a, b the angles before and after the step: the textbook's
+    1 - cos(b)^2 / cos(a)^2 without its cancellation.
+    """
+    if not offset > 0:
+        raise InputError(f"`offset` must be positive. Received: offset={offset}")
+    steps = _steps(num_timesteps)
+    angles = (np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2
+    before, after = angles[:-1], angles[1:]
+    return NoiseSchedule(np.minimum(np.sin(after - before) * np.sin(after + before) / np.cos(before) ** 2, _MAX_BETA))
+
+
+def sigmoid(num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
+    """alpha_bar falls along a sigmoid from `start` to `end` at temperature `tau` (Jabri et al. 2022, algorithm 1)."""
+    if not (end > start and tau > 0):
+        raise InputError(f"`sigmoid` needs start < end and tau > 0. Received: start={start}, end={end}, tau={tau}")
+
+    def sigma(x):
+        return 1 / (1 + math.exp(-x / tau))
+
+    low, high = sigma(start), sigma(end)
+    return from_alpha_bar(lambda u: (high - sigma(start + u * (end - start))) / (high - low), num_timesteps)
+
+
+def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000) -> NoiseSchedule:
+    """A schedule from any decreasing alpha_bar(u), u from 0 (data) to 1 (noise), betas clipped at 0.999.
+
+    Args:
+        function: alpha_bar at u, a number in [0, 1]; scaled so that alpha_bar(0) = 1.
+        num_timesteps: T; the function is read at the T + 1 points u = t / T.
+
+    Raises:
+        InputError: a function that does not decrease, or leaves [0, 1].
+    """
+    steps = _steps(num_timesteps)
+    values = np.array([function(i / steps) for i in range(steps + 1)], np.float64)
+    if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
+        raise InputError(
+            "`function` must decrease strictly within [0, 1] as u goes from 0 to 1. "
+            f"Received: alpha_bar(0)={values[0]:g}, alpha_bar(1)={values[-1]:g}"
+        )
+    return NoiseSchedule(np.minimum(1 - values[1:] / values[:-1], _MAX_BETA))
+
+
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The same schedule, with sqrt(alpha_bar) shifted and stretched so that it ends at 0 (Lin et al. 2023, alg. 1).
+
+    Sampling then starts from what training saw last, pure noise. A network that predicts eps cannot follow: where there
+    is no signal, eps is x_t itself and says nothing about the image.
+    """
+    roots = np.sqrt(schedule.alpha_bars)
+    shifted = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]) if len(roots) > 1 else np.zeros(1)
+    alpha_bars = np.concatenate([[1.0], shifted**2])
+    return NoiseSchedule(1 - alpha_bars[1:] / alpha_bars[:-1], schedule.timesteps)
+
+
+BY_NAME = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid, "quadratic": quadratic, "constant": constant}
+
+
+def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
+    """The schedule of that name with its default shape, for flags and configurations."""
+    if name not in BY_NAME:
+        raise InputError(f"`schedule` must be one of {', '.join(BY_NAME)}. Received: {name!r}")
+    return BY_NAME[name](num_timesteps)
+
+
+SPACINGS = ("trailing", "linspace", "quadratic", "karras")
+_KARRAS_RHO = 7
+
+
+def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trailing") -> np.ndarray:
+    """Which `num_steps` of the T steps to take.
+
+        trailing   evenly spaced, counted from the end (Lin et al. 2023, table 2)
+        linspace   evenly spaced, from 0 to T - 1
+        quadratic  evenly spaced square roots: more steps near the data (Song et al. 2021, appendix D.2)
+        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar) (Karras et al. 2022, eq. 5)
+
+    Args:
+        schedule: of all T steps.
+        num_steps: how many.
+        spacing: one of the above. Where rounding would take a step twice, its neighbour is taken instead.
+
+    Returns:
+        int64 (num_steps,), increasing, ending at T - 1.
+
+    Raises:
+        InputError: num_steps that is no integer in 1 .. T, or another spacing.
+    """
+    last = schedule.num_timesteps - 1
+    if not _is_count(num_steps) or num_steps > last + 1:
+        raise InputError(f"`num_steps` must be an integer in 1 .. {last + 1} (T). Received: {num_steps!r}")
+    if spacing not in SPACINGS:
+        raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {spacing!r}")
+    if num_steps == 1:
+        return np.array([last])
+    if spacing == "trailing":
+        steps = np.round(np.arange(1, num_steps + 1) * ((last + 1) / num_steps)) - 1
+    elif spacing == "linspace":
+        steps = np.linspace(0, last, num_steps)
+    elif spacing == "quadratic":
+        steps = np.linspace(0, math.sqrt(last), num_steps) ** 2
+    else:
+        finite = schedule.alpha_bars > 0
+        sigmas = np.sqrt(schedule.one_minus_alpha_bars[finite] / schedule.alpha_bars[finite])
+        ends = sigmas[[0, -1]] ** (1 / _KARRAS_RHO)
+        steps = np.interp(np.log(np.linspace(*ends, num_steps) ** _KARRAS_RHO), np.log(sigmas), np.arange(len(sigmas)))
+    steps = np.round(steps).astype(np.int64)
+    steps[-1] = last
+    room = np.arange(num_steps)
+    steps = np.maximum.accumulate(steps - room) + room  # each at least one after the one before ...
+    return np.minimum(steps, last - room[::-1])  # ... and none beyond what is left to the end
+
+
+def checked_steps(name: str, steps, num_timesteps: int | None = None) -> np.ndarray:
+    """`steps` as int64 (N,).
+
+    Raises:
+        InputError: no integers, none at all, an order that does not increase, or some outside 0 .. num_timesteps - 1.
+    """
+    array = np.array(steps)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or np.any(np.diff(array) <= 0):
+        raise InputError(f"`{name}` must be increasing integers. Received: {steps!r}")
+    if num_timesteps is not None and not (array[0] >= 0 and array[-1] < num_timesteps):
+        raise InputError(f"`{name}` must lie in 0 .. {num_timesteps - 1}. Received: {array[0]} .. {array[-1]}")
+    return array.astype(np.int64)
+
+
+def _steps(num_timesteps) -> int:
+    if not _is_count(num_timesteps):
+        raise InputError(f"`num_timesteps` must be a positive integer. Received: {num_timesteps!r}")
+    return int(num_timesteps)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def _check_ends(start, end):
+    if not (0 < start < 1 and 0 < end < 1):
+        raise InputError(f"`start` and `end` must lie strictly between 0 and 1. Received: start={start}, end={end}")
