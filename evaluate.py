@@ -39,7 +39,7 @@ def main():
     run = directory.RunDirectory(run_dir)
     run.read()
     out = OUT.value or run.evaluation_path
-    check_output("--out", out, is_folder=True)
+    check_output("out", out, is_folder=True)
     strategy = commands.start_strategy()
 
     from kddpm.runs import evaluate

@@ -58,7 +58,7 @@ def main():
     labels = sampling_flags.parse_labels(LABELS.value, len(seeds), needed=bool(edit and config.num_classes))
     painted = labels if labels or not config.num_classes else [seed % config.num_classes for seed in seeds]
     picture_files.check_names(out, seeds, painted)
-    check_output("--out", out, is_folder=not out.suffix)
+    check_output("out", out, is_folder=not out.suffix)
     strategy = commands.start_strategy()
 
     from kddpm.distribution import workers

@@ -358,13 +358,13 @@ def check_flags():
                 f"--{'out' if OUT.value else 'model'} needs {environment}: {package} is not installed here"
             )
     if OUT.value:
-        check_output("--out", OUT.value, is_folder=True)
+        check_output("out", OUT.value, is_folder=True)
     else:
         for file in ("network.npz", *(f"{precision}.tflite" for precision in PRECISIONS)):
             if not (pathlib.Path(MODEL.value) / file).is_file():
                 raise InputError(f"--model must be a folder that --out wrote. Received: {MODEL.value}, without {file}")
     if JSON.value:
-        check_output("--json", JSON.value, is_folder=False)
+        check_output("json", JSON.value, is_folder=False)
 
 
 def main():

@@ -57,7 +57,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     if FORMAT.value == "saved_model" and PRECISION.value != "float32":
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
     commands.check_least(batch_size=1, parity_seeds=1, threads=1)
-    check_output("--out", out, is_folder=FORMAT.value != "tflite")
+    check_output("out", out, is_folder=FORMAT.value != "tflite")
     config, data = directory.RunDirectory(RUN_DIR.value).read()
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler

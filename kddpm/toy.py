@@ -115,7 +115,7 @@ class MLP(keras.Model):
     def __init__(self, image_shape=IMAGE_SHAPE, width: int = 64, depth: int = 3, **kwargs):
         super().__init__(**kwargs)
         if width < 4 or width % 4:
-            raise InputError(f"`width` must be divisible by 4. Received: {width}")
+            raise InputError("width", "must be divisible by 4", width)
         self.image_shape = tuple(image_shape)
         self.width = width
         self.depth = depth
@@ -291,7 +291,7 @@ class GaussianNetwork(keras.Model):
     def __init__(self, image_shape, schedule: NoiseSchedule, mean: float, std: float, **kwargs):
         super().__init__(**kwargs)
         if not np.array_equal(schedule.timesteps, np.arange(schedule.num_timesteps)):
-            raise InputError("`schedule` must name its steps 0 .. T - 1. Received: a respaced schedule")
+            raise InputError("schedule", "must name its steps 0 .. T - 1", "a respaced schedule")
         self.image_shape = tuple(image_shape)
         self.out_channels = 2 * self.image_shape[-1]
         self.schedule = schedule

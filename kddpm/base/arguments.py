@@ -16,7 +16,7 @@ def number(name: str, value) -> float:
         InputError: anything else than a finite real number.
     """
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InputError(f"`{name}` must be a number. Received: {value!r}")
+        raise InputError(name, "must be a number", repr(value))
     return float(value)
 
 
@@ -27,7 +27,7 @@ def count(name: str, value, least: int = 1) -> int:
         InputError: anything else than an integer of at least `least`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise InputError(f"`{name}` must be an integer of at least {least}. Received: {value!r}")
+        raise InputError(name, f"must be an integer of at least {least}", repr(value))
     return int(value)
 
 
@@ -39,7 +39,7 @@ def int32(name: str, values) -> np.ndarray:
     """
     array = np.asarray(list(values) if isinstance(values, Iterable) and not hasattr(values, "dtype") else values)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-        raise InputError(f"`{name}` must be a non-empty list of integers. Received: {values!r}")
+        raise InputError(name, "must be a non-empty list of integers", repr(values))
     if array.min() < -(2**31) or array.max() >= 2**31:
-        raise InputError(f"`{name}` must fit int32. Received: values from {array.min()} to {array.max()}")
+        raise InputError(name, "must fit int32", f"values from {array.min()} to {array.max()}")
     return array.astype(np.int32)

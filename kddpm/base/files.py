@@ -109,7 +109,7 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
     """Whether something can be written at `path`, before the work that it is for.
 
     Args:
-        name: of the flag or argument, as the error shall name it.
+        name: of the argument.
         path: where to write.
         is_folder: whether a folder will be written there, or a file.
 
@@ -118,10 +118,10 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
     """
     path = pathlib.Path(path)
     if not path.name:
-        raise InputError(f"{name} must have a name of its own. Received: {path}")
+        raise InputError(name, "must have a name of its own", path)
     if path.exists() and path.is_dir() != is_folder:
         expected = "a folder" if is_folder else "a file"
-        raise InputError(f"{name} must be {expected}. Received: {path}, which is there and is not")
+        raise InputError(name, f"must be {expected}", f"{path}, which is there and is not")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{name} must be in a folder that can be written to. Received: {path}")
+        raise InputError(name, "must be in a folder that can be written to", path)

@@ -26,7 +26,10 @@ def run(main) -> None:
             if len(arguments) > 1:
                 raise InputError(f"flags must begin with --. Received: {' '.join(arguments[1:])}")
             main()
-        except (InputError, OSError) as error:
+        except InputError as error:
+            print(f"{_program(arguments[0])}: {error.as_flags(_flags_of_arguments())}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
             print(f"{_program(arguments[0])}: {error}", file=sys.stderr)
             sys.exit(2)
         except WorkerLostError as error:
@@ -39,6 +42,12 @@ def run(main) -> None:
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
+
+
+def _flags_of_arguments() -> dict[str, str]:
+    """{argument of the library: flag that it comes from}; the names are the same, but for that of an exported file."""
+    names = {name: name for name in flags.FLAGS}
+    return names | ({"path": names["out"]} if "out" in names else {})
 
 
 def _program(path: str) -> str:

@@ -71,8 +71,9 @@ def common_shape(
         counts = sorted({size: sizes.count(size) for size in set(sizes)}.items(), key=lambda item: (-item[1], item[0]))
         text = ", ".join(f"{w}x{h} ({count})" for (h, w), count in counts[:8]) + (", ..." if len(counts) > 8 else "")
         raise InputError(
-            f"{files.spec}: the images differ in size; name one with --image_size. "
-            f"Received, as width x height (images): {text}"
+            f"{files.spec}: the images differ in size; name one with {{image_size}}. "
+            f"Received, as width x height (images): {text}",
+            image_size=...,
         )
     if not headers:
         return 1, 1, 1  # every file is bad, which `decode_all` says with the reasons

@@ -108,7 +108,8 @@ def decoded(
     if not cache_dir:
         raise InputError(
             f"{spec}: {_gib(need)} of decoded images are more than the {_gib(MAX_RAM_BYTES)} kept in memory; "
-            "name a folder for them with --cache_dir"
+            "name a folder for them with {cache_dir}",
+            cache_dir=...,
         )
     try:
         os.makedirs(cache_dir, exist_ok=True)
@@ -117,12 +118,14 @@ def decoded(
         room = shutil.disk_usage(cache_dir).free
         handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix=f"{os.path.basename(stem)}-", suffix=_UNFINISHED)
     except OSError as error:
-        raise InputError(f"--cache_dir: cannot write to {cache_dir}: {error.strerror}") from None
+        raise InputError(
+            "cache_dir", "must be a folder that can be written to", f"{cache_dir}: {error.strerror}"
+        ) from None
     os.close(handle)
     try:
         with held(temporary):
             if room < need:
-                raise InputError(f"--cache_dir: expected {_gib(need)} of free disk for {spec}. Received: {_gib(room)}")
+                raise InputError("cache_dir", f"must have {_gib(need)} of free disk for {spec}", _gib(room))
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, full_shape)
             result = _finish(images, fill(images))
             images.flush()

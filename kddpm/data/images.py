@@ -48,7 +48,7 @@ def grid(images: np.ndarray, columns: int | None = None, gutter: int = 2, enlarg
     """
     images = _checked(images)
     if columns is not None and columns < 1:
-        raise InputError(f"`columns` must be at least 1. Received: {columns}")
+        raise InputError("columns", "must be at least 1", columns)
     n, height, width, channels = images.shape
     enlarge = enlarge or max(1, round(_READABLE_SIDE / max(height, width)))
     images = images.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
@@ -96,7 +96,5 @@ def _pillow(image: np.ndarray) -> Image.Image:
 def _checked(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise InputError(
-            f"`images` must be uint8 (N, H, W, 1 or 3) with N > 0. Received: {images.dtype} {images.shape}"
-        )
+        raise InputError("images", "must be uint8 (N, H, W, 1 or 3) with N > 0", f"{images.dtype} {images.shape}")
     return images

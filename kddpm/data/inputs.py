@@ -72,7 +72,7 @@ def batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
         InputError: a batch that is larger than the data.
     """
     if batch_size > len(x):
-        raise InputError(f"`batch_size` must be at most the {len(x)} images. Received: {batch_size}")
+        raise InputError("batch_size", f"must be at most the {len(x)} images", batch_size)
 
     def gather(indices):
         # The array stays outside the graph, so that nothing is copied.

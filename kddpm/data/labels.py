@@ -17,8 +17,7 @@ def check(labels: np.ndarray, classes: int) -> None:
     """
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
         raise InputError(
-            f"`labels` must be integers in 0 .. {classes - 1}. "
-            f"Received: {labels.dtype} from {labels.min()} to {labels.max()}"
+            "labels", f"must be integers in 0 .. {classes - 1}", f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )
 
 

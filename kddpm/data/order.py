@@ -43,17 +43,15 @@ def batches(
     """
     count = len(data.images)
     if batch_size < 1:
-        raise InputError(f"--batch_size must be at least 1. Received: batch_size={batch_size}")
+        raise InputError("batch_size", "must be at least 1", batch_size)
     if batch_size > count:
-        raise InputError(
-            f"--batch_size must be at most the number of images. Received: batch_size={batch_size}, {count} images"
-        )
+        raise InputError("batch_size", "must be at most the number of images", f"{batch_size}, and {count} images")
     if start < 0 or (stop is not None and stop < start):
-        raise InputError(f"steps must satisfy 0 <= start <= stop. Received: start={start}, stop={stop}")
+        raise InputError("start", "must lie in 0 .. `stop`", f"start={start}, stop={stop}")
     if not -(2**63) <= seed < 2**63:
-        raise InputError(f"--seed must fit 64 bits, with sign. Received: seed={seed}")
+        raise InputError("seed", "must fit 64 bits, with sign", seed)
     if with_labels and data.labels is None:
-        raise InputError(f"labels were asked for, but {data.source} has none")
+        raise InputError("with_labels", "needs labels", f"{data.source}, which has none")
 
     def gather(indices: np.ndarray) -> np.ndarray:
         return np.asarray(data.images[indices])

@@ -46,7 +46,7 @@ class _Source:
 
 
 def load(
-    spec: str,
+    dataset: str,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     *,
@@ -58,7 +58,7 @@ def load(
     """Loads a data set whole, up to 2 GiB in memory, above that in a memory-mapped file.
 
     Args:
-        spec: one of the table in the module's docstring.
+        dataset: one of the table in the module's docstring.
         image_size: None = as the images are, which must then agree; an int is a square; or (height, width). Images of
             another size are cropped around the centre and resized, as `decoding` says.
         channels: None = 1 when every image is grey, else 3; 1 = luma; 3 = RGB.
@@ -79,10 +79,10 @@ def load(
     """
     size = _checked_size(image_size)
     if channels not in (None, 1, 3):
-        raise InputError(f"channels must be 1, 3 or None. Received: channels={channels!r}")
-    kind, _, rest = spec.partition(":")
-    shown = image_files.printable(spec)
-    if spec == "digits":
+        raise InputError("channels", "must be 1, 3 or None", repr(channels))
+    kind, _, rest = dataset.partition(":")
+    shown = image_files.printable(dataset)
+    if dataset == "digits":
         path = os.fspath(importlib.resources.files("kddpm") / "assets" / "digits.npz")
         source = _npz(shown, path, size, channels)
     elif kind == "npz" and rest:
@@ -91,10 +91,10 @@ def load(
         files = image_files.open_folder(rest) if kind == "folder" else image_files.open_zip(rest)
         source = _image_files(files, rest, size, channels, skip_bad_images, progress)
     elif kind == "tfds" and rest:
-        source = _tfds(spec, size, channels, tfds_data_dir)
+        source = _tfds(dataset, size, channels, tfds_data_dir)
     else:
-        raise InputError(f"--dataset must be one of {', '.join(KINDS)}. Received: {spec!r}")
-    manifest = [_FORMAT, spec, source.stamps, size, channels, bool(skip_bad_images)]
+        raise InputError("dataset", f"must be one of {', '.join(KINDS)}", repr(dataset))
+    manifest = [_FORMAT, dataset, source.stamps, size, channels, bool(skip_bad_images)]
     result = image_cache.decoded(shown, manifest, source.shape, source.fill, cache_dir)
     if result.dropped:
         print(
@@ -102,7 +102,7 @@ def load(
             f"{image_files.list_bad(result.dropped)}",
             file=sys.stderr,
         )
-    return ImageData(result.images, result.labels, result.class_names, spec, result.digest, result.altered)
+    return ImageData(result.images, result.labels, result.class_names, dataset, result.digest, result.altered)
 
 
 def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -110,7 +110,7 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] |
         return None
     size = (image_size, image_size) if isinstance(image_size, int | np.integer) else tuple(image_size)
     if len(size) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in size):
-        raise InputError(f"--image_size must be a number or height,width, each at least 1. Received: {image_size!r}")
+        raise InputError("image_size", "must be a number or height,width, each at least 1", repr(image_size))
     return int(size[0]), int(size[1])
 
 
@@ -128,8 +128,10 @@ def _image_files(
         total = len(files.names) + len(files.bad)
         if bad and not skip:
             raise InputError(
-                f"{files.spec}: {len(bad)} of {total} image files cannot be used (--skip_bad_images leaves them out):\n"
-                f"{image_files.list_bad(bad)}"
+                f"{files.spec}: {len(bad)} of {total} image files cannot be used "
+                "({skip_bad_images} leaves them out):\n"
+                f"{image_files.list_bad(bad)}",
+                skip_bad_images=...,
             )
         kept = [i for i, name in enumerate(files.names) if name not in undecoded]
         if not kept:
@@ -199,8 +201,9 @@ def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_di
             if len(sizes) > 1:
                 text = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:8]) + (", ..." if len(sizes) > 8 else "")
                 raise InputError(
-                    f"{spec}: the images differ in size; name one with --image_size. "
-                    f"Received, as width x height: {text}"
+                    f"{spec}: the images differ in size; name one with {{image_size}}. "
+                    f"Received, as width x height: {text}",
+                    image_size=...,
                 )
             common = sizes.pop()
         return count, *common, channels or (1 if feature.shape[2] == 1 else 3)

@@ -134,30 +134,28 @@ def _write(denoiser, functions, beside, format, precision, threads, tell) -> tup
 def _check(denoiser, path, format, precision, class_names, threads):
     for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
         if value not in choices:
-            raise InputError(f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}")
+            raise InputError(name, f"must be one of {', '.join(choices)}", repr(value))
     if threads > _MOST_THREADS:
-        raise InputError(f"`threads` must lie in 1 .. {_MOST_THREADS}. Received: {threads}")
+        raise InputError("threads", f"must lie in 1 .. {_MOST_THREADS}", threads)
     classes = denoiser.num_classes
     if class_names is not None and len(class_names) != (classes or 0):
-        raise InputError(f"`class_names` must be one a class, {classes or 0}. Received: {len(class_names)}")
+        raise InputError("class_names", f"must be one a class, {classes or 0}", len(class_names))
     is_folder = format == "tf_saved_model"
     if is_folder and precision != "float32":
-        raise InputError(f"`precision` of a SavedModel is float32. Received: {precision!r}")
+        raise InputError("precision", "of a SavedModel is float32", repr(precision))
     if not is_folder and path.suffix != ".tflite":
-        raise InputError(f"`path` must end in .tflite. Received: {path}")
-    check_output("`path`", path, is_folder)
-    check_output("`path`", side_file(path), is_folder=False)
+        raise InputError("path", "must end in .tflite", path)
+    check_output("path", path, is_folder)
+    check_output("path", side_file(path), is_folder=False)
     before = description.described_before(path)
     if side_file(path).exists() and before is None:
-        raise InputError(
-            f"`path` needs {side_file(path)} for its description. Received: a file of something else there"
-        )
+        raise InputError("path", f"needs {side_file(path)} for its description", "a file of something else there")
     if is_folder and path.exists():
         foreign = {description.name_in(path, file) for file in description.files(path)} - set(
             (before or {}).get("files", ())
         )
         if foreign:
-            raise InputError(f"`path` must be new, empty or an export. Received: {path}, with {min(foreign)}")
+            raise InputError("path", "must be new, empty or an export", f"{path}, with {min(foreign)}")
 
 
 def _in_float32(denoiser: Denoiser) -> Denoiser:

@@ -21,24 +21,24 @@ _MINUTES_FOR_ALL = 15
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 
-def make(name: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
+def make(strategy: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
     """A strategy by its name; to be made before anything else of TensorFlow is.
 
     Args:
-        name: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu"; or
-            "auto", the largest of those that there is.
+        strategy: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu";
+            or "auto", the largest of those that there is.
         cpu_replicas: how many replicas "mirrored" makes of the CPU, to try without GPUs what several do.
 
     Raises:
         InputError: an unknown name, devices that are not there, a TF_CONFIG that is missing or wrong.
     """
-    if name not in STRATEGIES:
-        raise InputError(f"--strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
-    if name == "auto":
-        name = _largest(cpu_replicas)
-    if cpu_replicas > 1 and name != "mirrored":
-        raise InputError(f"--cpu_replicas needs --strategy=mirrored. Received: --strategy={name}")
-    return _MAKERS[name](cpu_replicas)
+    if strategy not in STRATEGIES:
+        raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}", repr(strategy))
+    if strategy == "auto":
+        strategy = _largest(cpu_replicas)
+    if cpu_replicas > 1 and strategy != "mirrored":
+        raise InputError("cpu_replicas", "needs {strategy}", strategy, strategy="mirrored")
+    return _MAKERS[strategy](cpu_replicas)
 
 
 def check_compiled(strategy: tf.distribute.Strategy, jit_compile: bool, steps_per_execution: int) -> None:
@@ -50,19 +50,19 @@ def check_compiled(strategy: tf.distribute.Strategy, jit_compile: bool, steps_pe
     replicas = strategy.num_replicas_in_sync
     if isinstance(strategy, tf.distribute.TPUStrategy):
         if jit_compile:
-            raise InputError("`jit_compile` must be False on a TPU, which compiles all that it runs. Received: True")
+            raise InputError("jit_compile", "must be False on a TPU, which compiles all that it runs", "True")
         return
     if replicas == 1:
         return
     if jit_compile:
         raise InputError(
-            f"`jit_compile` must be False with {replicas} replicas, whose gradients meet where XLA cannot. "
-            "Received: True"
+            "jit_compile", f"must be False with {replicas} replicas, whose gradients meet where XLA cannot", "True"
         )
     if steps_per_execution > 1:
         raise InputError(
-            f"`steps_per_execution` must be 1 with {replicas} replicas, which cannot meet within a loop. "
-            f"Received: {steps_per_execution}"
+            "steps_per_execution",
+            f"must be 1 with {replicas} replicas, which cannot meet within a loop",
+            steps_per_execution,
         )
 
 
@@ -82,26 +82,31 @@ def _mirrored(cpu_replicas):
     gpus = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices("GPU")]
     if cpu_replicas > 1:
         if gpus:
-            raise InputError(f"--cpu_replicas is for machines without GPUs. Received: {', '.join(gpus)}")
+            raise InputError("cpu_replicas", "is for machines without GPUs", ", ".join(gpus))
         part = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [part] * cpu_replicas)
         return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(cpu_replicas)])
     if len(gpus) < 2:
         raise InputError(
-            f"--strategy=mirrored needs two GPUs or more, or --cpu_replicas to try it. Received: {len(gpus)} GPUs"
+            "{strategy} needs two GPUs or more, or {cpu_replicas} to try it",
+            received=f"{len(gpus)} GPUs",
+            strategy="mirrored",
+            cpu_replicas=...,
         )
     return tf.distribute.MirroredStrategy(gpus)
 
 
 def _multi_worker(cpu_replicas):
     if not (workers := _workers_of_environment()):
-        raise InputError(f"--strategy=multi_worker needs TF_CONFIG in the environment, such as {_EXAMPLE}")
+        raise InputError(
+            f"{{strategy}} needs TF_CONFIG in the environment, such as {_EXAMPLE}", strategy="multi_worker"
+        )
     try:
         with _waiting_for(workers):
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        text = f"--strategy=multi_worker needs the workers of TF_CONFIG, {', '.join(workers)}. Received: "
-        raise InputError(text + first_line(error)) from None
+        text = f"{{strategy}} needs the workers of TF_CONFIG, {', '.join(workers)}"
+        raise InputError(text, received=first_line(error), strategy="multi_worker") from None
 
 
 @contextlib.contextmanager
@@ -127,7 +132,7 @@ def _tpu(cpu_replicas):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME", "local"))
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise InputError(f"--strategy=tpu needs a TPU on this machine. Received: {first_line(error)}") from None
+        raise InputError("{strategy} needs a TPU on this machine", received=first_line(error), strategy="tpu") from None
 
 
 _MAKERS = {"one": _one, "mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu}
@@ -148,6 +153,7 @@ def _workers_of_environment() -> list[str]:
         return workers
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"TF_CONFIG must look like {_EXAMPLE}, a chief being worker 0; --strategy=one does without it. "
-            f"Received: {text}"
+            f"TF_CONFIG must look like {_EXAMPLE}, a chief being worker 0; {{strategy}} does without it",
+            received=text,
+            strategy="one",
         ) from None

@@ -84,12 +84,12 @@ def bits_per_dim(
     """
     denoiser = denoiser_of(model)
     if not isinstance(clip, bool | np.bool_):
-        raise InputError(f"`clip` must be True or False for bits per dimension. Received: {clip!r}")
+        raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise InputError(f"`images` must be exact uint8 for bits per dimension. Received: {images.dtype}")
+        raise InputError("images", "must be exact uint8 for bits per dimension", images.dtype)
     if not len(images):
-        raise InputError("`images` must be at least one. Received: none")
+        raise InputError("images", "must be at least one", "none")
     inputs.checked_images(images, None, denoiser.image_shape, None)
     batch = min(arguments.count("batch_size", batch_size), len(images))
     count, num_timesteps = len(images), denoiser.schedule.num_timesteps

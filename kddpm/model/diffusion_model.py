@@ -83,12 +83,12 @@ class DiffusionModel(keras.Model):
     ):
         super().__init__(name=name, dtype="float32")
         if not 0 <= arguments.number("ema_momentum", ema_momentum) < 1:
-            raise InputError(f"`ema_momentum` must lie in [0, 1). Received: {ema_momentum}")
+            raise InputError("ema_momentum", "must lie in [0, 1)", ema_momentum)
         if not 0 <= arguments.number("label_dropout", label_dropout) < 1:
-            raise InputError(f"`label_dropout` must lie in [0, 1). Received: {label_dropout}")
+            raise InputError("label_dropout", "must lie in [0, 1)", label_dropout)
         arguments.int32("seed", [seed])
         if clip_norm is not None and not arguments.number("clip_norm", clip_norm) > 0:
-            raise InputError(f"`clip_norm` must be positive, or None. Received: {clip_norm}")
+            raise InputError("clip_norm", "must be positive, or None", clip_norm)
         self.network = network
         self.image_shape = tuple(network.image_shape)
         self.schedule = _schedule(schedule)
@@ -150,12 +150,12 @@ class DiffusionModel(keras.Model):
         """
         if kwargs.get("loss") is not None:
             raise InputError(
-                f"`loss` follows from the model's `prediction` and `weighting`. Received: loss={kwargs['loss']!r}"
+                "loss", "follows from the model's `prediction` and `weighting`", f"loss={kwargs['loss']!r}"
             )
         if self.network.compute_dtype == "float16":
-            raise InputError("`network` must compute in float32 or bfloat16. Received: the dtype policy mixed_float16")
+            raise InputError("network", "must compute in float32 or bfloat16", "the dtype policy mixed_float16")
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
-            raise InputError("`metrics` are the loss and the gradient norm and cannot be chosen")
+            raise InputError("metrics", "are the loss and the gradient norm and cannot be chosen")
         check_optimizer(keras.optimizers.get(optimizer))
         super().compile(optimizer=optimizer, **kwargs)
         strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
@@ -228,14 +228,14 @@ class DiffusionModel(keras.Model):
     def _unpack(self, data, purpose):
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
-            raise InputError("`sample_weight` is not supported: every image counts the same")
+            raise InputError("sample_weight", "is not supported: every image counts the same")
         if purpose == "training" and self._replica_batch is not None:
             images = tf.ensure_shape(images, (self._replica_batch, *self.image_shape))
         self._note_trace(purpose, images)
         if self.network.num_classes:
             if label is None:
                 raise InputError(
-                    f"`network` has {self.network.num_classes} classes and needs labels: pass (images, labels)"
+                    "network", f"has {self.network.num_classes} classes and needs labels: pass (images, labels)"
                 )
             label = tf.reshape(tf.cast(label, tf.int32), [-1])
         else:
@@ -396,9 +396,9 @@ class DiffusionModel(keras.Model):
         replicas = self.distribute_strategy.num_replicas_in_sync
         for name in ("sample_weight", "class_weight"):
             if kwargs.get(name) is not None:
-                raise InputError(f"`{name}` is not supported: every image counts the same")
+                raise InputError(name, "is not supported: every image counts the same")
         if replicas > 1 and kwargs.get("validation_split"):
-            raise InputError(f"`validation_split` is for one device; with {replicas} replicas pass `validation_data`")
+            raise InputError("validation_split", f"is for one device; with {replicas} replicas pass `validation_data`")
         if kwargs.get("validation_data") is not None:
             images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
@@ -488,7 +488,7 @@ def _schedule(schedule):
     if schedule is None or isinstance(schedule, str):
         return schedules.by_name(schedule or "linear")
     raise InputError(
-        f"`schedule` must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name. Received: {schedule!r}"
+        "schedule", "must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name", repr(schedule)
     )
 
 
@@ -501,6 +501,9 @@ def _check_channels(network, objective):
     expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
     if received != expected:
         raise InputError(
-            f"`network` must have {expected} output channels for variance={objective.variance!r} and images of "
-            f"{channels}: UNet(..., out_channels={expected}). Received: {received}"
+            "network",
+            f"must have {expected} output channels for {{variance}} and images of {channels}: UNet(..., "
+            f"out_channels={expected})",
+            received,
+            variance=objective.variance,
         )

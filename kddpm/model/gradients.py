@@ -26,9 +26,9 @@ def check_optimizer(optimizer) -> None:
         ("loss_scale_factor", "float16, which is not supported"),
     ):
         if value := getattr(optimizer, name, None):
-            raise InputError(f"`optimizer` must leave {name} to {instead}. Received: {name}={value}")
+            raise InputError("optimizer", f"must leave {name} to {instead}", f"{name}={value}")
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise InputError("`optimizer` must not scale losses, which float16 alone needs. Received: LossScaleOptimizer")
+        raise InputError("optimizer", "must not scale losses, which float16 alone needs", "LossScaleOptimizer")
 
 
 def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: int = 1):
@@ -58,7 +58,9 @@ def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: in
     batch = arrays[0].shape[0]
     if batch is None or batch % parts:
         raise InputError(
-            f"`accumulation`={parts} needs batches of one size, divisible by it on every replica. Received: {batch}"
+            "{accumulation} needs batches of one size, divisible by it on every replica",
+            received=batch,
+            accumulation=parts,
         )
     # One row a micro-batch, so that its shape stays static.
     rows = [None if a is None else tf.reshape(a, (parts, batch // parts, *a.shape[1:])) for a in arrays]

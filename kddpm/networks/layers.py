@@ -108,7 +108,7 @@ class GroupNormalization(keras.layers.Layer):
         """Create scale and offset."""
         channels = input_shape[-1]
         if channels % self.groups:
-            raise InputError(f"`groups` must divide the channels. Received: groups={self.groups}, channels={channels}")
+            raise InputError("groups", "must divide the channels", f"groups={self.groups}, channels={channels}")
         size = channels // self.groups
         # No autocast: statistics and what is done with them stay float32 under mixed precision.
         self.scale = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="scale")
@@ -161,7 +161,7 @@ class Dropout(keras.layers.Layer):
     def __init__(self, rate: float, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
-            raise InputError(f"`dropout` must lie in [0, 1). Received: {rate}")
+            raise InputError("dropout", "must lie in [0, 1)", rate)
         self.rate = rate
         self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
         self.built = True

@@ -63,9 +63,9 @@ class UNet(keras.Model):
             "out_channels": 1 if out_channels is None else out_channels,
         }.items():
             if value < 1:
-                raise InputError(f"`{argument}` must be at least 1. Received: {value}")
+                raise InputError(argument, "must be at least 1", value)
         if num_classes is not None and num_classes < 1:
-            raise InputError(f"`num_classes` must be at least 1, or None. Received: {num_classes}")
+            raise InputError("num_classes", "must be at least 1, or None", num_classes)
         self.image_shape = _checked_image_shape(image_shape, levels=len(self.multipliers))
         self.width = width
         self.blocks_per_level = blocks_per_level
@@ -274,11 +274,12 @@ def _default_groups(width: int, channels: list[int]) -> int:
 def _checked_image_shape(image_shape, levels: int) -> tuple[int, int, int]:
     shape = tuple(image_shape)
     if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
-        raise InputError(f"`image_shape` must be (height, width, channels). Received: {image_shape}")
+        raise InputError("image_shape", "must be (height, width, channels)", image_shape)
     factor = 2 ** (levels - 1)
     if shape[0] % factor or shape[1] % factor:
         raise InputError(
-            f"`image_shape` must be divisible by {factor}: a network of {levels} levels halves it {levels - 1} times. "
-            f"Received: {shape[0]}x{shape[1]}"
+            "image_shape",
+            f"must be divisible by {factor}: a network of {levels} levels halves it {levels - 1} times",
+            f"{shape[0]}x{shape[1]}",
         )
     return shape

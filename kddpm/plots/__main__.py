@@ -38,7 +38,7 @@ def main() -> None:
     for name in names:
         if name not in FIGURES:
             raise InputError(f"--only must be among {', '.join(FIGURES)}. Received: {name!r}")
-    check_output("--out", out, is_folder=True)
+    check_output("out", out, is_folder=True)
     commands.start_tensorflow()
     for number, name in enumerate(names, 1):
         file, draw = FIGURES[name]

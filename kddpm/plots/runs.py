@@ -49,7 +49,7 @@ def bits_by_term(result, path: str | os.PathLike) -> None:
     terms, last = np.asarray(result.terms, np.float64), len(result.terms)
     drawn = np.flatnonzero(np.isfinite(terms))
     if not drawn.size or drawn[0] != 0:
-        raise InputError(f"`result` must have a finite first term, L_0. Received: {terms[:1]}")
+        raise InputError("result", "must have a finite first term, L_0", terms[:1])
     inner, middle = drawn[1:], result.total - terms[0] - result.prior
     between = np.arange(1, last)
     known = np.interp(between, inner, terms[inner]) if inner.size else np.zeros(last - 1)

@@ -108,7 +108,7 @@ def toy(plane: str, path: str | os.PathLike, model=None, count: int = 500, frame
     from kddpm.data import images
 
     if plane not in kd_toy.BY_NAME:
-        raise InputError(f"`plane` must be one of {', '.join(kd_toy.BY_NAME)}. Received: {plane!r}")
+        raise InputError("plane", f"must be one of {', '.join(kd_toy.BY_NAME)}", repr(plane))
     plane = kd_toy.BY_NAME[plane]
     model = model or kd_toy.train(plane)
     down = kd_toy.forwards(model.schedule, plane.draw(count, seed=1))

@@ -70,8 +70,10 @@ def _check_memory(config, image_shape):
     need = 4 * (2 * parameters + pixels * config.width + (pixels * shrunk**2) ** 2)
     if need > (total := memory.total()):
         raise InputError(
-            f"--width, --multipliers, --blocks_per_level, --image_size and --attention_resolutions ask for a network "
-            f"of {parameters:,} parameters, which takes {_gb(need)} or more. Received: a machine of {_gb(total)}"
+            "{width}, {multipliers}, {blocks_per_level}, {image_size} and {attention_resolutions} ask for a network of "
+            f"{parameters:,} parameters, which takes {_gb(need)} or more",
+            received=f"a machine of {_gb(total)}",
+            **dict.fromkeys(("width", "multipliers", "blocks_per_level", "image_size", "attention_resolutions"), ...),
         )
 
 
@@ -89,7 +91,7 @@ def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
     config, data = run.read()
     if not run.weights_path.exists():
         raise InputError(
-            f"--run_dir {run.path} has no weights yet: {run.weights_path.name} comes with the first checkpoint"
+            "run_dir", f"{run.path} has no weights yet: {run.weights_path.name} comes with the first checkpoint"
         )
     image_shape = tuple(data["image_shape"])
     weights_files.check_size(run.weights_path, _parameters(config, image_shape))

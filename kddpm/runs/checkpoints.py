@@ -138,7 +138,8 @@ class Checkpoints:
         if arrays > 1 or (weights.exists() and not arrays) or (folder.exists() and not folder.is_dir()):
             raise InputError(
                 f"{folder} must hold the checkpoints of this run, and holds none that is whole. Bring them back, or "
-                f"begin anew in another --run_dir"
+                "begin anew in another {run_dir}",
+                run_dir=...,
             )
 
     def _about(self, step) -> Checkpoint:

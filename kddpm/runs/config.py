@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from typing import Annotated
@@ -47,7 +46,7 @@ class TrainConfig:
     Every field is a flag of `train.py`, with the text beside its type as help.
 
     Raises:
-        InputError: a value that cannot be, in a line that names the flag.
+        InputError: a value that cannot be.
     """
 
     dataset: Annotated[str, "digits, npz:FILE, folder:DIR, zip:FILE or tfds:NAME[:SPLIT]"]
@@ -110,15 +109,13 @@ class TrainConfig:
         return Objective(self.prediction, self.weighting, self.variance, self.timestep_sampling)
 
     def _check_theory(self):
-        try:
-            objective = self.objective
-            if self.zero_terminal_snr:
-                objective.check_schedule(schedules.zero_terminal_snr(schedules.linear(2)))
-        except InputError as error:
-            raise InputError(re.sub(r"`(\w+)`|\b(\w+)='(\w+)'", _as_flag, str(error))) from None
+        objective = self.objective
+        if self.zero_terminal_snr:
+            objective.check_schedule(schedules.zero_terminal_snr(schedules.linear(2)))
         _require(
             self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
-            "sampling_steps", f"in 1 .. {self.num_timesteps} (--num_timesteps), or none", self.sampling_steps,
+            "sampling_steps", f"in 1 .. {self.num_timesteps} ({{num_timesteps}}), or none", self.sampling_steps,
+            num_timesteps=...,
         )  # fmt: skip
 
     def _check_classes(self):
@@ -132,12 +129,12 @@ class TrainConfig:
         _require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
         _require(
             self.guidance_scale == 1 or self.num_classes is not None,
-            "guidance_scale", "1 without --num_classes", self.guidance_scale,
+            "guidance_scale", "1 without {num_classes}", self.guidance_scale, num_classes=...,
         )  # fmt: skip
         _require(
             self.guidance_scale == 1 or self.label_dropout > 0,
-            "guidance_scale", "1 with --label_dropout=0: the network never sees pictures without their class",
-            self.guidance_scale,
+            "guidance_scale", "1 with {label_dropout}: the network never sees pictures without their class",
+            self.guidance_scale, label_dropout=0,
         )  # fmt: skip
 
     def _check_training(self):
@@ -145,7 +142,7 @@ class TrainConfig:
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or none", self.clip_norm)
         _require(
             self.batch_size % self.accumulation == 0,
-            "batch_size", f"divisible by --accumulation={self.accumulation}", self.batch_size,
+            "batch_size", "divisible by {accumulation}", self.batch_size, accumulation=self.accumulation,
         )  # fmt: skip
         _require(-(2**31) <= self.seed < 2**31, "seed", "an int32", self.seed)
 
@@ -157,28 +154,34 @@ class TrainConfig:
         widest = self.width * max(self.multipliers)
         _require(
             widest <= _MOST_CHANNELS,
-            "multipliers", f"at most {_MOST_CHANNELS:,} channels with --width={self.width}", self.multipliers,
+            "multipliers", f"at most {_MOST_CHANNELS:,} channels with {{width}}", self.multipliers, width=self.width,
         )  # fmt: skip
         if self.zero_terminal_snr:
-            _require(self.num_timesteps > 1, "num_timesteps", "at least 2 with --zero_terminal_snr", self.num_timesteps)
+            _require(
+                self.num_timesteps > 1, "num_timesteps", "at least 2 with {zero_terminal_snr}", self.num_timesteps,
+                zero_terminal_snr=...,
+            )  # fmt: skip
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
         size = "x".join(str(side) for side in self.image_size)
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)
         levels, most = len(self.multipliers), max(self.image_size).bit_length()
-        _require(levels <= most, "multipliers", f"at most {most} numbers for --image_size={size}", levels)
+        _require(levels <= most, "multipliers", f"at most {most} numbers for images of {size}", levels)
         factor = 2 ** (levels - 1)
         _require(
             all(side % factor == 0 for side in self.image_size),
             "image_size",
-            f"divisible by {factor}, because {levels} levels (--multipliers) halve it {levels - 1} times",
+            f"divisible by {factor}, because {levels} levels ({{multipliers}}) halve it {levels - 1} times",
             size,
+            multipliers=...,
         )
         sides = [max(self.image_size) // 2**level for level in range(levels)]
         _require(
             set(self.attention_resolutions) <= set(sides),
             "attention_resolutions",
-            f"among {', '.join(str(side) for side in sides)}, the sizes of the levels (--image_size, --multipliers)",
+            f"among {', '.join(map(str, sides))}, the sizes of the levels ({{image_size}}, {{multipliers}})",
             ",".join(str(side) for side in self.attention_resolutions),
+            image_size=...,
+            multipliers=...,
         )
 
 
@@ -202,7 +205,7 @@ def parse(field: dataclasses.Field, text: str):
             return numbers * 2 if field.name == "image_size" and len(numbers) == 1 else numbers
         return kinds[0](text.replace("_", "")) if kinds[0] is int else kinds[0](text)
     except ValueError:
-        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {text!r:.80}") from None
+        raise InputError(field.name, f"must be {_EXPECTED[kinds[0]]}", f"{text!r:.80}") from None
 
 
 _EXPECTED = {
@@ -228,7 +231,7 @@ def _typed(field, value):
         value = tuple(value)
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int) and number.bit_length() > 63:  # Python refuses to print very long ones
-            raise InputError(f"--{field.name} must fit 64 bits. Received: a number of {number.bit_length()} bits")
+            raise InputError(field.name, "must fit 64 bits", f"a number of {number.bit_length()} bits")
     if kinds[0] is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if field.name == "image_size" and isinstance(value, int):
@@ -236,18 +239,13 @@ def _typed(field, value):
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
     wrong = wrong or (isinstance(value, float) and not math.isfinite(value))
     if wrong or (isinstance(value, tuple) and not all(type(item) is int for item in value)):
-        raise InputError(f"--{field.name} must be {_EXPECTED[kinds[0]]}. Received: {value!r:.80}")
+        raise InputError(field.name, f"must be {_EXPECTED[kinds[0]]}", f"{value!r:.80}")
     return value
 
 
-def _as_flag(found):
-    """`name` and name='value' as they are written on a command line."""
-    return f"--{found[1]}" if found[1] else f"--{found[2]}={found[3]}"
-
-
-def _require(condition, name, expected, value):
+def _require(condition, name, expected, value, **others):
     if not condition:
-        raise InputError(f"--{name} must be {expected}. Received: {value!s:.80}")
+        raise InputError(name, f"must be {expected}", f"{value!s:.80}", **others)
 
 
 def _in_range(name, value, least, most):

@@ -68,7 +68,7 @@ class RunDirectory:
             _check_data(data, config)
             return config, data
         except FileNotFoundError:
-            raise InputError(f"--run_dir must be a run of train.py: no config.json in {self.path}") from None
+            raise InputError("run_dir", f"must be a run of train.py: no config.json in {self.path}") from None
         except InputError as error:
             raise InputError(f"{self.config_path} holds a configuration that cannot be used: {error}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -92,26 +92,28 @@ class RunDirectory:
         """
         unknown = sorted(set(overridden) - set(vars(config)))
         if unknown:
-            raise InputError(f"--override_resume must name flags of the configuration. Received: {','.join(unknown)}")
+            raise InputError("override_resume", "must name flags of the configuration", ",".join(unknown))
         if not self.config_path.exists():
             files = {path for path in self.path.glob("*") if not path.name.startswith(PART)}
             if files - {self.data_path, pathlib.Path(cache_dir or self.data_path)}:
-                raise InputError(
-                    f"--run_dir must be new, empty or a run of train.py. Received: {self.path}, with files"
-                )
+                raise InputError("run_dir", "must be new, empty or a run of train.py", f"{self.path}, with files")
             if self.path.exists() and not self.path.is_dir():
-                raise InputError(f"--run_dir must be a directory. Received: the file {self.path}")
+                raise InputError("run_dir", "must be a directory", f"the file {self.path}")
             return False
         stored, _ = self.read()
-        differences = [
-            f"--{name} was {_shown(getattr(stored, name))}, now {_shown(getattr(config, name))}"
-            for name in vars(config)
-            if name not in CHANGEABLE and name not in overridden and getattr(stored, name) != getattr(config, name)
-        ]
-        if differences:
+        fixed = [name for name in vars(config) if name not in CHANGEABLE and name not in overridden]
+        differing = [name for name in fixed if getattr(stored, name) != getattr(config, name)]
+        if differing:
+            changes = "; ".join(
+                f"{{{name}}} was {_shown(getattr(stored, name))}, now {_shown(getattr(config, name))}"
+                for name in differing
+            )
             raise InputError(
-                f"--run_dir {self.path} belongs to another configuration: {'; '.join(differences)}. "
-                "To go on all the same, name what may differ with --override_resume"
+                "run_dir",
+                f"{self.path} belongs to another configuration: {changes}. To go on all the same, name what may differ "
+                "with {override_resume}",
+                override_resume=...,
+                **dict.fromkeys(differing, ...),
             )
         return True
 
@@ -138,13 +140,14 @@ class RunDirectory:
                     for left in folder.glob(f"{PART}*"):  # by a kill within `files.replacing`
                         shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
-                raise InputError(f"--run_dir {self.path} is being trained by another process") from None
+                raise InputError("run_dir", f"{self.path} is being trained by another process") from None
             except OSError as error:
-                raise InputError(_not_writable(self.path, error)) from None
+                raise _not_writable(self.path, error) from None
             if free + there < needed_bytes:
                 raise InputError(
-                    f"--run_dir needs about {needed_bytes / 1e6:.0f} MB for checkpoints. "
-                    f"Received: {self.path}, with {free / 1e6:.0f} MB free"
+                    "run_dir",
+                    f"needs about {needed_bytes / 1e6:.0f} MB for checkpoints",
+                    f"{self.path}, with {free / 1e6:.0f} MB free",
                 )
             yield
 
@@ -166,7 +169,7 @@ class RunDirectory:
                 beside.write_text(json.dumps(content, indent=2) + "\n")
             self.samples_path.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(_not_writable(self.path, error)) from None
+            raise _not_writable(self.path, error) from None
 
     def check_same_data(self, data: dict) -> None:
         """Whether the run that is here, if there is one, was begun with these data.
@@ -179,8 +182,10 @@ class RunDirectory:
         _, stored = self.read()
         if stored["digest"] != data["digest"]:
             raise InputError(
-                f"--dataset {data['source']} is not what --run_dir {self.path} was trained on: "
-                f"{_counted(stored)} then, {_counted(data)} now, and other bytes"
+                "dataset",
+                f"{data['source']} is not what {{run_dir}} {self.path} was trained on: {_counted(stored)} then, "
+                f"{_counted(data)} now, and other bytes",
+                run_dir=...,
             )
 
     def rows(self) -> list[dict]:
@@ -248,8 +253,8 @@ def writing(path: pathlib.Path, *errors: type[Exception]):
         raise InputError(f"{path} cannot be written, checkpoints are whole: {first_line(error)}") from None
 
 
-def _not_writable(path: pathlib.Path, error: OSError) -> str:
-    return f"--run_dir must be writable. Received: {error.filename or path}: {error.strerror}"
+def _not_writable(path: pathlib.Path, error: OSError) -> InputError:
+    return InputError("run_dir", "must be writable", f"{error.filename or path}: {error.strerror}")
 
 
 _DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "class_names": list}
@@ -270,7 +275,7 @@ def _check_data(data: dict, config: TrainConfig) -> None:
         raise ValueError(f"`image_shape` of its `data` must be height, width and 1 or 3. Received: {shape!r:.80}")
     if (*config.image_size, config.channels or shape[2]) != tuple(shape):
         size = "x".join(str(side) for side in config.image_size)
-        raise ValueError(f"`image_shape` of its `data` must be that of --image_size={size}. Received: {shape!r:.80}")
+        raise ValueError(f"`image_shape` of its `data` must be that of image_size={size}. Received: {shape!r:.80}")
     if not all(type(name) is str for name in data["class_names"]):
         raise ValueError("`class_names` of its `data` must be text")
 

@@ -88,7 +88,7 @@ def evaluate(
 
     for name in metrics:
         if name not in METRICS:
-            raise InputError(f"`metrics` must be among {', '.join(METRICS)}. Received: {name!r}")
+            raise InputError("metrics", f"must be among {', '.join(METRICS)}", repr(name))
     with workers.using(strategy), workers.all_or_none(strategy):
         run = RunDirectory(run_dir)
         config, trained_on = run.read()
@@ -205,8 +205,10 @@ def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
         other = ["format"]
     if other:
         raise InputError(
-            f"--out has a result of another {' and '.join(other)}; name another folder, or --overwrite it. "
-            f"Received: {path}"
+            "out",
+            f"has a result of another {' and '.join(other)}; name another folder, or {{overwrite}} it",
+            path,
+            overwrite=...,
         )
 
 
@@ -218,22 +220,20 @@ def _check(source: data.ImageData, config: TrainConfig, trained_on: dict) -> Non
         text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
         more = ", ..." if len(kinds) > _MOST_KINDS else ""
         raise InputError(
-            f"--dataset must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they "
-            f"are: an image that was resized has other bits to code. Received: {source.source}, with "
-            f"{sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})"
+            "dataset",
+            f"must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they are: an image "
+            "that was resized has other bits to code",
+            f"{source.source}, with {sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})",
         )
     if config.num_classes is None:
         return
     if source.labels is None:
-        raise InputError(
-            f"--dataset must have labels, as the run has {config.num_classes} classes. Received: {source.source}"
-        )
+        raise InputError("dataset", f"must have labels, as the run has {config.num_classes} classes", source.source)
     expected, received = trained_on["class_names"], list(source.class_names)
     numbers = [str(i) for i in range(len(received))]
     if len(received) > config.num_classes or received not in (expected[: len(received)], numbers):
         raise InputError(
-            f"--dataset must have the run's classes, {_shown(expected)}. Received: {source.source}, with "
-            f"{_shown(received)}"
+            "dataset", f"must have the run's classes, {_shown(expected)}", f"{source.source}, with {_shown(received)}"
         )
 
 
@@ -246,7 +246,7 @@ def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
     if max_images is None or max_images >= count:
         return None
     if max_images < 1:
-        raise InputError(f"`max_images` must be at least 1. Received: {max_images}")
+        raise InputError("max_images", "must be at least 1", max_images)
     return np.sort(np.random.default_rng(seed % 2**32).permutation(count)[:max_images])
 
 

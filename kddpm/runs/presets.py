@@ -49,8 +49,8 @@ def make_config(preset: str | None = None, **overrides) -> TrainConfig:
     if preset is None:
         preset = "digits" if overrides.get("dataset", "digits") == "digits" else "ddpm32"
     if preset not in PRESETS:
-        raise InputError(f"--preset must be one of {', '.join(PRESETS)}. Received: {preset!r}")
+        raise InputError("preset", f"must be one of {', '.join(PRESETS)}", repr(preset))
     values = {**PRESETS[preset], **overrides}
     if "dataset" not in values:
-        raise InputError(f"--dataset is needed: the preset {preset} has none of its own")
+        raise InputError("dataset", f"is needed: the preset {preset} has none of its own")
     return TrainConfig(**values)

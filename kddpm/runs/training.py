@@ -97,7 +97,7 @@ def train(
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
-            say(f"Already trained for {start} of {config.steps} steps; raise --steps to go on")
+            say(f"Already trained for {start} of {config.steps} steps; more `steps` go on")
             paint_missing_grid(model, run, config, start)
             return model
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
@@ -198,25 +198,30 @@ def _needed_bytes(model) -> int:
 
 def _check_batch(config, replicas):
     if config.batch_size % (replicas * config.accumulation):
-        parts = f", each of which takes --accumulation={config.accumulation} parts" if config.accumulation > 1 else ""
+        parts = ", each of which takes {accumulation} parts" if config.accumulation > 1 else ""
         raise InputError(
-            f"--batch_size must be divisible by the {replicas} replicas of --strategy{parts}. "
-            f"Received: {config.batch_size}"
+            "batch_size",
+            f"must be divisible by the {replicas} replicas of {{strategy}}{parts}",
+            config.batch_size,
+            strategy=...,
+            accumulation=config.accumulation,
         )
 
 
 def _check_data(config, source):
     if config.batch_size > len(source.images):
         raise InputError(
-            f"--batch_size must be at most the number of images. "
-            f"Received: batch_size={config.batch_size}, {len(source.images)} images"
+            "batch_size",
+            "must be at most the number of images",
+            f"{config.batch_size}, and {len(source.images)} images",
         )
     if config.num_classes is None:
         return
     if source.labels is None:
-        raise InputError(f"--num_classes needs labels, and --dataset {config.dataset} has none")
+        raise InputError("num_classes", f"needs labels, and {{dataset}} {config.dataset} has none", dataset=...)
     if source.labels.min() < 0 or source.labels.max() >= config.num_classes:
         raise InputError(
-            f"--num_classes={config.num_classes} needs labels in 0 .. {config.num_classes - 1}. "
-            f"Received: from {source.labels.min()} to {source.labels.max()} in {config.dataset}"
+            f"{{num_classes}} needs labels in 0 .. {config.num_classes - 1}",
+            received=f"from {source.labels.min()} to {source.labels.max()} in {config.dataset}",
+            num_classes=config.num_classes,
         )

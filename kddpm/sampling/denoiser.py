@@ -139,13 +139,13 @@ class Denoiser:
         """
         if not self.num_classes:
             if labels is not None:
-                raise InputError("`labels` were given, but the network has no classes (num_classes=None)")
+                raise InputError("labels", "were given, but the network has no classes (num_classes=None)")
             return None
         if labels is None:
             return class_labels.of_seeds(seeds, self.num_classes)
         labels = arguments.int32("labels", labels)
         if len(labels) != len(seeds):
-            raise InputError(f"`labels` must be one a seed. Received: {len(labels)} labels, {len(seeds)} seeds")
+            raise InputError("labels", "must be one a seed", f"{len(labels)} labels, {len(seeds)} seeds")
         class_labels.check(labels, self.num_classes)
         return labels
 
@@ -156,9 +156,9 @@ class Denoiser:
             InputError: as in `checked_labels`, or no labels for a network with classes.
         """
         if self.num_classes and labels is None:
-            raise InputError(f"`labels` are needed: the network has {self.num_classes} classes. Received: None")
+            raise InputError("labels", f"are needed: the network has {self.num_classes} classes", "None")
         if self.num_classes and np.shape(labels) != (count,):
-            raise InputError(f"`labels` must be one an image, ({count},). Received: shape {np.shape(labels)}")
+            raise InputError("labels", f"must be one an image, ({count},)", f"shape {np.shape(labels)}")
         return self.checked_labels(labels, np.arange(count))
 
     def check_guidance(self, guidance_scale: float) -> None:
@@ -169,18 +169,18 @@ class Denoiser:
                 dropout.
         """
         if arguments.number("guidance_scale", guidance_scale) < 0:
-            raise InputError(f"`guidance_scale` must be at least 0. Received: {guidance_scale}")
+            raise InputError("guidance_scale", "must be at least 0", guidance_scale)
         if guidance_scale == 1:
             return
         if not self.num_classes:
             raise InputError(
-                f"`guidance_scale` needs a network with classes (num_classes). Received: {guidance_scale} without "
-                "classes"
+                "guidance_scale", "needs a network with classes (num_classes)", f"{guidance_scale} without classes"
             )
         if not self.knows_no_class:
             raise InputError(
-                "`guidance_scale` needs a model trained with label_dropout: this one never saw pictures without their "
-                f"class. Received: {guidance_scale}"
+                "guidance_scale",
+                "needs a model trained with label_dropout: this one never saw pictures without their class",
+                guidance_scale,
             )
 
 

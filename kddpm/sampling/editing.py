@@ -159,7 +159,7 @@ def variations(
     denoiser = denoiser_of(model)
     strength = arguments.number("strength", strength)
     if not 0 <= strength <= 1:
-        raise InputError(f"`strength` must lie in [0, 1]. Received: {strength}")
+        raise InputError("strength", "must lie in [0, 1]", strength)
     batch_size = arguments.count("batch_size", batch_size)
     sampler = samplers.by_name(sampler)
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
@@ -224,8 +224,9 @@ def inpaint(
     sampler = samplers.by_name(sampler)
     if not sampler.memoryless:
         raise InputError(
-            f"`sampler` must be ancestral or ddim for inpainting. Received: {samplers.name_of(sampler)}, which takes "
-            "several rows a step"
+            "sampler",
+            "must be ancestral or ddim for inpainting",
+            f"{samplers.name_of(sampler)}, which takes several rows a step",
         )
     resamplings = arguments.count("resamplings", resamplings)
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
@@ -248,7 +249,7 @@ def _checked_jump(jump_length, resamplings, num_steps) -> int:
     jump_length = arguments.count("jump_length", jump_length)
     if resamplings > 1 and jump_length >= num_steps:
         raise InputError(
-            f"`jump_length` must be less than the {num_steps} steps, or resamplings=1 for none. Received: {jump_length}"
+            "jump_length", f"must be less than the {num_steps} steps, or resamplings=1 for none", jump_length
         )
     return jump_length
 
@@ -327,7 +328,7 @@ def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
     if single:
         x_0 = np.repeat(x_0, len(seeds), axis=0)
     if len(seeds) != len(x_0):
-        raise InputError(f"`seeds` must be one an image. Received: {len(seeds)} seeds, {len(x_0)} images")
+        raise InputError("seeds", "must be one an image", f"{len(seeds)} seeds, {len(x_0)} images")
     return x_0, seeds
 
 
@@ -337,7 +338,7 @@ def _checked_mask(denoiser, mask, count) -> np.ndarray:
     size = denoiser.image_shape[:2]
     if mask.shape not in (size, (count, *size)):
         expected = " x ".join(map(str, size))
-        raise InputError(f"`mask` must be {expected}, or {count} of these. Received: shape {mask.shape}")
+        raise InputError("mask", f"must be {expected}, or {count} of these", f"shape {mask.shape}")
     if mask.dtype.kind not in "buif":
-        raise InputError(f"`mask` must be bool or numbers. Received: {mask.dtype}")
+        raise InputError("mask", "must be bool or numbers", mask.dtype)
     return np.broadcast_to((mask != 0)[..., np.newaxis], (count, *denoiser.image_shape)).copy()

@@ -177,7 +177,7 @@ def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
     x_T = np.asarray(x_T)
     expected = (count, *denoiser.image_shape)
     if x_T.shape != expected or x_T.dtype.kind != "f":
-        raise InputError(f"`x_T` must be float {expected}, one a seed. Received: {x_T.dtype} {x_T.shape}")
+        raise InputError("x_T", f"must be float {expected}, one a seed", f"{x_T.dtype} {x_T.shape}")
     return x_T.astype(np.float32)
 
 

@@ -61,9 +61,9 @@ class Sampler(abc.ABC):
 
     def __post_init__(self):
         if self.clip not in (True, False, "dynamic"):
-            raise InputError(f'`clip` must be True, False or "dynamic". Received: {self.clip!r}')
+            raise InputError("clip", 'must be True, False or "dynamic"', repr(self.clip))
         if self.spacing not in SPACINGS:
-            raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {self.spacing!r}")
+            raise InputError("spacing", f"must be one of {', '.join(SPACINGS)}", repr(self.spacing))
 
     @abc.abstractmethod
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
@@ -90,7 +90,7 @@ class Ancestral(Sampler):
         if isinstance(self.variance, str):
             if self.variance not in parametrization.VARIANCES:
                 names = ", ".join(f'"{name}"' for name in parametrization.VARIANCES)
-                raise InputError(f"`variance` must be {names} or a sequence. Received: {self.variance!r}")
+                raise InputError("variance", f"must be {names} or a sequence", repr(self.variance))
             return
         try:
             object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
@@ -98,7 +98,7 @@ class Ancestral(Sampler):
             text = f"`variance` must be a name or a sequence of numbers. Received: {self.variance!r}"
             raise InputError(text) from None
         if not all(np.isfinite(v) and v >= 0 for v in self.variance):
-            raise InputError(f"`variance` must hold finite numbers >= 0. Received: {self.variance}")
+            raise InputError("variance", "must hold finite numbers >= 0", self.variance)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (3) on a (respaced) schedule; `variance` is the model's."""
@@ -122,7 +122,7 @@ class DDIM(Sampler):
         super().__post_init__()
         object.__setattr__(self, "eta", arguments.number("eta", self.eta))
         if not 0 <= self.eta <= 1:
-            raise InputError(f"`eta` must lie in [0, 1]. Received: {self.eta}")
+            raise InputError("eta", "must lie in [0, 1]", self.eta)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (4) on a (respaced) schedule."""
@@ -204,7 +204,7 @@ class PredictorCorrector(Sampler):
         object.__setattr__(self, "corrections", arguments.count("corrections", self.corrections))
         object.__setattr__(self, "snr", arguments.number("snr", self.snr))
         if not 0 < self.snr < 0.7:  # beyond 1 / sqrt(2) a step overshoots the mean
-            raise InputError(f"`snr` must lie between 0 and 0.7. Received: {self.snr}")
+            raise InputError("snr", "must lie between 0 and 0.7", self.snr)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (7) on a (respaced) schedule: N (1 + corrections) - corrections rows for N steps."""
@@ -252,7 +252,9 @@ class Inversion:
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Equation (8) on a (respaced) schedule: `iterations` rows a step."""
         if schedule.zero_terminal_snr:
-            raise InputError("`schedule` must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert")
+            raise InputError(
+                "schedule", "must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert"
+            )
         signal, noise_ = _levels(schedule)
         s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
         of_eps = n_next - s_next / s * n  # times eps = (x' - s' x_0) / n' of the iterate
@@ -282,7 +284,7 @@ def by_name(sampler: str | Sampler, **options) -> Sampler:
     if isinstance(sampler, Sampler):
         return dataclasses.replace(sampler, **options)
     if not isinstance(sampler, str) or sampler not in BY_NAME:
-        raise InputError(f"`sampler` must be one of {', '.join(BY_NAME)}, or a sampler. Received: {sampler!r}")
+        raise InputError("sampler", f"must be one of {', '.join(BY_NAME)}, or a sampler", repr(sampler))
     return BY_NAME[sampler](**options)
 
 
@@ -323,9 +325,7 @@ def step_table(
         kept = kept[: _share(strength, kept)]
         respaced = respaced.respace(range(len(kept)))
     if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
-        raise InputError(
-            f"`variance` learned needs a model that learned one. Received: a model with {objective.variance!r}"
-        )
+        raise InputError("variance", "learned needs a model that learned one", f"a model with {objective.variance!r}")
     rows = sampler.rows(respaced, objective.variance)
     at = kept[rows.at]
     a, b = (column[at] for column in parametrization.x0_coefficients(schedule, objective.prediction))
@@ -341,8 +341,9 @@ def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
     kept = checked_steps("num_steps", num_steps, schedule.num_timesteps)
     if kept[-1] != schedule.num_timesteps - 1:
         raise InputError(
-            f"`num_steps` must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts. "
-            f"Received: a last step of {kept[-1]}"
+            "num_steps",
+            f"must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts",
+            f"a last step of {kept[-1]}",
         )
     return kept
 
@@ -353,9 +354,7 @@ def _share(strength, kept) -> int:
 
 def _one_each(variances, kept):
     if len(variances) != len(kept):
-        raise InputError(
-            f"`variance` must have one entry for each of {len(kept)} steps. Received: {len(variances)} entries"
-        )
+        raise InputError("variance", f"must have one entry for each of {len(kept)} steps", f"{len(variances)} entries")
     return variances
 
 

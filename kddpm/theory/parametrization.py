@@ -70,16 +70,20 @@ class Objective:
         ):
             if (value := getattr(self, name)) not in choices:
                 more = ", each in the form that belongs to `prediction`" if name == "weighting" else ""
-                raise InputError(f"`{name}` must be one of {', '.join(choices)}{more}. Received: {value!r:.80}")
+                raise InputError(name, f"must be one of {', '.join(choices)}{more}", f"{value!r:.80}")
         if self.weighting == "hybrid" and self.variance != "learned":
             raise InputError(
-                "`weighting` hybrid is the loss of a learned variance and needs variance='learned'. "
-                f"Received: variance={self.variance!r}"
+                "weighting",
+                "hybrid is the loss of a learned variance and needs {variance}",
+                repr(self.variance),
+                variance="learned",
             )
         if self.variance == "learned" and self.weighting not in ("vlb", "hybrid"):
             raise InputError(
-                "`variance` learned needs weighting='hybrid' or 'vlb': no other term trains it. "
-                f"Received: weighting={self.weighting!r}"
+                "variance",
+                "learned needs {weighting} or 'vlb': no other term trains it",
+                repr(self.weighting),
+                weighting="hybrid",
             )
 
     def check_schedule(self, schedule: NoiseSchedule) -> None:
@@ -90,8 +94,10 @@ class Objective:
         """
         if schedule.zero_terminal_snr and self.prediction == "eps":
             raise InputError(
-                "`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0 (zero terminal SNR): there "
-                "eps is x_t itself and says nothing about the image. Received: 'eps'"
+                "prediction",
+                "must be x0, mu or v where the schedule ends at alpha_bar = 0 (zero terminal SNR): there eps is x_t "
+                "itself and says nothing about the image",
+                "'eps'",
             )
 
     def out_channels(self, channels: int) -> int:
@@ -112,7 +118,7 @@ def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarra
         return -schedule.posterior_coefs_xt * b, b
     if prediction == "v":
         return np.sqrt(schedule.alpha_bars), -np.sqrt(schedule.one_minus_alpha_bars)
-    raise InputError(f"`prediction` must be one of {', '.join(PREDICTIONS)}. Received: {prediction!r:.80}")
+    raise InputError("prediction", f"must be one of {', '.join(PREDICTIONS)}", f"{prediction!r:.80}")
 
 
 def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +141,7 @@ def log_variances(schedule: NoiseSchedule, variance: str) -> np.ndarray:
         return np.log(small)
     if variance == "large":
         return np.log(np.concatenate([small[:1], schedule.betas[1:]]))
-    raise InputError(f'`variance` must be "small" or "large" for a table. Received: {variance!r}')
+    raise InputError("variance", 'must be "small" or "large" for a table', repr(variance))
 
 
 def log_variance_range(schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
@@ -160,4 +166,4 @@ def loss_weights(schedule: NoiseSchedule, objective: Objective) -> np.ndarray:
         return (schedule.posterior_coefs_x0 * b) ** 2 / (2 * np.exp(log_variances(schedule, objective.variance)))
     if objective.weighting == "min_snr":
         return np.minimum(schedule.alpha_bars / schedule.one_minus_alpha_bars, _MIN_SNR_GAMMA) * b**2
-    raise InputError(f"`weighting` must be simple, vlb or min_snr for a table. Received: {objective.weighting!r}")
+    raise InputError("weighting", "must be simple, vlb or min_snr for a table", repr(objective.weighting))

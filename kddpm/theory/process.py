@@ -187,7 +187,7 @@ def split_output(output, objective: Objective):
 
 
 def _unknown(prediction):
-    return InputError(f"`prediction` must be one of {', '.join(parametrization.PREDICTIONS)}. Received: {prediction!r}")
+    return InputError("prediction", f"must be one of {', '.join(parametrization.PREDICTIONS)}", repr(prediction))
 
 
 def as_float(x):

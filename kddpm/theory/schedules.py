@@ -53,19 +53,19 @@ class NoiseSchedule:
         try:
             self.betas = betas = np.array(betas, np.float64)
         except (TypeError, ValueError):
-            raise InputError(f"`betas` must be a list of numbers. Received: {betas!r}") from None
+            raise InputError("betas", "must be a list of numbers", repr(betas)) from None
         if betas.ndim != 1 or betas.size == 0:
-            raise InputError(f"`betas` must be a non-empty list of numbers. Received: shape {betas.shape}")
+            raise InputError("betas", "must be a non-empty list of numbers", f"shape {betas.shape}")
         inside = (betas > 0) & (betas < 1)
         inside[-1] |= betas[-1] == 1
         outside = np.flatnonzero(~inside)
         if outside.size:
             t = outside[0]
-            raise InputError(f"`betas` must lie strictly between 0 and 1. Received: beta={betas[t]:g} at t={t}")
+            raise InputError("betas", "must lie strictly between 0 and 1", f"beta={betas[t]:g} at t={t}")
         self.num_timesteps = len(betas)
         self.timesteps = np.arange(len(betas)) if timesteps is None else checked_steps("timesteps", timesteps)
         if len(self.timesteps) != len(betas):
-            raise InputError(f"`timesteps` must have {len(betas)} entries, one a beta. Received: {len(self.timesteps)}")
+            raise InputError("timesteps", f"must have {len(betas)} entries, one a beta", len(self.timesteps))
 
         self.alphas = 1 - betas
         with np.errstate(divide="ignore"):  # log 0, of a last beta of 1
@@ -146,7 +146,7 @@ def cosine(num_timesteps: int = 1000, offset: float = 0.008) -> NoiseSchedule:
     1 - cos(b)^2 / cos(a)^2 without its cancellation.
     """
     if not offset > 0:
-        raise InputError(f"`offset` must be positive. Received: offset={offset}")
+        raise InputError("offset", "must be positive", f"offset={offset}")
     steps = _steps(num_timesteps)
     angles = (np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2
     before, after = angles[:-1], angles[1:]
@@ -156,7 +156,7 @@ def cosine(num_timesteps: int = 1000, offset: float = 0.008) -> NoiseSchedule:
 def sigmoid(num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
     """alpha_bar falls along a sigmoid from `start` to `end` at temperature `tau` (Jabri et al. 2022, algorithm 1)."""
     if not (end > start and tau > 0):
-        raise InputError(f"`sigmoid` needs start < end and tau > 0. Received: start={start}, end={end}, tau={tau}")
+        raise InputError("sigmoid", "needs start < end and tau > 0", f"start={start}, end={end}, tau={tau}")
 
     def sigma(x):
         return 1 / (1 + math.exp(-x / tau))
@@ -179,8 +179,9 @@ def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000
     values = np.array([function(i / steps) for i in range(steps + 1)], np.float64)
     if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
         raise InputError(
-            "`function` must decrease strictly within [0, 1] as u goes from 0 to 1. "
-            f"Received: alpha_bar(0)={values[0]:g}, alpha_bar(1)={values[-1]:g}"
+            "function",
+            "must decrease strictly within [0, 1] as u goes from 0 to 1",
+            f"alpha_bar(0)={values[0]:g}, alpha_bar(1)={values[-1]:g}",
         )
     return NoiseSchedule(np.minimum(1 - values[1:] / values[:-1], _MAX_BETA))
 
@@ -203,7 +204,7 @@ BY_NAME = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid, "quadratic": 
 def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
     """The schedule of that name with its default shape, for flags and configurations."""
     if name not in BY_NAME:
-        raise InputError(f"`schedule` must be one of {', '.join(BY_NAME)}. Received: {name!r}")
+        raise InputError("schedule", f"must be one of {', '.join(BY_NAME)}", repr(name))
     return BY_NAME[name](num_timesteps)
 
 
@@ -232,9 +233,9 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     """
     last = schedule.num_timesteps - 1
     if not _is_count(num_steps) or num_steps > last + 1:
-        raise InputError(f"`num_steps` must be an integer in 1 .. {last + 1} (T). Received: {num_steps!r}")
+        raise InputError("num_steps", f"must be an integer in 1 .. {last + 1} (T)", repr(num_steps))
     if spacing not in SPACINGS:
-        raise InputError(f"`spacing` must be one of {', '.join(SPACINGS)}. Received: {spacing!r}")
+        raise InputError("spacing", f"must be one of {', '.join(SPACINGS)}", repr(spacing))
     if num_steps == 1:
         return np.array([last])
     if spacing == "trailing":
@@ -263,15 +264,15 @@ def checked_steps(name: str, steps, num_timesteps: int | None = None) -> np.ndar
     """
     array = np.array(steps)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or np.any(np.diff(array) <= 0):
-        raise InputError(f"`{name}` must be increasing integers. Received: {steps!r}")
+        raise InputError(name, "must be increasing integers", repr(steps))
     if num_timesteps is not None and not (array[0] >= 0 and array[-1] < num_timesteps):
-        raise InputError(f"`{name}` must lie in 0 .. {num_timesteps - 1}. Received: {array[0]} .. {array[-1]}")
+        raise InputError(name, f"must lie in 0 .. {num_timesteps - 1}", f"{array[0]} .. {array[-1]}")
     return array.astype(np.int64)
 
 
 def _steps(num_timesteps) -> int:
     if not _is_count(num_timesteps):
-        raise InputError(f"`num_timesteps` must be a positive integer. Received: {num_timesteps!r}")
+        raise InputError("num_timesteps", "must be a positive integer", repr(num_timesteps))
     return int(num_timesteps)
 
 
@@ -281,4 +282,4 @@ def _is_count(value) -> bool:
 
 def _check_ends(start, end):
     if not (0 < start < 1 and 0 < end < 1):
-        raise InputError(f"`start` and `end` must lie strictly between 0 and 1. Received: start={start}, end={end}")
+        raise InputError("start", "and `end` must lie strictly between 0 and 1", f"start={start}, end={end}")
