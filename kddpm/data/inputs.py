@@ -58,7 +58,7 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None)
     return x
 
 
-def batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+def shareable_batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
     """Arrays as batches of one size; what is left over of an epoch is left out.
 
     Args:

@@ -34,7 +34,7 @@ def place_of(count):
     return tf.reduce_sum(each[:replica]), tf.reduce_sum(each)
 
 
-class Rows:
+class SharedRows:
     """Work on the rows of arrays, each of which is some replica's.
 
     Args:

@@ -98,7 +98,7 @@ def bits_per_dim(
     arguments.int32("seed", [seed])
     seeds = arguments.int32("seed", np.arange(count) + seed)
     each = _terms_each(num_terms, num_timesteps)
-    compute = _compiled(denoiser, clip)
+    compute = _terms_function(denoiser, clip)
 
     def arguments_of(rows: slice):
         return images[rows].astype(np.float64) / 127.5 - 1, seeds[rows], labels[rows]
@@ -147,9 +147,9 @@ def _shares(num_timesteps) -> np.ndarray:
     return shares / shares.sum()
 
 
-def _compiled(denoiser, clip):
+def _terms_function(denoiser, clip):
     """(x_0, seeds, label, t, start) -> nats (B, terms): one loop over the terms, on every replica."""
-    rows = replicas.Rows(denoiser.strategy)
+    rows = replicas.SharedRows(denoiser.strategy)
     diffusion = denoiser.process
     names = denoiser.schedule.timesteps.astype(np.int32)
     signature = [

@@ -12,22 +12,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.data import images as kd_images
 from kddpm.data import inputs
 from kddpm.device import export
 from kddpm.distribution import replicas, strategies
 from kddpm.evaluation import likelihood
-from kddpm.model import draws, means
-from kddpm.model.gradients import check_optimizer, descend, loss_and_gradients
+from kddpm.model import checks, draws, means
+from kddpm.model.gradients import descend, loss_and_gradients
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
 from kddpm.theory import objectives, schedules
 from kddpm.theory.parametrization import Objective
 
 _MOST_SKIPPED = 10  # steps in a row
-_LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 
 
 @keras.saving.register_keras_serializable("kddpm")
@@ -82,29 +80,18 @@ class DiffusionModel(keras.Model):
         name: str = "diffusion_model",
     ):
         super().__init__(name=name, dtype="float32")
-        if not 0 <= arguments.number("ema_momentum", ema_momentum) < 1:
-            raise InputError("ema_momentum", "must lie in [0, 1)", ema_momentum)
-        if not 0 <= arguments.number("label_dropout", label_dropout) < 1:
-            raise InputError("label_dropout", "must lie in [0, 1)", label_dropout)
-        arguments.int32("seed", [seed])
-        if clip_norm is not None and not arguments.number("clip_norm", clip_norm) > 0:
-            raise InputError("clip_norm", "must be positive, or None", clip_norm)
+        checks.check_numbers(ema_momentum, label_dropout, seed, clip_norm, accumulation)
         self.network = network
         self.image_shape = tuple(network.image_shape)
-        self.schedule = _schedule(schedule)
+        self.schedule = checks.as_schedule(schedule)
         self.objective = Objective(prediction, weighting, variance, timestep_sampling)
-        _check_channels(network, self.objective)
-        if self.schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
-            warnings.warn(
-                f"The schedule ends at alpha_bar={self.schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
-                "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
-                stacklevel=2,
-            )
+        checks.check_channels(network, self.objective)
+        checks.warn_of_a_rest(self.schedule)
         self.label_dropout = label_dropout if network.num_classes else 0.0
         self.seed = seed
         self.ema_momentum = ema_momentum
         self.clip_norm = clip_norm
-        self.accumulation = arguments.count("accumulation", accumulation)
+        self.accumulation = accumulation
 
         self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
         self.ema_network.trainable = False
@@ -148,15 +135,7 @@ class DiffusionModel(keras.Model):
                 accumulates, averages or scales, which is the model's to do; XLA, or several steps a call, with several
                 replicas.
         """
-        if kwargs.get("loss") is not None:
-            raise InputError(
-                "loss", "follows from the model's `prediction` and `weighting`", f"loss={kwargs['loss']!r}"
-            )
-        if self.network.compute_dtype == "float16":
-            raise InputError("network", "must compute in float32 or bfloat16", "the dtype policy mixed_float16")
-        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
-            raise InputError("metrics", "are the loss and the gradient norm and cannot be chosen")
-        check_optimizer(keras.optimizers.get(optimizer))
+        checks.check_compile_arguments(self.network, optimizer, kwargs)
         super().compile(optimizer=optimizer, **kwargs)
         strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
         # Slots made now rather than in the first step: that step is traced once instead of twice.
@@ -222,7 +201,7 @@ class DiffusionModel(keras.Model):
     def _image_losses(self, network, x_0, t, noise, label, **kwargs):
         """The loss of each image, (B,)."""
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        output = network(_network_inputs(x_t, self._named(t), label), **kwargs)
+        output = network([x_t, self._named(t)] if label is None else [x_t, self._named(t), label], **kwargs)
         return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
 
     def _unpack(self, data, purpose):
@@ -315,30 +294,10 @@ class DiffusionModel(keras.Model):
     ):
         """Pictures from seeds: Algorithm 2, or any sampler, with the averaged weights.
 
-        Picture k depends on seeds[k] (and labels[k]) alone, whatever stands beside it: its noise is the same bit for
-        bit, and the picture is, up to the rounding of floats.
+        Arguments, result and errors are those of `generation.generate`.
 
-        Args:
-            seeds: int32 numbers, one a picture.
-            sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as
-                `kddpm.samplers.DDIM(eta=0.5)`.
-            num_steps: how many steps, or which ones; None = all T.
-            labels: classes, one a picture; None = seed modulo the number of classes.
-            guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
-                network says without a class, 0 = no class at all. Others call the network on twice the batch.
-            x_T: float (N, H, W, C) to start from in place of the seeds' noise, such as `invert` gives.
-            batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
-            return_trajectory: also return frames of every picture's way from noise, at most this many; True = 50.
-            verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
-            jit_compile: compile with XLA: slower to start, faster where the network is small.
-
-        Returns:
-            uint8 (N, H, W, C); with `return_trajectory` also uint8 (frames, N, H, W, C), from noise to the pictures.
-
-        Raises:
-            InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
-                or for a network without classes, guidance of a model trained without label dropout, an x_T of
-                another shape.
+        Example:
+            >>> pictures = model.generate(range(64), sampler="ddim", num_steps=50)  # uint8 (64, H, W, C)
         """
         return generation.generate(
             self,
@@ -406,7 +365,7 @@ class DiffusionModel(keras.Model):
         if replicas > 1:
             if hasattr(x, "shape"):
                 seed = self.seed + int(self.step.numpy())  # the same on every worker
-                x = inputs.batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
+                x = inputs.shareable_batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
                 y = batch_size = None
             self._share(inputs.size_of_batches(x, replicas) // replicas)
         if isinstance(x, tf.data.Dataset):
@@ -480,30 +439,3 @@ class _StopWhenLost(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_not_lost(_MOST_SKIPPED)
-
-
-def _schedule(schedule):
-    if isinstance(schedule, schedules.NoiseSchedule):
-        return schedule
-    if schedule is None or isinstance(schedule, str):
-        return schedules.by_name(schedule or "linear")
-    raise InputError(
-        "schedule", "must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name", repr(schedule)
-    )
-
-
-def _network_inputs(x_t, t, label):
-    return [x_t, t] if label is None else [x_t, t, label]
-
-
-def _check_channels(network, objective):
-    channels = network.image_shape[-1]
-    expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
-    if received != expected:
-        raise InputError(
-            "network",
-            f"must have {expected} output channels for {{variance}} and images of {channels}: UNet(..., "
-            f"out_channels={expected})",
-            received,
-            variance=objective.variance,
-        )

@@ -5,30 +5,9 @@ TensorFlow's replicas each see their part of a batch, and Keras's optimizers add
 
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
-
-
-def check_optimizer(optimizer) -> None:
-    """Whether an optimizer leaves to this module and the model what is theirs.
-
-    Raises:
-        InputError: it does not, with what to use in its place.
-    """
-    for name, instead in (
-        ("gradient_accumulation_steps", "`accumulation` of the model"),
-        ("use_ema", "`ema_momentum` of the model"),
-        ("clipnorm", "`clip_norm` of the model"),
-        ("global_clipnorm", "`clip_norm` of the model"),
-        ("clipvalue", "`clip_norm` of the model"),
-        ("loss_scale_factor", "float16, which is not supported"),
-    ):
-        if value := getattr(optimizer, name, None):
-            raise InputError("optimizer", f"must leave {name} to {instead}", f"{name}={value}")
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise InputError("optimizer", "must not scale losses, which float16 alone needs", "LossScaleOptimizer")
 
 
 def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: int = 1):

@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from kddpm.base.errors import InputError
+from kddpm.networks import levels
 from kddpm.networks.layers import Downsample, GroupNormalization, ResidualBlock, TimestepEmbedding, Upsample, fan_avg
 
 
@@ -66,7 +67,7 @@ class UNet(keras.Model):
                 raise InputError(argument, "must be at least 1", value)
         if num_classes is not None and num_classes < 1:
             raise InputError("num_classes", "must be at least 1, or None", num_classes)
-        self.image_shape = _checked_image_shape(image_shape, levels=len(self.multipliers))
+        self.image_shape = _checked_image_shape(image_shape, num_levels=len(self.multipliers))
         self.width = width
         self.blocks_per_level = blocks_per_level
         self.attention_resolutions = tuple(attention_resolutions)
@@ -88,14 +89,14 @@ class UNet(keras.Model):
         self.conv_in = keras.layers.Conv2D(
             self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
         )
-        sides = [max(self.image_shape[:2]) // 2**level for level in range(len(self.multipliers))]
+        attends = levels.with_attention(self.image_shape[:2], len(self.multipliers), self.attention_resolutions)
 
         def block(level, name, attention=None):
             return ResidualBlock(
                 self.width * self.multipliers[level],
                 groups=self.groups,
                 dropout=self.dropout,
-                attention=sides[level] in self.attention_resolutions if attention is None else attention,
+                attention=level in attends if attention is None else attention,
                 name=name,
                 dtype=policy,
             )
@@ -200,66 +201,6 @@ class UNet(keras.Model):
         }
 
 
-def count_parameters(
-    image_channels: int,
-    width: int,
-    multipliers: Sequence[int],
-    blocks_per_level: int,
-    attention_levels: Collection[int],
-    num_classes: int | None,
-    out_channels: int,
-) -> int:
-    """How many parameters a `UNet` would have, by arithmetic alone: it need not fit in memory.
-
-    Args:
-        image_channels: C of the image.
-        width: as of the `UNet`, which says what these are.
-        multipliers: likewise.
-        blocks_per_level: likewise.
-        attention_levels: indices of the levels whose blocks end with attention.
-        num_classes: as of the `UNet`.
-        out_channels: likewise, never None.
-
-    Example:
-        >>> count_parameters(3, 128, (1, 2, 2, 2), 2, {1}, None, 3)
-        35746307
-    """
-    embedding = 4 * width
-
-    def conv(inputs, outputs, side=3):
-        return side * side * inputs * outputs + outputs
-
-    def block(inputs, outputs, attention):
-        shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
-        norms = 2 * inputs + 2 * outputs
-        convolutions = conv(inputs, outputs) + conv(embedding, outputs, 1) + conv(outputs, outputs)
-        # A normalisation, query, key and value, and the way out.
-        attends = 2 * outputs + conv(outputs, 3 * outputs, 1) + conv(outputs, outputs, 1) if attention else 0
-        return norms + convolutions + shortcut + attends
-
-    total = conv(width, embedding, 1) + conv(embedding, embedding, 1)
-    total += (num_classes + 1) * embedding if num_classes else 0
-    total += conv(image_channels, width)
-    channels, skips = width, [width]
-    last = len(multipliers) - 1
-    for level, multiplier in enumerate(multipliers):
-        for _ in range(blocks_per_level):
-            inputs, channels = channels, width * multiplier
-            total += block(inputs, channels, level in attention_levels)
-            skips.append(channels)
-        if level < last:
-            total += conv(channels, channels)
-            skips.append(channels)
-    total += block(channels, channels, True) + block(channels, channels, False)
-    for level in reversed(range(last + 1)):
-        for _ in range(blocks_per_level + 1):
-            inputs, channels = channels + skips.pop(), width * multipliers[level]
-            total += block(inputs, channels, level in attention_levels)
-        if level > 0:
-            total += conv(channels, channels)
-    return total + 2 * channels + conv(channels, out_channels)
-
-
 def _default_groups(width: int, channels: list[int]) -> int:
     """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it.
 
@@ -271,15 +212,15 @@ def _default_groups(width: int, channels: list[int]) -> int:
     return groups
 
 
-def _checked_image_shape(image_shape, levels: int) -> tuple[int, int, int]:
+def _checked_image_shape(image_shape, num_levels: int) -> tuple[int, int, int]:
     shape = tuple(image_shape)
     if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
         raise InputError("image_shape", "must be (height, width, channels)", image_shape)
-    factor = 2 ** (levels - 1)
+    factor = levels.divisor(num_levels)
     if shape[0] % factor or shape[1] % factor:
         raise InputError(
             "image_shape",
-            f"must be divisible by {factor}: a network of {levels} levels halves it {levels - 1} times",
+            f"must be divisible by {factor}: a network of {num_levels} levels halves it {num_levels - 1} times",
             f"{shape[0]}x{shape[1]}",
         )
     return shape

@@ -6,7 +6,8 @@ import os
 from kddpm.base import memory
 from kddpm.base.errors import InputError
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.networks.unet import UNet, count_parameters
+from kddpm.networks import levels
+from kddpm.networks.unet import UNet
 from kddpm.runs import weights_files
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
@@ -50,12 +51,12 @@ def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> Diffu
 
 
 def _parameters(config, image_shape):
-    return count_parameters(
-        image_shape[-1],
+    return levels.count_parameters(
+        image_shape,
         config.width,
         config.multipliers,
         config.blocks_per_level,
-        [i for i in range(len(config.multipliers)) if max(image_shape[:2]) // 2**i in config.attention_resolutions],
+        config.attention_resolutions,
         config.num_classes,
         config.objective.out_channels(image_shape[-1]),
     )
@@ -64,8 +65,8 @@ def _parameters(config, image_shape):
 def _check_memory(config, image_shape):
     """Whether there is room for the weights, their averages and one picture on its way through the network."""
     pixels = math.prod(image_shape[:2])
-    lowest = max(image_shape[:2]) // 2 ** (len(config.multipliers) - 1)  # where there always is attention
-    shrunk = max([lowest, *config.attention_resolutions]) / max(image_shape[:2])
+    sides = levels.sides(image_shape[:2], len(config.multipliers))  # at the last there always is attention
+    shrunk = max([sides[-1], *config.attention_resolutions]) / sides[0]
     parameters = _parameters(config, image_shape)
     need = 4 * (2 * parameters + pixels * config.width + (pixels * shrunk**2) ** 2)
     if need > (total := memory.total()):

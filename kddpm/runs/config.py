@@ -8,6 +8,7 @@ from typing import Annotated
 
 from kddpm.base.errors import InputError
 from kddpm.data.labels import MOST_CLASSES
+from kddpm.networks import levels
 from kddpm.sampling import samplers
 from kddpm.theory import schedules
 from kddpm.theory.parametrization import Objective
@@ -164,17 +165,17 @@ class TrainConfig:
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
         size = "x".join(str(side) for side in self.image_size)
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)
-        levels, most = len(self.multipliers), max(self.image_size).bit_length()
-        _require(levels <= most, "multipliers", f"at most {most} numbers for images of {size}", levels)
-        factor = 2 ** (levels - 1)
+        count, most = len(self.multipliers), max(self.image_size).bit_length()
+        _require(count <= most, "multipliers", f"at most {most} numbers for images of {size}", count)
+        factor = levels.divisor(count)
         _require(
             all(side % factor == 0 for side in self.image_size),
             "image_size",
-            f"divisible by {factor}, because {levels} levels ({{multipliers}}) halve it {levels - 1} times",
+            f"divisible by {factor}, because {count} levels ({{multipliers}}) halve it {count - 1} times",
             size,
             multipliers=...,
         )
-        sides = [max(self.image_size) // 2**level for level in range(levels)]
+        sides = levels.sides(self.image_size, count)
         _require(
             set(self.attention_resolutions) <= set(sides),
             "attention_resolutions",

@@ -221,8 +221,8 @@ def _check(source: data.ImageData, config: TrainConfig, trained_on: dict) -> Non
         more = ", ..." if len(kinds) > _MOST_KINDS else ""
         raise InputError(
             "dataset",
-            f"must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they are: an image "
-            "that was resized has other bits to code",
+            f"must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they are: an "
+            "image that was resized has other bits to code",
             f"{source.source}, with {sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})",
         )
     if config.num_classes is None:

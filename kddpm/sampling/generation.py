@@ -135,12 +135,12 @@ def paint(
         float32 (N, H, W, C), and uint8 (frames, N, H, W, C) or None.
     """
     batch_size = arguments.count("batch_size", batch_size)
-    rows = replicas.Rows(denoiser.strategy)
+    rows = replicas.SharedRows(denoiser.strategy)
     # A power of two, so that a few shapes serve every number of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
     batch = -(-batch // rows.replicas) * rows.replicas
     stops = _stops(table.num_rows, frames)
-    begin, walk = _compiled(denoiser, table, batch, guidance_scale, edit, jit_compile)
+    begin, walk = _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile)
     scale = tf.constant(guidance_scale, tf.float32)
     chunks = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
     arrays = () if edit is None else edit.arrays
@@ -181,7 +181,7 @@ def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
     return x_T.astype(np.float32)
 
 
-def _compiled(denoiser, table, batch, guidance_scale, edit, jit_compile):
+def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
     """(begin, walk) for a table and a batch size; one trace serves every guidance scale but 0 and 1."""
     guided = guidance_scale not in (0, 1)
 
@@ -194,7 +194,7 @@ def _compiled(denoiser, table, batch, guidance_scale, edit, jit_compile):
             predict = denoiser.predictor(label, scale if guided else guidance_scale, table.learned_variance)
             return walks.walk(predict, table, state, seeds, start, stop, after)
 
-        rows = replicas.Rows(denoiser.strategy)
+        rows = replicas.SharedRows(denoiser.strategy)
         return tuple(rows.compile(function, jit_compile=jit_compile) for function in (begin, walk))
 
     scale = "any" if guided else int(guidance_scale)

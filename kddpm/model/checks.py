@@ -1,0 +1,113 @@
+"""What a `DiffusionModel` is made from and compiled with, looked at before anything is built."""
+
+import warnings
+
+import keras
+
+from kddpm.base import arguments
+from kddpm.base.errors import InputError
+from kddpm.theory import schedules
+from kddpm.theory.parametrization import Objective
+
+_LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
+
+
+def check_numbers(
+    ema_momentum: float, label_dropout: float, seed: int, clip_norm: float | None, accumulation: int
+) -> None:
+    """Whether the numbers are in their ranges.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    for name, share in (("ema_momentum", ema_momentum), ("label_dropout", label_dropout)):
+        if not 0 <= arguments.number(name, share) < 1:
+            raise InputError(name, "must lie in [0, 1)", share)
+    arguments.int32("seed", [seed])
+    arguments.count("accumulation", accumulation)
+    if clip_norm is not None and not arguments.number("clip_norm", clip_norm) > 0:
+        raise InputError("clip_norm", "must be positive, or None", clip_norm)
+
+
+def as_schedule(schedule: schedules.NoiseSchedule | str | None) -> schedules.NoiseSchedule:
+    """A schedule itself, or by its name; None = linear.
+
+    Raises:
+        InputError: something else.
+    """
+    if isinstance(schedule, schedules.NoiseSchedule):
+        return schedule
+    if schedule is None or isinstance(schedule, str):
+        return schedules.by_name(schedule or "linear")
+    raise InputError(
+        "schedule", "must be a NoiseSchedule, such as kddpm.schedules.cosine(1000), or a name", repr(schedule)
+    )
+
+
+def warn_of_a_rest(schedule: schedules.NoiseSchedule) -> None:
+    """Say so where x_T still shows the image."""
+    if schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
+        warnings.warn(
+            f"The schedule ends at alpha_bar={schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
+            "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
+            stacklevel=3,
+        )
+
+
+def check_channels(network: keras.Model, objective: Objective) -> None:
+    """Whether a network has the output channels that its objective needs.
+
+    Raises:
+        InputError: it has not.
+    """
+    channels = network.image_shape[-1]
+    expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
+    if received != expected:
+        raise InputError(
+            "network",
+            f"must have {expected} output channels for {{variance}} and images of {channels}: UNet(..., "
+            f"out_channels={expected})",
+            received,
+            variance=objective.variance,
+        )
+
+
+def check_compile_arguments(network: keras.Model, optimizer: object, options: dict) -> None:
+    """Whether `compile` is asked for what a `DiffusionModel` can do.
+
+    Args:
+        network: that is trained.
+        optimizer: as `keras.optimizers.get` takes it.
+        options: the other arguments of Keras's `compile`.
+
+    Raises:
+        InputError: a loss or metrics, which are the model's own; float16, whose range is too small for gradients; an
+            optimizer that clips, accumulates, averages or scales.
+    """
+    if options.get("loss") is not None:
+        raise InputError("loss", "follows from the model's `prediction` and `weighting`", f"loss={options['loss']!r}")
+    if network.compute_dtype == "float16":
+        raise InputError("network", "must compute in float32 or bfloat16", "the dtype policy mixed_float16")
+    if options.get("metrics") or options.get("weighted_metrics"):
+        raise InputError("metrics", "are the loss and the gradient norm and cannot be chosen")
+    _check_optimizer(keras.optimizers.get(optimizer))
+
+
+def _check_optimizer(optimizer) -> None:
+    """Whether an optimizer leaves to the model what is the model's.
+
+    Raises:
+        InputError: it does not, with what to use in its place.
+    """
+    for name, instead in (
+        ("gradient_accumulation_steps", "`accumulation` of the model"),
+        ("use_ema", "`ema_momentum` of the model"),
+        ("clipnorm", "`clip_norm` of the model"),
+        ("global_clipnorm", "`clip_norm` of the model"),
+        ("clipvalue", "`clip_norm` of the model"),
+        ("loss_scale_factor", "float16, which is not supported"),
+    ):
+        if value := getattr(optimizer, name, None):
+            raise InputError("optimizer", f"must leave {name} to {instead}", f"{name}={value}")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise InputError("optimizer", "must not scale losses, which float16 alone needs", "LossScaleOptimizer")

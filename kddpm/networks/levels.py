@@ -1,0 +1,82 @@
+"""The levels of a U-Net, by arithmetic alone: sizes, attention, parameters. Needs no Keras.
+
+Each level but the last halves the height and the width of the feature maps. A level is named by its larger side.
+"""
+
+from collections.abc import Collection, Sequence
+
+
+def divisor(num_levels: int) -> int:
+    """What the height and the width of an image must be divisible by."""
+    return 2 ** (num_levels - 1)
+
+
+def sides(image_size: Sequence[int], num_levels: int) -> list[int]:
+    """The larger side of the feature maps of each level, in pixels."""
+    return [max(image_size) // 2**level for level in range(num_levels)]
+
+
+def with_attention(image_size: Sequence[int], num_levels: int, attention_resolutions: Collection[int]) -> set[int]:
+    """The levels whose blocks end with attention, by their numbers from 0."""
+    return {level for level, side in enumerate(sides(image_size, num_levels)) if side in attention_resolutions}
+
+
+def count_parameters(
+    image_shape: Sequence[int],
+    width: int,
+    multipliers: Sequence[int],
+    blocks_per_level: int,
+    attention_resolutions: Collection[int],
+    num_classes: int | None,
+    out_channels: int,
+) -> int:
+    """How many parameters a `UNet` would have, by arithmetic alone: it need not fit in memory.
+
+    Args:
+        image_shape: as of the `UNet`, which says what these are.
+        width: likewise.
+        multipliers: likewise.
+        blocks_per_level: likewise.
+        attention_resolutions: likewise.
+        num_classes: likewise.
+        out_channels: likewise, never None.
+
+    Example:
+        >>> count_parameters((32, 32, 3), 128, (1, 2, 2, 2), 2, (16,), None, 3)
+        35746307
+    """
+    embedding = 4 * width
+    attends = with_attention(image_shape[:2], len(multipliers), attention_resolutions)
+
+    def conv(inputs, outputs, side=3):
+        return side * side * inputs * outputs + outputs
+
+    def block(inputs, outputs, attention):
+        shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
+        norms = 2 * inputs + 2 * outputs
+        convolutions = conv(inputs, outputs) + conv(embedding, outputs, 1) + conv(outputs, outputs)
+        # A normalisation, query, key and value, and the way out.
+        extra = 2 * outputs + conv(outputs, 3 * outputs, 1) + conv(outputs, outputs, 1) if attention else 0
+        return norms + convolutions + shortcut + extra
+
+    total = conv(width, embedding, 1) + conv(embedding, embedding, 1)
+    total += (num_classes + 1) * embedding if num_classes else 0
+    total += conv(image_shape[-1], width)
+    channels, skips = width, [width]
+    last = len(multipliers) - 1
+    for level, multiplier in enumerate(multipliers):
+        for _ in range(blocks_per_level):
+            inputs, channels = channels, width * multiplier
+            total += block(inputs, channels, level in attends)
+            skips.append(channels)
+        if level < last:
+            total += conv(channels, channels)
+            skips.append(channels)
+    total += block(channels, channels, True) + block(channels, channels, False)
+    for level in reversed(range(last + 1)):
+        for _ in range(blocks_per_level + 1):
+            inputs, channels = channels + skips.pop(), width * multipliers[level]
+            total += block(inputs, channels, level in attends)
+        if level > 0:
+            total += conv(channels, channels)
+    return total + 2 * channels + conv(channels, out_channels)
