@@ -358,10 +358,11 @@ class DiffusionModel(keras.Model):
                 raise InputError(name, "is not supported: every image counts the same")
         if replicas > 1 and kwargs.get("validation_split"):
             raise InputError("validation_split", f"is for one device; with {replicas} replicas pass `validation_data`")
+        watch = inputs.Watch()
         if kwargs.get("validation_data") is not None:
             images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
-            kwargs["validation_data"] = (self._checked(images, labels), labels, *weights)
-        x = self._checked(x, y)
+            kwargs["validation_data"] = (self._checked(images, labels, watch), labels, *weights)
+        x = self._checked(x, y, watch)
         if replicas > 1:
             if hasattr(x, "shape"):
                 seed = self.seed + int(self.step.numpy())  # the same on every worker
@@ -379,7 +380,7 @@ class DiffusionModel(keras.Model):
         callbacks = kwargs.pop("callbacks", None)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*keras.tree.flatten(callbacks or []), _StopWhenLost()]
-        with inputs.one_line_errors():
+        with watch:
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
@@ -388,16 +389,16 @@ class DiffusionModel(keras.Model):
         Raises:
             InputError: as in `fit`.
         """
-        with inputs.one_line_errors():
-            return super().evaluate(self._checked(x, y), y, batch_size=batch_size, **kwargs)
+        with inputs.Watch() as watch:
+            return super().evaluate(self._checked(x, y, watch), y, batch_size=batch_size, **kwargs)
 
     def _share(self, replica_batch):
         """Trace for so many images a replica: several workers' batches come without their size."""
         if replica_batch != self._replica_batch:
             self._replica_batch, self.train_function = replica_batch, None
 
-    def _checked(self, x, y):
-        return inputs.checked_images(x, y, self.image_shape, self.network.num_classes)
+    def _checked(self, x, y, watch):
+        return inputs.checked_images(x, y, self.image_shape, self.network.num_classes, watch)
 
     def _note_trace(self, purpose, images):
         """Say so when a step is traced for a second batch shape: it costs as much as the first."""
