@@ -14,7 +14,7 @@ beaten: its p(x_{t-1} | x_t) is q(x_{t-1} | x_t) itself.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ from keras import ops
 
 from kddpm.base import progress
 from kddpm.base.errors import InputError
+from kddpm.base.types import Config, Integers, Shape, Tensor
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.networks.layers import TimestepEmbedding
 from kddpm.sampling import samplers, walks
@@ -89,7 +90,7 @@ def to_images(points: np.ndarray) -> np.ndarray:
     return (np.asarray(points) / LIMIT).astype(np.float32).reshape(-1, *IMAGE_SHAPE)
 
 
-def to_points(images) -> np.ndarray:
+def to_points(images: Tensor) -> np.ndarray:
     """The model's (N, 1, 1, 2) as points (N, 2) of the plane."""
     return np.asarray(images).reshape(-1, 2) * LIMIT
 
@@ -130,7 +131,7 @@ class MLP(keras.Model):
     def _size(self):
         return int(np.prod(self.image_shape))
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
         self.embed_timestep.build((None,))
         self.dense_in.build((None, self._size * (1 + 2 * len(_FREQUENCIES))))
@@ -138,7 +139,7 @@ class MLP(keras.Model):
             layer.build((None, self.width))
         self.built = True
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
         """Predict from [x_t, t]; nothing here is random, so `seed` is not used.
 
         Args:
@@ -158,11 +159,11 @@ class MLP(keras.Model):
             h = h + hidden(ops.silu(h + shift(embedding)))
         return ops.reshape(self.dense_out(ops.silu(h)), (-1, *self.image_shape))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(B, H, W, C)."""
         return (input_shape[0][0], *self.image_shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {**super().get_config(), "image_shape": self.image_shape, "width": self.width, "depth": self.depth}
 
@@ -210,7 +211,7 @@ def forwards(schedule: NoiseSchedule, points: np.ndarray, seed: int = 0) -> np.n
 
 def backwards(
     model: DiffusionModel,
-    seeds,
+    seeds: Integers,
     sampler: str | samplers.Sampler = "ancestral",
     num_steps: int | None = None,
 ) -> np.ndarray:
@@ -244,7 +245,7 @@ def backwards(
 # Gaussian data in closed form.
 
 
-def gaussian_eps(schedule: NoiseSchedule, x_t, t, mean: float, std: float):
+def gaussian_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, mean: float, std: float) -> Tensor:
     """E[eps | x_t] of data N(mean, std^2), equation (1).
 
     Args:
@@ -301,7 +302,7 @@ class GaussianNetwork(keras.Model):
         self._fractions = 2 * (np.log(gaussian_variances(schedule, std)) - low) / (high - low) - 1
         self.built = True
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
         """Predict from [x_t, t].
 
         Args:
@@ -316,7 +317,7 @@ class GaussianNetwork(keras.Model):
         eps = gaussian_eps(self.schedule, x_t, t, self.mean, self.std)
         return ops.concatenate([eps, ops.zeros_like(eps) + at_t(self._fractions, t, eps)], axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`, the schedule as its own configuration."""
         return {
             **super().get_config(),
@@ -327,12 +328,12 @@ class GaussianNetwork(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> "GaussianNetwork":
         """The network that `get_config` described."""
         return cls(**{**config, "schedule": NoiseSchedule.from_config(config["schedule"])})
 
 
-def gaussian_images(count: int, image_shape, mean: float, std: float, seed: int = 0) -> np.ndarray:
+def gaussian_images(count: int, image_shape: Sequence[int], mean: float, std: float, seed: int = 0) -> np.ndarray:
     """Images of independent normal pixels, rounded to uint8: (count, H, W, C)."""
     x = np.random.default_rng(seed).normal(mean, std, (count, *image_shape))
     return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)

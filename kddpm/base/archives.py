@@ -6,6 +6,7 @@ gigabytes of zeros, the same bytes many times over, or more than it says.
 
 import os
 import zipfile
+from typing import IO
 
 from kddpm.base.files import check_regular
 
@@ -32,7 +33,7 @@ def opened(path: str | os.PathLike) -> zipfile.ZipFile:
     return archive
 
 
-def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo):
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     """A member to read from, by a number of bytes: no more than that is inflated.
 
     Raises:

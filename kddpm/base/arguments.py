@@ -9,7 +9,7 @@ import numpy as np
 from kddpm.base.errors import InputError
 
 
-def number(name: str, value) -> float:
+def number(name: str, value: object) -> float:
     """`value` as a float.
 
     Raises:
@@ -20,7 +20,7 @@ def number(name: str, value) -> float:
     return float(value)
 
 
-def count(name: str, value, least: int = 1) -> int:
+def count(name: str, value: object, least: int = 1) -> int:
     """`value` as an int.
 
     Raises:
@@ -31,7 +31,7 @@ def count(name: str, value, least: int = 1) -> int:
     return int(value)
 
 
-def int32(name: str, values) -> np.ndarray:
+def int32(name: str, values: object) -> np.ndarray:
     """`values` as int32 (N,), N > 0.
 
     Raises:

@@ -7,6 +7,8 @@ import os
 import pathlib
 import stat
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 try:
     import fcntl
@@ -20,7 +22,7 @@ PART = ".part-"  # begins the names of the folders of `replacing`
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike):
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A path of the same name, in a folder of its own beside `path`, to write to; moved there if the block ends well.
 
     Whatever the block makes there, a file or a folder, takes the place of what was there before.
@@ -47,7 +49,7 @@ def replacing(path: str | os.PathLike):
 
 
 @contextlib.contextmanager
-def held(path: str | os.PathLike):
+def held(path: str | os.PathLike) -> Iterator[None]:
     """Hold a file or folder for this process alone: until the block ends, or the process does, however it does.
 
     Where the system has no such locks the block runs all the same.
@@ -81,7 +83,7 @@ def check_regular(path: str | os.PathLike) -> None:
         raise OSError(f"{os.fspath(path)} is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
-def read_json(path: str | os.PathLike, most_bytes: int = _MOST_JSON_BYTES):
+def read_json(path: str | os.PathLike, most_bytes: int = _MOST_JSON_BYTES) -> Any:
     """What a JSON file says that is no larger than that.
 
     Raises:

@@ -6,6 +6,8 @@ import pathlib
 import re
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
@@ -13,8 +15,11 @@ from kddpm.base.errors import InputError, WorkerLostError
 from kddpm.distribution import STRATEGIES
 from kddpm.evaluation import METRICS
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def run(main) -> None:
+
+def run(main: Callable[[], None]) -> None:
     """Run a script's `main()` under absl.
 
     Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130, and the loss
@@ -130,7 +135,7 @@ def start_tensorflow() -> None:
     print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
 
 
-def start_strategy():
+def start_strategy() -> "tf.distribute.Strategy":
     """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
     check_least(cpu_replicas=1)
     start_tensorflow()

@@ -12,19 +12,20 @@ from PIL import Image
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import replacing
+from kddpm.base.types import Tensor
 
 _GUTTER_GREY = 128
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side, so that a grid can be looked at
 
 
-def to_float(images):
+def to_float(images: Tensor) -> Tensor:
     """uint8 in 0 .. 255 to float32 in [-1, 1]: x / 127.5 - 1, exactly."""
     from keras import ops
 
     return ops.cast(images, "float32") / 127.5 - 1
 
 
-def to_uint8(x, dtype="uint8"):
+def to_uint8(x: Tensor, dtype: str = "uint8") -> Tensor:
     """Float in [-1, 1] to uint8 by rounding; values outside are clipped. The inverse of `to_float`.
 
     `dtype` may be another type for the same numbers: devices read int32 and no uint8.

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Tensor
 from kddpm.data import labels as class_labels
 
 
@@ -32,7 +33,9 @@ class Watch:
         raise error
 
 
-def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None, watch: Watch | None = None):
+def checked_images(
+    x: Tensor, y: Tensor, image_shape: tuple[int, int, int], classes: int | None, watch: Watch | None = None
+) -> Tensor:
     """x as it came, once it is known to be images of that shape; the batches of a dataset are looked at as they pass.
 
     Args:
@@ -80,7 +83,7 @@ def checked_images(x, y, image_shape: tuple[int, int, int], classes: int | None,
     return x
 
 
-def shareable_batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+def shareable_batches(x: Tensor, y: Tensor, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
     """Arrays as batches of one size; what is left over of an epoch is left out.
 
     Args:
@@ -107,7 +110,7 @@ def shareable_batches(x, y, batch_size: int, shuffle: bool, seed: int) -> tf.dat
     return order.batch(batch_size, drop_remainder=True).map(gather).prefetch(tf.data.AUTOTUNE)
 
 
-def size_of_batches(dataset, replicas: int) -> int:
+def size_of_batches(dataset: object, replicas: int) -> int:
     """The one size of a dataset's batches.
 
     Raises:

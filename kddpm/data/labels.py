@@ -1,10 +1,9 @@
 """Class labels: integers in 0 .. num_classes - 1. Needs no TensorFlow."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 
 MOST_CLASSES = 1_000_000  # each has a name in the description of a run
 
@@ -21,6 +20,6 @@ def check(labels: np.ndarray, classes: int) -> None:
         )
 
 
-def of_seeds(seeds: Sequence[int], classes: int) -> np.ndarray:
+def of_seeds(seeds: Integers, classes: int) -> np.ndarray:
     """The labels of seeds for which none were given: seed modulo classes, int32 (N,)."""
     return (np.asarray(seeds) % classes).astype(np.int32)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from kddpm.base import archives
 from kddpm.base.errors import InputError, first_line
@@ -82,7 +83,7 @@ def open_npz(spec: str, path: str) -> NpzImages:
 
 
 def read_array(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype, fortran_order: bool = False
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fortran_order: bool = False
 ) -> np.ndarray:
     """An array of an archive, once its header says that it has that shape and type: nothing larger is read.
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 from kddpm.base import arguments, progress
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, replacing
+from kddpm.base.types import Integers
 from kddpm.base.version import __version__
 from kddpm.device import description, litert, packing, parity, signatures
 from kddpm.device.description import side_file
@@ -46,7 +47,7 @@ def export(
     path: str | os.PathLike,
     format: str = "litert",
     sampler: str | samplers.Sampler = "ancestral",
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     precision: str = "float32",
     *,
     guidance_scale: float = 1.0,

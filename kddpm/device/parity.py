@@ -5,10 +5,12 @@ run in, Keras, a SavedModel or LiteRT, does not matter.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,14 @@ class Parity:
                 )
 
 
-def measure(candidate: dict, reference: dict, pictures, batches, timesteps, advance=lambda: None) -> Parity:
+def measure(
+    candidate: dict,
+    reference: dict,
+    pictures: np.ndarray,
+    batches: Sequence[dict],
+    timesteps: Integers,
+    advance: Callable[[], object] = lambda: None,
+) -> Parity:
     """Compare signatures.
 
     Args:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base.types import Tensor
+
 
 def summed(values: list) -> list:
     """The same tensors of all replicas, added up."""
@@ -18,7 +20,7 @@ def averaged(values: list) -> list:
     return values if replicas == 1 else [value / replicas for value in summed(values)]
 
 
-def place_of(count):
+def place_of(count: Tensor) -> tuple[Tensor, Tensor]:
     """Of a number that each replica has one of: the sum over the replicas before this one, and over all.
 
     Args:
@@ -53,7 +55,7 @@ class SharedRows:
         # A `tf.function` itself would be taken apart by `run`, and XLA asked to compile all replicas as one.
         return tf.function(lambda *args: self._strategy.run(lambda *mine: one(*mine), args), autograph=False)
 
-    def share(self, array: np.ndarray | None):
+    def share(self, array: np.ndarray | None) -> Tensor:
         """An array (B, ...), B a multiple of the replicas, for `compile`d functions; None goes through."""
         if array is None or self.replicas == 1:
             return None if array is None else tf.constant(array)
@@ -65,6 +67,6 @@ class SharedRows:
 
         return self._strategy.experimental_distribute_values_from_function(mine)
 
-    def join(self, value):
+    def join(self, value: object) -> Tensor:
         """The rows of all replicas, (B, ...)."""
         return value if self.replicas == 1 else self._strategy.gather(value, axis=0)

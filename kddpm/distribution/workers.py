@@ -6,6 +6,7 @@ All of them call the same functions in the same order, with the same arguments.
 import contextlib
 import hashlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -54,7 +55,7 @@ def _summed(strategy, own: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def all_or_none(strategy: tf.distribute.Strategy):
+def all_or_none(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """What ends one worker within it ends all of them there: its own error, or one that says to look at the others.
 
     Raises:
@@ -95,7 +96,7 @@ _OF_A_LOST_WORKER = (
 
 
 @contextlib.contextmanager
-def using(strategy: tf.distribute.Strategy):
+def using(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """The strategy's scope, in which the loss of a worker is one line.
 
     Raises:

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base import arguments, memory, progress
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 from kddpm.data import inputs
 from kddpm.distribution import replicas
 from kddpm.sampling import noise
@@ -53,7 +53,7 @@ class BitsPerDim:
 def bits_per_dim(
     model: Denoiser | HasDenoiser,
     images: np.ndarray,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     *,
     num_terms: int | None = None,
     clip: bool = True,

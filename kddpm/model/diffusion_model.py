@@ -5,14 +5,17 @@ from `fold_in((seed, purpose), k)`, so nothing has to be saved for a run to cont
 """
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Config, Integers, Tensor
 from kddpm.data import images as kd_images
 from kddpm.data import inputs
 from kddpm.device import export
@@ -123,11 +126,11 @@ class DiffusionModel(keras.Model):
             name=name,
         )
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Sequence[Tensor], training: bool = False) -> Tensor:
         """The network's prediction for [x_t, t] or [x_t, t, label]."""
         return self.network(inputs, training=training)
 
-    def compile(self, optimizer="adam", **kwargs):
+    def compile(self, optimizer: keras.optimizers.Optimizer | str = "adam", **kwargs) -> None:
         """Keras's `compile`; the loss is the model's own.
 
         Raises:
@@ -146,18 +149,18 @@ class DiffusionModel(keras.Model):
         # order differs from that on one device, and fails on several workers.
         pass
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Config) -> None:
         """Compile as `get_compile_config` described, when a saved model is loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """The means that `fit` and `evaluate` reset and report."""
         return [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
 
     # Algorithm 1: training.
 
-    def train_step(self, data):
+    def train_step(self, data: Tensor) -> dict[str, Tensor]:
         """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
         x_0, label = self._unpack(data, "training")
         drawn = self._draw(draws.TRAINING, self.step, x_0, label)
@@ -179,7 +182,7 @@ class DiffusionModel(keras.Model):
         self._account(global_loss, gradient_norm, is_finite)
         return self._logs(self.get_metrics_result())
 
-    def test_step(self, data):
+    def test_step(self, data: Tensor) -> dict[str, Tensor]:
         """The loss of one batch under the averaged weights; the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
         drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
@@ -280,18 +283,18 @@ class DiffusionModel(keras.Model):
 
     def generate(
         self,
-        seeds: Sequence[int],
+        seeds: Integers,
         sampler: str | samplers.Sampler = "ancestral",
-        num_steps: int | Sequence[int] | None = None,
+        num_steps: int | Integers | None = None,
         *,
-        labels: Sequence[int] | None = None,
+        labels: Integers | None = None,
         guidance_scale: float = 1.0,
-        x_T=None,
+        x_T: Tensor = None,
         batch_size: int = 64,
         return_trajectory: int | bool = False,
         verbose: bool | str = "auto",
         jit_compile: bool = False,
-    ):
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Pictures from seeds: Algorithm 2, or any sampler, with the averaged weights.
 
         Arguments, result and errors are those of `generation.generate`.
@@ -313,27 +316,37 @@ class DiffusionModel(keras.Model):
             jit_compile=jit_compile,
         )
 
-    def variations(self, images, strength: float, seeds: Sequence[int] | None = None, **kwargs):
+    def variations(self, images: Tensor, strength: float, seeds: Integers | None = None, **kwargs) -> np.ndarray:
         """Pictures like those given: noise to level t, denoise; arguments and errors as in `editing.variations`."""
         return editing.variations(self, images, strength, seeds, **kwargs)
 
-    def inpaint(self, images, mask, seeds: Sequence[int] | None = None, **kwargs):
+    def inpaint(self, images: Tensor, mask: Tensor, seeds: Integers | None = None, **kwargs) -> np.ndarray:
         """Paint what the mask leaves open; arguments and errors as in `editing.inpaint`."""
         return editing.inpaint(self, images, mask, seeds, **kwargs)
 
-    def interpolate(self, a, b, count: int = 9, num_steps: int | Sequence[int] | None = None, **kwargs):
+    def interpolate(
+        self, a: Tensor, b: Tensor, count: int = 9, num_steps: int | Integers | None = None, **kwargs
+    ) -> np.ndarray:
         """Pictures on the way from image a to image b; arguments and errors as in `editing.interpolate`."""
         return editing.interpolate(self, a, b, count, num_steps, **kwargs)
 
-    def invert(self, images, num_steps: int | Sequence[int] | None = None, **kwargs):
+    def invert(self, images: Tensor, num_steps: int | Integers | None = None, **kwargs) -> np.ndarray:
         """The noise that DDIM paints these images from; arguments and errors as in `editing.invert`."""
         return editing.invert(self, images, num_steps, **kwargs)
 
-    def bits_per_dim(self, images, labels=None, **kwargs):
+    def bits_per_dim(self, images: Tensor, labels: Integers | None = None, **kwargs) -> likelihood.BitsPerDim:
         """The variational bound on images; arguments, result and errors as in `likelihood.bits_per_dim`."""
         return likelihood.bits_per_dim(self, images, labels, **kwargs)
 
-    def export(self, path, format="litert", sampler="ancestral", num_steps=None, precision="float32", **kwargs) -> dict:
+    def export(
+        self,
+        path: str | os.PathLike,
+        format: str = "litert",
+        sampler: str | samplers.Sampler = "ancestral",
+        num_steps: int | Integers | None = None,
+        precision: str = "float32",
+        **kwargs,
+    ) -> dict:
         """Write a file that generates by itself, seed in, picture out; arguments and errors as in `device.export`.
 
         Example:
@@ -343,7 +356,9 @@ class DiffusionModel(keras.Model):
 
     # What goes into `fit` and `evaluate`.
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
+    def fit(
+        self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, epochs: int = 1, **kwargs
+    ) -> keras.callbacks.History:
         """Keras's `fit` on images, after a look at them.
 
         A step whose loss or gradients are not finite is skipped, and counted in `skipped_steps`.
@@ -383,7 +398,7 @@ class DiffusionModel(keras.Model):
         with watch:
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+    def evaluate(self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, **kwargs) -> Any:
         """Keras's `evaluate`: the loss of the averaged weights; the same images give the same number.
 
         Raises:
@@ -409,7 +424,7 @@ class DiffusionModel(keras.Model):
 
     # Saving.
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {
             "network": keras.saving.serialize_keras_object(self.network),
@@ -424,7 +439,7 @@ class DiffusionModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> "DiffusionModel":
         """The model that `get_config` described, with new weights."""
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])

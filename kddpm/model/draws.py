@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kddpm.base.types import Tensor
 from kddpm.distribution import replicas
 
 TRAINING, EVALUATION = 0, 1  # purposes
@@ -25,7 +26,7 @@ class Draws(NamedTuple):
 def draw(
     seed: int,
     purpose: int,
-    index,
+    index: Tensor,
     x_0: tf.Tensor,
     label: tf.Tensor | None,
     num_timesteps: int,

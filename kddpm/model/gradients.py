@@ -5,12 +5,16 @@ TensorFlow's replicas each see their part of a batch, and Keras's optimizers add
 
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Tensor
 
 
-def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: int = 1):
+def loss_and_gradients(
+    loss_of: Callable, weights: list, arrays: list, parts: int = 1
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The loss of a batch, taken in micro-batches one after the other.
 
     Args:
@@ -60,7 +64,14 @@ def loss_and_gradients(loss_of: Callable, weights: list, arrays: list, parts: in
     return loss, tf.reshape(losses.stack(), [batch]), sums
 
 
-def descend(optimizer, weights: list, gradients: list, norm, clip_norm: float | None, is_finite) -> None:
+def descend(
+    optimizer: keras.optimizers.Optimizer,
+    weights: list,
+    gradients: list,
+    norm: Tensor,
+    clip_norm: float | None,
+    is_finite: Tensor,
+) -> None:
     """Clip averaged gradients by their global norm and apply them, or leave weights and optimizer as they were.
 
     With several replicas they are divided by the number of replicas, because the optimizer sums them once more.

@@ -5,6 +5,8 @@ Keras's own metrics keep a part on each replica: what is restored is shared out 
 
 import keras
 
+from kddpm.base.types import Tensor
+
 
 class _Tally(keras.metrics.Metric):
     def _number(self, name):
@@ -18,11 +20,11 @@ class Sum(_Tally):
         super().__init__(**kwargs)
         self.total = self._number("total")
 
-    def update_state(self, value):
+    def update_state(self, value: object) -> None:
         """Add a scalar."""
         self.total.assign_add(value)
 
-    def result(self):
+    def result(self) -> Tensor:
         """The sum."""
         return self.total + 0.0  # a tensor
 
@@ -34,11 +36,11 @@ class Mean(_Tally):
         super().__init__(**kwargs)
         self.total, self.count = self._number("total"), self._number("count")
 
-    def update_state(self, total, count):
+    def update_state(self, total: Tensor, count: Tensor) -> None:
         """Add the sum of so many numbers, both scalars."""
         self.total.assign_add(total)
         self.count.assign_add(count)
 
-    def result(self):
+    def result(self) -> Tensor:
         """The mean."""
         return keras.ops.divide_no_nan(self.total, self.count)

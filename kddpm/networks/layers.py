@@ -9,18 +9,20 @@ and dropout spends 16 bits of a hash an element instead of 32 of a random genera
 import contextlib
 import contextvars
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 from keras import ops
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Config, Shape, Tensor
 
 _for_devices = contextvars.ContextVar("for_devices", default=False)
 
 
 @contextlib.contextmanager
-def for_devices():
+def for_devices() -> Iterator[None]:
     """Within it layers take the form that LiteRT's XNNPACK runs fastest. What they compute is the same."""
     token = _for_devices.set(True)
     try:
@@ -34,7 +36,7 @@ def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(scale or 1e-10, mode="fan_avg", distribution="uniform")
 
 
-def sinusoidal_embedding(t, width: int):
+def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), spaced over half - 1.
 
     Args:
@@ -64,20 +66,20 @@ class TimestepEmbedding(keras.layers.Layer):
         self.hidden = _dense(self, 4 * width, "hidden", activation="silu")
         self.out = _dense(self, 4 * width, "out")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the weights."""
         self.hidden.build((None, self.width))
         self.out.build((None, 4 * self.width))
 
-    def call(self, t):
+    def call(self, t: Tensor) -> Tensor:
         """Equation of the class."""
         return self.out(self.hidden(ops.cast(sinusoidal_embedding(t, self.width), self.compute_dtype)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(B, 4 width)."""
         return (input_shape[0], 4 * self.width)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {**super().get_config(), "width": self.width}
 
@@ -104,7 +106,7 @@ class GroupNormalization(keras.layers.Layer):
         self.groups = groups
         self.epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create scale and offset."""
         channels = input_shape[-1]
         if channels % self.groups:
@@ -116,7 +118,7 @@ class GroupNormalization(keras.layers.Layer):
         self._channel_to_group = np.kron(np.eye(self.groups), np.full((size, 1), 1 / size)).astype("float32")
         self._group_to_channel = np.kron(np.eye(self.groups), np.ones((1, size))).astype("float32")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """Normalise x."""
         h = ops.cast(x, "float32")
         mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
@@ -133,11 +135,11 @@ class GroupNormalization(keras.layers.Layer):
         group_means = ops.einsum("bhwc,cg->bhwg", channel_means, self._channel_to_group)
         return ops.einsum("bhwg,gc->bhwc", group_means, self._group_to_channel)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
 
@@ -166,7 +168,7 @@ class Dropout(keras.layers.Layer):
         self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
         self.built = True
 
-    def call(self, x, seed=None, training=False):
+    def call(self, x: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
         """Drop elements of x (B, ...) when training; seed: int32 (B,), None = Keras's global generator."""
         if not training or not self.rate:
             return x
@@ -182,11 +184,11 @@ class Dropout(keras.layers.Layer):
         kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
         return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {**super().get_config(), "rate": self.rate}
 
@@ -209,16 +211,16 @@ class Downsample(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the convolution."""
         self.conv = _conv(self, input_shape[-1], "conv", strides=2)
         self.conv.build(input_shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """Halve the size."""
         return self.conv(x)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(B, H/2, W/2, C)."""
         batch, height, width, channels = input_shape
         return (batch, height // 2, width // 2, channels)
@@ -233,13 +235,13 @@ class Upsample(keras.layers.Layer):
     kernel convolved with the box; or four 2x2 convolutions, one for each place in the box (see `for_devices`).
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the kernel of the 3x3 convolution."""
         channels = input_shape[-1]
         self.kernel = self.add_weight(shape=(3, 3, channels, channels), initializer=fan_avg(), name="kernel")
         self.bias = self.add_weight(shape=(channels,), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """Double the size."""
         return self._four_convolutions(x) if _for_devices.get() else self._transposed_convolution(x)
 
@@ -268,7 +270,7 @@ class Upsample(keras.layers.Layer):
             rows.append(ops.reshape(ops.concatenate(row, axis=3), (-1, height, 1, 2 * width * channels)))
         return ops.reshape(ops.concatenate(rows, axis=2), (-1, 2 * height, 2 * width, channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(B, 2H, 2W, C)."""
         batch, height, width, channels = input_shape
         return (batch, 2 * height, 2 * width, channels)
@@ -287,7 +289,7 @@ class AttentionBlock(keras.layers.Layer):
         self.groups = groups
         self.norm = GroupNormalization(groups, name="norm", dtype=self.dtype_policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Create the projections."""
         channels = input_shape[-1]
         self.norm.build(input_shape)
@@ -297,7 +299,7 @@ class AttentionBlock(keras.layers.Layer):
         self.out = _dense(self, channels, "out", scale=0.0)
         self.out.build((None, None, channels))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """x + attention(norm(x))."""
         _, height, width, channels = x.shape
         h = ops.reshape(self.norm(x), (-1, height * width, channels))
@@ -306,11 +308,11 @@ class AttentionBlock(keras.layers.Layer):
         weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), self.compute_dtype)
         return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {**super().get_config(), "groups": self.groups}
 
@@ -340,7 +342,7 @@ class ResidualBlock(keras.layers.Layer):
         self.shortcut = None
         self.attention = AttentionBlock(groups, name="attention", dtype=self.dtype_policy) if attention else None
 
-    def build(self, x_shape, embedding_shape):
+    def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
         """Create the weights."""
         inner_shape = (*x_shape[:-1], self.channels)
         self.norm_1.build(x_shape)
@@ -354,7 +356,7 @@ class ResidualBlock(keras.layers.Layer):
         if self.attention is not None:
             self.attention.build(inner_shape)
 
-    def call(self, x, embedding, seed=None, training=False):
+    def call(self, x: Tensor, embedding: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
         """x: (B, H, W, C); embedding: (B, E), activated; seed: int32 (B,) for the dropout."""
         h = self.conv_1(ops.silu(self.norm_1(x)))
         h = h + ops.expand_dims(self.timestep(embedding), (1, 2))
@@ -362,11 +364,11 @@ class ResidualBlock(keras.layers.Layer):
         h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
         return h if self.attention is None else self.attention(h)
 
-    def compute_output_shape(self, x_shape, embedding_shape):
+    def compute_output_shape(self, x_shape: Shape, embedding_shape: Shape) -> Shape:
         """(B, H, W, channels)."""
         return (*x_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {
             **super().get_config(),

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Config, Shape, Tensor
 from kddpm.networks import levels
 from kddpm.networks.layers import Downsample, GroupNormalization, ResidualBlock, TimestepEmbedding, Upsample, fan_avg
 
@@ -117,7 +118,7 @@ class UNet(keras.Model):
             self.out_channels, 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
         )
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
         embedding_shape = (None, 4 * self.width)
         self.embed_timestep.build((None,))
@@ -144,7 +145,7 @@ class UNet(keras.Model):
         grow(self.conv_out, shape)
         self.built = True
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
         """Predict from [x_t, t] or [x_t, t, label].
 
         Args:
@@ -181,11 +182,11 @@ class UNet(keras.Model):
             h = run(layer, h)
         return self.conv_out(ops.silu(self.norm_out(h)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(B, H, W, out_channels)."""
         return (*input_shape[0][:-1], self.out_channels)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         """The arguments of `__init__`."""
         return {
             **super().get_config(),

@@ -1,11 +1,15 @@
 """Figures of a run: its loss, and where its bits per dimension come from."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kddpm.base.errors import InputError
 from kddpm.plots import style
+
+if TYPE_CHECKING:
+    from kddpm.evaluation.likelihood import BitsPerDim
 
 
 def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
@@ -35,7 +39,7 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
     style.save(figure, path)
 
 
-def bits_by_term(result, path: str | os.PathLike) -> None:
+def bits_by_term(result: "BitsPerDim", path: str | os.PathLike) -> None:
     """Where the bits per dimension come from: the terms of the bound against t, and their sum so far; a PNG.
 
     Args:

@@ -1,10 +1,16 @@
 """What the figures share: colours, axes, files."""
 
 import gc
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kddpm.base.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, which all kinds of colour vision tell apart.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -16,7 +22,7 @@ INK, FAINT = "#222222", "#BBBBBB"
 DPI = 110
 
 
-def subplots(width, height, columns=1, rows=1, dpi=DPI):
+def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: int = DPI) -> tuple["Figure", Any]:
     """A figure of that many inches, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,19 +38,19 @@ def subplots(width, height, columns=1, rows=1, dpi=DPI):
     return figure, axes
 
 
-def save(figure, path) -> None:
+def save(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a figure as a PNG, whole or not at all."""
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
 
 
-def pixels(figure) -> np.ndarray:
+def pixels(figure: "Figure") -> np.ndarray:
     """What a figure looks like, uint8 (H, W, 3)."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def few_colours(shots: list[np.ndarray], hues) -> list[np.ndarray]:
+def few_colours(shots: list[np.ndarray], hues: Sequence[str]) -> list[np.ndarray]:
     """The same frames in shades of grey and of these hues alone, which a GIF stores in a third of the room."""
     from matplotlib.colors import to_rgb
     from PIL import Image

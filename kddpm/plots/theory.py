@@ -1,11 +1,16 @@
 """Figures of the theory: schedules, the forward process, points in the plane, the bound and its estimators."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kddpm.base.errors import InputError
 from kddpm.plots import style
+
+if TYPE_CHECKING:
+    from kddpm.evaluation.likelihood import BitsPerDim
+    from kddpm.model.diffusion_model import DiffusionModel
 
 
 def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
@@ -92,7 +97,9 @@ def _percent_format(percent: float) -> str:
     return ".1f" if 99.5 <= percent < 100 else ".0f"
 
 
-def toy(plane: str, path: str | os.PathLike, model=None, count: int = 500, frames: int = 26) -> None:
+def toy(
+    plane: str, path: str | os.PathLike, model: "DiffusionModel" | None = None, count: int = 500, frames: int = 26
+) -> None:
     """Points in the plane becoming noise by q, and noise becoming points by the ancestral sampler, as a GIF.
 
     Colours are those of the part that a point came from, and on the way back of the part that it ends at.
@@ -139,7 +146,7 @@ def toy(plane: str, path: str | os.PathLike, model=None, count: int = 500, frame
     images.save_gif(path, style.few_colours(shots, hues), duration_ms=90, hold_ms=1200)
 
 
-def gaussian_bits():
+def gaussian_bits() -> "BitsPerDim":
     """The `BitsPerDim` of the best network for Gaussian pixels, N(0, 0.2^2) rounded to uint8, on 64 such images."""
     from kddpm import toy as kd_toy
     from kddpm.model.diffusion_model import DiffusionModel

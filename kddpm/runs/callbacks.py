@@ -15,9 +15,12 @@ from tqdm.auto import tqdm
 
 from kddpm import plots
 from kddpm.base import progress
+from kddpm.base.types import Logs
 from kddpm.data import images
 from kddpm.distribution import workers
-from kddpm.runs.directory import writing
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory, writing
 
 _GRID_PICTURES = 64
 _STEPS_TO_A_STOP = 10  # of several workers, after a signal to one of them
@@ -53,7 +56,7 @@ class TensorBoard:
                 for name, value in values.items():
                     summary(name, value)
 
-    def close(self):
+    def close(self) -> None:
         """Write what is still in memory."""
         if self.writer:
             with writing(self.path, tf.errors.OpError):
@@ -67,17 +70,17 @@ class Metrics(_StepCallback):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Keep the unfinished means."""
         # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
         self.unfinished = [(v, v.numpy()) for metric in self.model.metrics for v in metric.variables]
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Go on with them."""
         for variable, value in self.unfinished:
             variable.assign(value)
 
-    def after_step(self, logs):
+    def after_step(self, logs: Logs) -> None:
         """Write a row where one is due."""
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
@@ -97,11 +100,11 @@ class Samples(_StepCallback):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Paint what a kill left out."""
         paint_missing_grid(self.model, self.run, self.config, self.step)
 
-    def after_step(self, logs):
+    def after_step(self, logs: Logs) -> None:
         """Paint where a grid is due."""
         if _grid_is_due(self.config, self.step):
             grid = _paint(self.model, self.run, self.config, self.step)
@@ -112,7 +115,7 @@ def _grid_is_due(config, step):
     return step > 0 and (step % config.sample_every == 0 or step == config.steps)
 
 
-def paint_missing_grid(model, run, config, step):
+def paint_missing_grid(model: DiffusionModel, run: RunDirectory, config: TrainConfig, step: int) -> None:
     """Paint what a kill right after the checkpoint of a step left out."""
     missing = run.writes and not (run.grid_path(step).exists() and run.loss_curve_path.exists())
     if _grid_is_due(config, step) and workers.total(model.distribute_strategy, missing):
@@ -136,7 +139,7 @@ def _paint(model, run, config, step):
     return grid
 
 
-def draw_curve(run):
+def draw_curve(run: RunDirectory) -> None:
     """The curve of all rows."""
     if run.writes and (rows := run.rows()):
         with writing(run.loss_curve_path):
@@ -156,7 +159,7 @@ class StopSignals(keras.callbacks.Callback):
         self._mine = 0
         self._previous = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Take the signals, in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -165,14 +168,14 @@ class StopSignals(keras.callbacks.Callback):
         self._mine = number
         self.close()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop after this step where any worker was told to."""
         alone = workers.num_workers(self.strategy) == 1
         if (alone or batch % _STEPS_TO_A_STOP == 0) and workers.total(self.strategy, self._mine):
             self.received = self._mine or signal.SIGTERM
             self.model.stop_training = True
 
-    def close(self):
+    def close(self) -> None:
         """Give the signals back to whom they belonged."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -189,7 +192,7 @@ class Saver(_StepCallback):
         self.checkpoints, self.config, self.stopper = checkpoints, config, stopper
         self.is_due = False
 
-    def after_step(self, logs):
+    def after_step(self, logs: Logs) -> None:
         """Save where a checkpoint is due."""
         last = self.step == self.config.steps or self.stopper.received
         self.is_due |= last or self.step % self.config.checkpoint_every == 0
@@ -209,7 +212,7 @@ class Progress(_StepCallback):
         super().__init__(start)
         self.config, self.verbose = config, verbose
 
-    def after_step(self, logs):
+    def after_step(self, logs: Logs) -> None:
         """Move the bar, now and then."""
         if not self.verbose:
             return
@@ -224,7 +227,7 @@ class Progress(_StepCallback):
             self.bar.update(self.step - self.bar.n)
             self.shown_step, self.shown_time = self.step, now
 
-    def close(self):
+    def close(self) -> None:
         """Leave the bar as it stands."""
         if hasattr(self, "bar"):
             self.bar.update(self.step - self.bar.n)

@@ -191,7 +191,7 @@ def help_of(field: dataclasses.Field) -> str:
     return field.type.__metadata__[0]
 
 
-def parse(field: dataclasses.Field, text: str):
+def parse(field: dataclasses.Field, text: str) -> object:
     """The value of a `TrainConfig` field from the text of its flag.
 
     Raises:

@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import PART, held, read_json, replacing
@@ -118,7 +118,7 @@ class RunDirectory:
         return True
 
     @contextlib.contextmanager
-    def alone(self, needed_bytes: int):
+    def alone(self, needed_bytes: int) -> Iterator[None]:
         """Make the directory and keep other processes from training in it while the block runs.
 
         Args:
@@ -237,7 +237,7 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path, *errors: type[Exception]):
+def writing(path: pathlib.Path, *errors: type[Exception]) -> Iterator[None]:
     """Within it a file is written that training could do without; but the disk fails, and will again.
 
     Args:

@@ -8,8 +8,8 @@ A `DiffusionModel` gives one, of its averaged weights; any other Keras network m
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers, Tensor
 from kddpm.data import labels as class_labels
 from kddpm.sampling import samplers
 from kddpm.sampling.step_table import StepTable
@@ -78,12 +79,14 @@ class Denoiser:
         return self.network.distribute_strategy
 
     def steps(
-        self, sampler: str | samplers.Sampler, num_steps: int | Sequence[int] | None, strength: float = 1.0
+        self, sampler: str | samplers.Sampler, num_steps: int | Integers | None, strength: float = 1.0
     ) -> StepTable:
         """The table of a sampler, by name or itself, for what the network predicts; see `samplers.step_table`."""
         return samplers.step_table(samplers.by_name(sampler), self.schedule, num_steps, self.objective, strength)
 
-    def predictor(self, label=None, guidance_scale=1.0, learned_variance: bool = False) -> Callable:
+    def predictor(
+        self, label: Tensor = None, guidance_scale: float | Tensor = 1.0, learned_variance: bool = False
+    ) -> Callable:
         """(x_t, t) -> output of the network, float32, for `walks`.
 
         With classifier-free guidance (Ho & Salimans 2022, eq. 6, whose w is ours less 1) the output is
@@ -119,7 +122,7 @@ class Denoiser:
 
         return predict
 
-    def compiled(self, key: Hashable, make: Callable[[], object]):
+    def compiled(self, key: Hashable, make: Callable[[], object]) -> Any:
         """What `make` compiles for `key`, made once and kept, until too much else has been asked for."""
         kept = self._compiled
         if key in kept:
@@ -131,7 +134,7 @@ class Denoiser:
         kept[key] = made  # the last in the order of use
         return made
 
-    def checked_labels(self, labels: Sequence[int] | None, seeds: np.ndarray) -> np.ndarray | None:
+    def checked_labels(self, labels: Integers | None, seeds: np.ndarray) -> np.ndarray | None:
         """Labels as int32 (N,), one a seed, of its seed where there are none; None for a network without classes.
 
         Raises:
@@ -149,7 +152,7 @@ class Denoiser:
         class_labels.check(labels, self.num_classes)
         return labels
 
-    def labels_of_images(self, labels: Sequence[int] | None, count: int) -> np.ndarray | None:
+    def labels_of_images(self, labels: Integers | None, count: int) -> np.ndarray | None:
         """Labels of images, which have a class of their own and none to be made up: int32 (count,).
 
         Raises:

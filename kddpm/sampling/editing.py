@@ -1,12 +1,11 @@
 """Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers, Tensor
 from kddpm.data import images as kd_images
 from kddpm.data import inputs
 from kddpm.sampling import generation, noise, samplers
@@ -17,10 +16,10 @@ _JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
 
 def invert(
     model: Denoiser | HasDenoiser,
-    images,
-    num_steps: int | Sequence[int] | None = None,
+    images: Tensor,
+    num_steps: int | Integers | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     iterations: int = 3,
     clip: bool | str = True,
     spacing: str = "trailing",
@@ -68,12 +67,12 @@ def invert(
 
 def interpolate(
     model: Denoiser | HasDenoiser,
-    a,
-    b,
+    a: Tensor,
+    b: Tensor,
     count: int = 9,
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     iterations: int = 3,
     batch_size: int = 64,
     verbose: bool | str = "auto",
@@ -125,13 +124,13 @@ def interpolate(
 
 def variations(
     model: Denoiser | HasDenoiser,
-    images,
+    images: Tensor,
     strength: float,
-    seeds: Sequence[int] | None = None,
+    seeds: Integers | None = None,
     sampler: str | samplers.Sampler = "ancestral",
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     guidance_scale: float = 1.0,
     batch_size: int = 64,
     verbose: bool | str = "auto",
@@ -181,13 +180,13 @@ def variations(
 
 def inpaint(
     model: Denoiser | HasDenoiser,
-    images,
-    mask,
-    seeds: Sequence[int] | None = None,
+    images: Tensor,
+    mask: Tensor,
+    seeds: Integers | None = None,
     sampler: str | samplers.Sampler = "ancestral",
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     guidance_scale: float = 1.0,
     jump_length: int | None = None,
     resamplings: int = 5,

@@ -1,13 +1,14 @@
 """Pictures from a model: the walk of `kddpm.walks` over any number of images, chunk by chunk, with a progress bar."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base import arguments, progress
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 from kddpm.data import images
 from kddpm.distribution import replicas
 from kddpm.sampling import samplers, walks
@@ -19,11 +20,11 @@ _STEPS_A_CALL = 50  # a walk returns to Python this often, to move the progress 
 
 def generate(
     model: Denoiser | HasDenoiser,
-    seeds: Sequence[int],
+    seeds: Integers,
     sampler: str | samplers.Sampler = "ancestral",
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Integers | None = None,
     guidance_scale: float = 1.0,
     x_T: np.ndarray | None = None,
     batch_size: int = 64,

@@ -19,6 +19,8 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base.types import Tensor
+
 INITIAL_STREAM = 0  # x_T
 STEP_STREAM = 1  # the noise added by a sampler's steps
 KNOWN_STREAM = 2  # of the pixels that inpainting keeps
@@ -62,7 +64,7 @@ def threefry2x32(key: tuple, counter: tuple) -> tuple:
     return x0, x1
 
 
-def normal(seeds, stream: int, step, shape: tuple[int, ...]):
+def normal(seeds: Tensor, stream: int, step: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise in which picture k depends on seed k alone.
 
     Args:

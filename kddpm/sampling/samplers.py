@@ -32,13 +32,13 @@ the schedule that the network was trained on.
 
 import abc
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 from kddpm.sampling.step_table import Rows, StepTable
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
@@ -296,7 +296,7 @@ def name_of(sampler: Sampler) -> str:
 def step_table(
     sampler: Sampler | Inversion,
     schedule: NoiseSchedule,
-    num_steps: int | Sequence[int] | None = None,
+    num_steps: int | Integers | None = None,
     objective: Objective | None = None,
     strength: float = 1.0,
 ) -> StepTable:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base.types import Tensor
 from kddpm.sampling import noise
 from kddpm.sampling.step_table import StepTable
 from kddpm.theory.process import learned_log_variance
@@ -16,22 +17,22 @@ from kddpm.theory.process import learned_log_variance
 _DYNAMIC_QUANTILE = 0.995  # Saharia et al. 2022, section 2.3
 
 
-def initial_noise(seeds, image_shape: Sequence[int]):
+def initial_noise(seeds: Tensor, image_shape: Sequence[int]) -> Tensor:
     """x_T for int32 seeds (B,): float32 (B, *image_shape)."""
     return noise.normal(seeds, noise.INITIAL_STREAM, 0, tuple(image_shape))
 
 
-def initial_state(x, table: StepTable):
+def initial_state(x: Tensor, table: StepTable) -> Tensor:
     """The sampler's state that begins at x (B, H, W, C): x, or x and a memory, (B, H, W, 2 C)."""
     return tf.concat([x, x], axis=-1) if table.has_memory else x
 
 
-def picture_of(state, table: StepTable):
+def picture_of(state: Tensor, table: StepTable) -> Tensor:
     """x (B, H, W, C) of a sampler's state."""
     return tf.split(state, 2, axis=-1)[0] if table.has_memory else state
 
 
-def take_step(predict: Callable, table: StepTable, state, seeds, index):
+def take_step(predict: Callable, table: StepTable, state: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
     """One step: the state before it to the state after it.
 
     Args:
@@ -52,7 +53,15 @@ def take_step(predict: Callable, table: StepTable, state, seeds, index):
     return tf.ensure_shape(next_state(table, state, predict(x, t), index, z), state.shape)
 
 
-def walk(predict: Callable, table: StepTable, state, seeds, start=0, stop=None, after_step: Callable | None = None):
+def walk(
+    predict: Callable,
+    table: StepTable,
+    state: Tensor,
+    seeds: Tensor,
+    start: Tensor = 0,
+    stop: Tensor = None,
+    after_step: Callable | None = None,
+) -> Tensor:
     """Take the steps start .. stop - 1 in one `tf.while_loop`.
 
     Args:
@@ -77,7 +86,7 @@ def walk(predict: Callable, table: StepTable, state, seeds, start=0, stop=None, 
     return tf.while_loop(lambda index, _: index < stop, body, (start, state), parallel_iterations=1)[1]
 
 
-def next_state(table: StepTable, state, output, index, z=None):
+def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z: Tensor = None) -> Tensor:
     """The state after a step, equations (1) and (2), from what the network said.
 
     Args:

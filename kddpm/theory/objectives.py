@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from kddpm.base.types import Tensor
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t, split_output
@@ -37,7 +38,15 @@ _UNIFORM_SHARE = 0.001
 _LARGEST_LOSS = 1e15  # whose square is a float32
 
 
-def training_loss(diffusion: GaussianDiffusion, x_t, t, x_0, noise, output, objective: Objective | None = None):
+def training_loss(
+    diffusion: GaussianDiffusion,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    noise: Tensor,
+    output: Tensor,
+    objective: Objective | None = None,
+) -> Tensor:
     """What one training step minimises (`kddpm.parametrization`, equation (2)).
 
     Args:
@@ -67,13 +76,15 @@ def training_loss(diffusion: GaussianDiffusion, x_t, t, x_0, noise, output, obje
     return at_t(parametrization.loss_weights(diffusion.schedule, objective), t, error) * error
 
 
-def mean_squared_error(target, predicted):
+def mean_squared_error(target: Tensor, predicted: Tensor) -> Tensor:
     """|target - predicted|^2 as a mean over everything but the batch, (B,); at least float32."""
     target = as_float(target)
     return _mean(ops.square(target - ops.cast(predicted, ops.dtype(target))))
 
 
-def last_step_loss_nats(diffusion: GaussianDiffusion, x_t, t, x_prev, predicted):
+def last_step_loss_nats(
+    diffusion: GaussianDiffusion, x_t: Tensor, t: Tensor, x_prev: Tensor, predicted: Tensor
+) -> Tensor:
     """The bound's term from the noise of the last step alone, up to a constant: the "denoising" view.
 
     x_t = sqrt(alpha_t) x_{t-1} + beta_t e, with e in units in which the mean of p(x_{t-1} | x_t) is
@@ -105,13 +116,13 @@ def last_step_loss_nats(diffusion: GaussianDiffusion, x_t, t, x_prev, predicted)
 # The terms of the bound.
 
 
-def gaussian_kl_nats(mean_1, log_variance_1, mean_2, log_variance_2):
+def gaussian_kl_nats(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
     """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
     ratio = log_variance_1 - log_variance_2
     return 0.5 * (ops.expm1(ratio) - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
 
 
-def decoder_log_likelihood_nats(x_0, mean, log_variance):
+def decoder_log_likelihood_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
 
     Seen from the mean, a bin lies between `near` and `far` standard deviations, in the upper tail Q of a normal, where
@@ -151,7 +162,7 @@ def decoder_log_likelihood_nats(x_0, mean, log_variance):
     return ops.where(is_far, far_log_mass, ops.log(ops.maximum(mass, _TINY)))
 
 
-def prior_nats(diffusion, x_0):
+def prior_nats(diffusion: GaussianDiffusion, x_0: Tensor) -> Tensor:
     """L_T, equation (1): how far x_T still is from pure noise; (B,)."""
     alpha_bar = float(diffusion.schedule.alpha_bars[-1])
     mean = math.sqrt(alpha_bar) * as_float(x_0)
@@ -160,8 +171,14 @@ def prior_nats(diffusion, x_0):
 
 
 def bound_term_nats(
-    diffusion: GaussianDiffusion, x_t, t, x_0, output, objective: Objective | None = None, clip: bool = False
-):
+    diffusion: GaussianDiffusion,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    output: Tensor,
+    objective: Objective | None = None,
+    clip: bool = False,
+) -> Tensor:
     """L_t of equation (1), (B,): the KL of (2), or at t = 0 the decoder (3).
 
     Args:
@@ -180,7 +197,7 @@ def bound_term_nats(
 # Three estimators of the bound. `reverse` is (x_t, t) -> mean and log-variance of p(x_{t-1} | x_t).
 
 
-def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, noises):
+def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, noises: Tensor) -> Tensor:
     """Equation (4): a whole trajectory, T calls of `reverse`.
 
     Args:
@@ -201,7 +218,9 @@ def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, 
     return total + 0.5 * _mean(math.log(2 * math.pi) + ops.square(x_prev))
 
 
-def bound_from_pair_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise_prev, noise):
+def bound_from_pair_nats(
+    diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise_prev: Tensor, noise: Tensor
+) -> Tensor:
     """Equation (5): x_{t-1} and x_t of one t drawn evenly from 0 .. T - 1; one call of `reverse`.
 
     Args:
@@ -226,7 +245,9 @@ def bound_from_pair_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t
     return last + schedule.num_timesteps * _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
 
 
-def bound_from_one_sample_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0, t, noise):
+def bound_from_one_sample_nats(
+    diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
     """Equation (6): x_t of one t drawn evenly from 0 .. T - 1, the KL in closed form; one call of `reverse`.
 
     Args:
@@ -248,7 +269,7 @@ def bound_from_one_sample_nats(diffusion: GaussianDiffusion, reverse: Callable, 
 # Importance sampling of t.
 
 
-def importance_probabilities(squares, counts):
+def importance_probabilities(squares: Tensor, counts: Tensor) -> Tensor:
     """How often to draw each t: as sqrt(E[L_t^2]) (Nichol & Dhariwal 2021, eq. 18), evenly until every t was seen.
 
     Args:
@@ -264,7 +285,7 @@ def importance_probabilities(squares, counts):
     return ops.where(ops.min(counts) >= _HISTORY_NEEDED, shares, ops.full_like(shares, 1 / size))
 
 
-def updated_loss_history(squares, counts, t, losses):
+def updated_loss_history(squares: Tensor, counts: Tensor, t: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
     """The running means of `importance_probabilities`, and the counts, after a batch.
 
     The mean of a t that the batch holds n times becomes 0.9^n of what it was and 1 - 0.9^n of the batch's mean square;

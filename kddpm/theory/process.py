@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Tensor
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.schedules import NoiseSchedule
@@ -44,17 +45,17 @@ class GaussianDiffusion:
         self._sqrt_alpha_bars = np.sqrt(schedule.alpha_bars)
         self._sqrt_one_minus_alpha_bars = np.sqrt(schedule.one_minus_alpha_bars)
 
-    def q_sample(self, x_0, t, noise):
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t from x_0 and standard normal noise, equation (2)."""
         x_0, noise = _alike(x_0, noise)
         return at_t(self._sqrt_alpha_bars, t, x_0) * x_0 + at_t(self._sqrt_one_minus_alpha_bars, t, x_0) * noise
 
-    def q_mean_variance(self, x_0, t):
+    def q_mean_variance(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, ...) and variance (B, 1, ...) of q(x_t | x_0), equation (2)."""
         x_0 = as_float(x_0)
         return at_t(self._sqrt_alpha_bars, t, x_0) * x_0, at_t(self.schedule.one_minus_alpha_bars, t, x_0)
 
-    def q_step(self, x_prev, t, noise):
+    def q_step(self, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t from x_{t-1} and standard normal noise, equation (1)."""
         x_prev, noise = _alike(x_prev, noise)
         return (
@@ -62,55 +63,55 @@ class GaussianDiffusion:
             + at_t(np.sqrt(self.schedule.betas), t, x_prev) * noise
         )
 
-    def posterior_mean_variance(self, x_t, t, x_0):
+    def posterior_mean_variance(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0), equation (3)."""
         return self.mu_from_x0(x_t, t, x_0), at_t(self.schedule.posterior_variances, t, as_float(x_t))
 
-    def x0_from_eps(self, x_t, t, eps):
+    def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), equation (2)."""
         x_t, eps = _alike(x_t, eps)
         return (x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * eps) / at_t(self._sqrt_alpha_bars, t, x_t)
 
-    def eps_from_x0(self, x_t, t, x_0):
+    def eps_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), equation (2)."""
         x_t, x_0 = _alike(x_t, x_0)
         return (x_t - at_t(self._sqrt_alpha_bars, t, x_t) * x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
-    def mu_from_x0(self, x_t, t, x_0):
+    def mu_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """mu = c0_t x_0 + ct_t x_t, equation (3)."""
         x_t, x_0 = _alike(x_t, x_0)
         return (
             at_t(self.schedule.posterior_coefs_x0, t, x_t) * x_0 + at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t
         )
 
-    def x0_from_mu(self, x_t, t, mu):
+    def x0_from_mu(self, x_t: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         """x_0 = (mu - ct_t x_t) / c0_t, equation (3)."""
         x_t, mu = _alike(x_t, mu)
         return (mu - at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t) / at_t(
             self.schedule.posterior_coefs_x0, t, x_t
         )
 
-    def v_from_x0(self, x_t, t, x_0):
+    def v_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """v = (sqrt(alpha_bar_t) x_t - x_0) / sqrt(1 - alpha_bar_t), equations (2) and (4)."""
         x_t, x_0 = _alike(x_t, x_0)
         return (at_t(self._sqrt_alpha_bars, t, x_t) * x_t - x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
-    def x0_from_v(self, x_t, t, v):
+    def x0_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
         """x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v, equations (2) and (4)."""
         x_t, v = _alike(x_t, v)
         return at_t(self._sqrt_alpha_bars, t, x_t) * x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * v
 
-    def score_from_eps(self, x_t, t, eps):
+    def score_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """score = -eps / sqrt(1 - alpha_bar_t), equation (5)."""
         eps = _alike(x_t, eps)[1]
         return -eps / at_t(self._sqrt_one_minus_alpha_bars, t, eps)
 
-    def eps_from_score(self, x_t, t, score):
+    def eps_from_score(self, x_t: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """eps = -sqrt(1 - alpha_bar_t) score, equation (5)."""
         score = _alike(x_t, score)[1]
         return -at_t(self._sqrt_one_minus_alpha_bars, t, score) * score
 
-    def x0_from(self, x_t, t, output, prediction: str):
+    def x0_from(self, x_t: Tensor, t: Tensor, output: Tensor, prediction: str) -> Tensor:
         """x_0 from what the network predicts: "eps", "x0", "mu" or "v"."""
         if prediction == "eps":
             return self.x0_from_eps(x_t, t, output)
@@ -122,7 +123,7 @@ class GaussianDiffusion:
             return self.x0_from_v(x_t, t, output)
         raise _unknown(prediction)
 
-    def from_x0(self, x_t, t, x_0, prediction: str):
+    def from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor, prediction: str) -> Tensor:
         """What a network that predicts "eps", "x0", "mu" or "v" should say at x_t: the inverse of `x0_from`."""
         if prediction == "eps":
             return self.eps_from_x0(x_t, t, x_0)
@@ -134,7 +135,7 @@ class GaussianDiffusion:
             return self.v_from_x0(x_t, t, x_0)
         raise _unknown(prediction)
 
-    def log_variance(self, x_t, t, variance: str, fraction=None):
+    def log_variance(self, x_t: Tensor, t: Tensor, variance: str, fraction: Tensor = None) -> Tensor:
         """log sigma_t^2 of p(x_{t-1} | x_t), equation (6); `kddpm.parametrization`, equation (3), says which.
 
         Args:
@@ -152,7 +153,9 @@ class GaussianDiffusion:
         low, high = (at_t(table, t, x_t) for table in parametrization.log_variance_range(self.schedule))
         return learned_log_variance(ops.cast(fraction, ops.dtype(x_t)), low, high)
 
-    def p_mean_log_variance(self, x_t, t, predicted, fraction, objective: Objective, clip: bool = False):
+    def p_mean_log_variance(
+        self, x_t: Tensor, t: Tensor, predicted: Tensor, fraction: Tensor, objective: Objective, clip: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{t-1} | x_t), equation (6).
 
         Args:
@@ -172,7 +175,7 @@ class GaussianDiffusion:
         return self.mu_from_x0(x_t, t, x_0), self.log_variance(x_t, t, objective.variance, fraction)
 
 
-def learned_log_variance(fraction, low, high):
+def learned_log_variance(fraction: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Between `low` and `high` where `fraction`, the network's other channels, goes from -1 to 1, and a little beyond.
 
     This is equation (3) of `kddpm.parametrization`. It ends 20 nats beyond, so that no variance leaves float32.
@@ -181,7 +184,7 @@ def learned_log_variance(fraction, low, high):
     return ops.clip(log_variance, low - _FAR_NATS, high + _FAR_NATS)
 
 
-def split_output(output, objective: Objective):
+def split_output(output: Tensor, objective: Objective) -> tuple[Tensor, Tensor | None]:
     """A network's output as (prediction, fraction of a learned variance or None)."""
     return ops.split(output, 2, axis=-1) if objective.variance == "learned" else (output, None)
 
@@ -190,7 +193,7 @@ def _unknown(prediction):
     return InputError("prediction", f"must be one of {', '.join(parametrization.PREDICTIONS)}", repr(prediction))
 
 
-def as_float(x):
+def as_float(x: Tensor) -> Tensor:
     """x as a float32 tensor, or the float64 tensor that came."""
     x = ops.convert_to_tensor(x)
     return x if ops.dtype(x) == "float64" else ops.cast(x, "float32")
@@ -202,7 +205,7 @@ def _alike(x, other):
     return x, ops.cast(other, ops.dtype(x))
 
 
-def at_t(table: np.ndarray, t, x):
+def at_t(table: np.ndarray, t: Tensor, x: Tensor) -> Tensor:
     """table[t] of a (T,) table and int (B,) t, in the dtype of x, shaped (B, 1, ..., 1) to broadcast against x."""
     values = ops.take(ops.convert_to_tensor(table.astype(ops.dtype(x))), t)
     return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))

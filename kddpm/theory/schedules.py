@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kddpm.base.errors import InputError
+from kddpm.base.types import Integers
 
 _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last steps of a vanishing alpha_bar finite
 
@@ -49,7 +50,7 @@ class NoiseSchedule:
         4.035829765375...e-05
     """
 
-    def __init__(self, betas: Sequence[float], timesteps: Sequence[int] | None = None):
+    def __init__(self, betas: Sequence[float], timesteps: Integers | None = None):
         try:
             self.betas = betas = np.array(betas, np.float64)
         except (TypeError, ValueError):
@@ -94,7 +95,7 @@ class NoiseSchedule:
         steps = [-1, *self.timesteps.tolist()]
         return list(zip(steps[:0:-1], steps[-2::-1], strict=True))
 
-    def respace(self, timesteps: Sequence[int]) -> "NoiseSchedule":
+    def respace(self, timesteps: Integers) -> "NoiseSchedule":
         """The schedule that visits only some steps, with the same alpha_bar at each of them.
 
         Between two kept steps, beta' = 1 - alpha_bar_t / alpha_bar_t_prev (Nichol & Dhariwal 2021, section 4).
@@ -256,7 +257,7 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     return np.minimum(steps, last - room[::-1])  # ... and none beyond what is left to the end
 
 
-def checked_steps(name: str, steps, num_timesteps: int | None = None) -> np.ndarray:
+def checked_steps(name: str, steps: object, num_timesteps: int | None = None) -> np.ndarray:
     """`steps` as int64 (N,).
 
     Raises:
