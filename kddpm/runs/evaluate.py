@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -107,7 +108,7 @@ def evaluate(
         "batch_size": batch_size,
     }
     out = run.evaluation_path if out is None else pathlib.Path(out)
-    options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
     options["verbose"] = "auto" if verbose else False
     results = {}
     for name in dict.fromkeys(metrics):
