@@ -148,7 +148,8 @@ def _check_model(model: pathlib.Path) -> pathlib.Path:
         is_older = "description_version" not in about
         version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
         raise InputError(
-            f"{side_file} must have description_version {DESCRIPTION_VERSION}, as the page reads. Received: {version}"
+            f"{side_file} must have description_version {DESCRIPTION_VERSION}, the one that the page reads. "
+            f"Received: {version}"
         )
     try:
         expected = about["sha256"]

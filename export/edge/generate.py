@@ -216,7 +216,8 @@ def _side_file(path: pathlib.Path) -> dict:
         is_older = "description_version" not in about
         version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
         raise InputError(
-            f"{side} must have description_version {DESCRIPTION_VERSION}, as generate.py reads. Received: {version}"
+            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that generate.py reads. "
+            f"Received: {version}"
         )
     try:
         counts = [about[name] for name in ("network_calls", "state_channels", "batch_size", "bytes")]

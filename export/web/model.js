@@ -38,7 +38,7 @@ export function checkFacts(found) {
   const version = found?.description_version;
   if (found && version !== DESCRIPTION_VERSION) {
     const received = version === undefined ? "none, as in older exports" : JSON.stringify(version).slice(0, 40);
-    const expected = `model.json must have description_version ${DESCRIPTION_VERSION}, as this page reads.`;
+    const expected = `model.json must have description_version ${DESCRIPTION_VERSION}, the one that this page reads.`;
     throw new Error(`${expected} Received: ${received}.`);
   }
   const [height, width, channels] = found?.image_shape ?? [];
