@@ -14,6 +14,7 @@ import tempfile
 
 from absl import flags
 
+from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands, sampling_flags
@@ -67,6 +68,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name)
+    if FLAGS.format != "saved_model":
+        extras.need("export", "{format}", format=FLAGS.format)
     if is_page:
         site.check(out, FLAGS.batch_size)
     commands.start_tensorflow()
