@@ -1,52 +1,6 @@
-"""Train a diffusion model on images.
+"""Train a diffusion model on images: `python train.py --help` says how."""
 
-    python train.py --preset=digits --run_dir=runs/digits
-    python train.py --dataset=folder:photos/ --preset=ddpm32 --run_dir=runs/photos
-
-The same command again goes on where it stopped. --dry_run prints the configuration and stops. What no flag says is as
-in the preset; without --preset it is digits for the data set digits, else ddpm32.
-"""
-
-import dataclasses
-import json
-
-from absl import flags
-
-from kddpm.cli import commands
-from kddpm.runs import presets
-from kddpm.runs.config import TrainConfig, help_of, parse
-
-RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
-PRESET = flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
-OVERRIDE_RESUME = flags.DEFINE_list(
-    "override_resume", [], "flags in which a run that goes on may differ from what it was begun with, such as dropout"
-)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the configuration and stop")
-commands.define_data_flags()
-commands.define_strategy_flags()
-flags.adopt_module_key_flags(commands)  # so that --help shows them
-
-FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
-for name, field in FIELDS.items():
-    define = flags.DEFINE_bool if isinstance(field.default, bool) else flags.DEFINE_string
-    define(name, None, help_of(field))
-
-
-def main():
-    """Flags to a configuration, the configuration to `kddpm.training.train`."""
-    given = {name: value for name in FIELDS if (value := flags.FLAGS[name].value) is not None}
-    overrides = {k: v if isinstance(v, bool) else parse(FIELDS[k], v) for k, v in given.items()}
-    config = presets.make_config(PRESET.value, **overrides)
-    print(json.dumps(vars(config), indent=2))
-    if DRY_RUN.value:
-        return
-    run_dir = commands.needed("run_dir", "the directory that the run is kept in")
-    strategy = commands.start_strategy()
-
-    from kddpm.runs import training
-
-    training.train(config, run_dir, strategy=strategy, override_resume=OVERRIDE_RESUME.value, **commands.data_options())
-
+from kddpm.scripts.train import main
 
 if __name__ == "__main__":
-    commands.run(main)
+    main()

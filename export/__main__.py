@@ -14,88 +14,102 @@ import tempfile
 
 from absl import flags
 
-from export import site
+from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands, sampling_flags
 from kddpm.runs import directory
 
-RUN_DIR = flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
-FORMAT = flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
-OUT = flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
-PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "of the weights")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
-PARITY_SEEDS = flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
-THREADS = flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")
-SERVE = flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
-PORT = flags.DEFINE_integer("port", 8000, "of --serve")
-sampling_flags.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
-flags.adopt_module_key_flags(sampling_flags)  # so that --help shows them
+from . import site
+
 FLAGS = flags.FLAGS
 
 DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "site"}
 
 
-def main():
+def define_flags() -> None:
+    """The flags of the file, and of the sampler in it."""
+    flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+    flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
+    flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
+    flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "of the weights")
+    flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
+    flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
+    flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")
+    flags.DEFINE_bool("serve", False, "with --format=web: serve the folder on this machine")
+    flags.DEFINE_integer("port", 8000, "of --serve")
+    sampling_flags.define_sampler_flags(sampler="the run's", num_steps="50, or T where that is less,")
+    flags.adopt_module_key_flags(sampling_flags)  # so that --help shows them
+
+
+def make() -> None:
     """Flags to `DiffusionModel.export`, and its file to a page."""
-    out = pathlib.Path(OUT.value or DEFAULT_OUT[FORMAT.value])
-    is_page = FORMAT.value == "web"
-    if SERVE.value and not is_page:
-        raise InputError(f"--serve belongs to --format=web. Received: --format={FORMAT.value}")
-    if RUN_DIR.value:
+    out = pathlib.Path(FLAGS.out or DEFAULT_OUT[FLAGS.format])
+    is_page = FLAGS.format == "web"
+    if FLAGS.serve and not is_page:
+        raise InputError(f"--serve belongs to --format=web. Received: --format={FLAGS.format}")
+    if FLAGS.run_dir:
         export(out, is_page)
-    elif not SERVE.value:
+    elif not FLAGS.serve:
         raise InputError("--run_dir is needed: the directory of a run of train.py")
-    if SERVE.value:
-        site.serve(out, PORT.value)
+    if FLAGS.serve:
+        site.serve(out, FLAGS.port)
 
 
 def export(out: pathlib.Path, is_page: bool) -> None:
     """Load the run, write the file or folder and print what it is."""
-    if FORMAT.value == "tflite" and out.suffix != ".tflite":
+    if FLAGS.format == "tflite" and out.suffix != ".tflite":
         raise InputError(f"--out must end in .tflite. Received: {out}")
-    if FORMAT.value == "saved_model" and PRECISION.value != "float32":
-        raise InputError(f"--precision must be float32 with --format=saved_model. Received: {PRECISION.value}")
+    if FLAGS.format == "saved_model" and FLAGS.precision != "float32":
+        raise InputError(f"--precision must be float32 with --format=saved_model. Received: {FLAGS.precision}")
     commands.check_least(batch_size=1, parity_seeds=1, threads=1)
-    check_output("out", out, is_folder=FORMAT.value != "tflite")
-    config, data = directory.RunDirectory(RUN_DIR.value).read()
+    check_output("out", out, is_folder=FLAGS.format != "tflite")
+    config, data = directory.RunDirectory(FLAGS.run_dir).read()
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     options = sampling_flags.sampler_options(name)
+    if FLAGS.format != "saved_model":
+        extras.need("export", "{format}", format=FLAGS.format)
     if is_page:
-        site.check(out, BATCH_SIZE.value)
+        site.check(out, FLAGS.batch_size)
     commands.start_tensorflow()
 
     from kddpm.device import description
     from kddpm.runs import build
     from kddpm.sampling import samplers
 
-    model = build.load_run(RUN_DIR.value)
+    model = build.load_run(FLAGS.run_dir)
     names = data["class_names"] or []  # a model may have been given more classes than the data have, or none
     names = names if len(names) == model.network.num_classes else None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite" if is_page else out
-        description = model.export(
+        about = model.export(
             path,
-            "tf_saved_model" if FORMAT.value == "saved_model" else "litert",
+            "tf_saved_model" if FLAGS.format == "saved_model" else "litert",
             samplers.by_name(name, **options),
             FLAGS.num_steps,
-            PRECISION.value,
+            FLAGS.precision,
             guidance_scale=config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
-            batch_size=BATCH_SIZE.value,
+            batch_size=FLAGS.batch_size,
             class_names=names,
-            parity_seeds=PARITY_SEEDS.value,
-            threads=THREADS.value,
+            parity_seeds=FLAGS.parity_seeds,
+            threads=FLAGS.threads,
         )
         if is_page:
             site.build(path, out)
-    print(description.report(description))
-    sampler, *chosen = description["sampler"].items()
-    chosen = [("sampler", sampler[1]), *chosen, ("guidance_scale", description["guidance_scale"])]
+    print(description.report(about))
+    sampler, *chosen = about["sampler"].items()
+    chosen = [("sampler", sampler[1]), *chosen, ("guidance_scale", about["guidance_scale"])]
     chosen = [(flag, value) for flag, value in chosen if value is not None]
-    same = ["python", "sample.py", f"--run_dir={RUN_DIR.value}", *(f"--{flag}={value}" for flag, value in chosen)]
+    same = [*commands.command("sample"), f"--run_dir={FLAGS.run_dir}", *(f"--{flag}={value}" for flag, value in chosen)]
     print(f"{out} is written. In Keras its pictures are those of: {shlex.join(same)}")
 
 
+def main() -> None:
+    """The command `kddpm-export`, which is `python -m export` too."""
+    define_flags()
+    commands.run(make)
+
+
 if __name__ == "__main__":
-    commands.run(main)
+    main()

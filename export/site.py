@@ -1,7 +1,7 @@
 """A folder with the page, LiteRT.js and one exported model: a web site for any static host.
 
 check(out, batch_size)  says what stands in the way, before the work
-build(model, out)       puts it together; LiteRT.js comes from npm, as export/web/package-lock.json pins it
+build(model, out)       puts it together; LiteRT.js comes from npm, as web/package-lock.json pins it
 serve(folder, port)     shows it at http://localhost:port, with the headers that let the model use threads
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from kddpm.base.files import replacing
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
 DESCRIPTION_VERSION = 2  # of the side file, that the page reads
+NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
 PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
 # One of the three is loaded: threads where the page may share memory, else relaxed SIMD where the browser has it, else
 # the compatible one (Safari). The fourth of the package, jspi, is for GPUs.
@@ -60,21 +62,33 @@ def build(model: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def install() -> None:
-    """Run `npm ci` in export/web, unless what is there is what the lock file asks for.
+    """Run `npm ci` beside the page, or in the user's cache, unless what is there is what the lock file asks for.
 
     Raises:
         InputError: npm is not there or fails.
     """
-    if _packages(WEB / "node_modules" / ".package-lock.json") == _packages(WEB / "package-lock.json"):
+    folder = _npm_folder()
+    if _packages(folder / "node_modules" / ".package-lock.json") == _packages(WEB / "package-lock.json"):
         return
     if shutil.which("npm") is None:
         raise InputError("--format=web needs npm (it comes with Node.js) to fetch LiteRT.js. Received: no npm on PATH")
-    print(f"Fetching LiteRT.js with npm into {WEB / 'node_modules'} ...", flush=True)
+    if folder != WEB:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in NPM_FILES:
+            shutil.copyfile(WEB / name, folder / name)
+    print(f"Fetching LiteRT.js with npm into {folder / 'node_modules'} ...", flush=True)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(command, cwd=WEB, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         said = (done.stdout.strip().splitlines() or ["nothing"])[0]
-        raise InputError(f"--format=web needs `npm ci` to end well in {WEB}. Received: {said}")
+        raise InputError(f"--format=web needs `npm ci` to end well in {folder}. Received: {said}")
+
+
+def _npm_folder() -> pathlib.Path:
+    """Where npm installs: beside the page, or in the user's cache if that is another's, as of an installed package."""
+    if os.access(WEB, os.W_OK):
+        return WEB
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "kddpm" / "web"
 
 
 def serve(folder: pathlib.Path, port: int) -> None:
@@ -171,7 +185,7 @@ def _packages(lock_file: pathlib.Path) -> dict[str, str] | None:
 
 
 def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> None:
-    core = WEB / "node_modules" / "@litertjs" / "core"
+    core = _npm_folder() / "node_modules" / "@litertjs" / "core"
     part.mkdir()
     version = json.loads((core / "package.json").read_text(encoding="utf-8"))["version"]
     # First of all: it marks a folder that was left half-made as ours.
@@ -188,9 +202,17 @@ def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> N
             shutil.copyfile(core / "wasm" / (runtime + suffix), part / "litert" / "wasm" / (runtime + suffix))
     shutil.copyfile(core.parent / "wasm-utils" / "dist" / "index.js", part / "litert" / "wasm-utils.js")
     (part / "litert" / "index.js").write_text(_without_bare_import(core / "dist" / "index.js"), encoding="utf-8")
-    shutil.copyfile(WEB.parents[1] / "LICENSE", part / "litert" / "LICENSE")
+    (part / "litert" / "LICENSE").write_text(_licence(), encoding="utf-8")
     shutil.copyfile(model, part / "model.tflite")
     shutil.copyfile(side_file, part / "model.json")
+
+
+def _licence() -> str:
+    """The text of the Apache License, LiteRT.js's and ours: of the source tree, or of the installed package."""
+    path = WEB.parents[1] / "LICENSE"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return importlib.metadata.distribution("kddpm").read_text("licenses/LICENSE") or ""
 
 
 def _without_bare_import(script: pathlib.Path) -> str:

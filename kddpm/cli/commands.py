@@ -23,7 +23,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a script's `main()` under absl.
 
     Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130, and the loss
-    of another worker in one line and 3.
+    of another worker in one line and 3. --help shows the docstring and the flags of the module of `main`, whether that
+    is the program itself or what a script or an installed command begins.
     """
 
     def guarded(arguments):
@@ -45,8 +46,30 @@ def run(main: Callable[[], None]) -> None:
             print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
             sys.exit(130)
 
+    if main.__module__ != "__main__":
+        _show_as_program(main.__module__)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
+
+
+def _show_as_program(module: str) -> None:
+    """Let --help take a module for the program: absl shows the docstring of __main__, and the flags of sys.argv[0]."""
+    text = sys.modules[module].__doc__ or ""
+    if _is_installed():
+        text = re.sub(r"python (?:-m )?(\w+)(?:\.py)?(?= --)", r"kddpm-\1", text)
+    sys.modules["__main__"].__doc__ = text
+    for flags_by_module in (flags.FLAGS.flags_by_module_dict(), flags.FLAGS.key_flags_by_module_dict()):
+        flags_by_module[sys.argv[0]] = flags_by_module.pop(module, [])
+
+
+def _is_installed() -> bool:
+    """Whether the program is a command that an installation made, not a file of the source tree."""
+    return _program(sys.argv[0]).startswith("kddpm-")
+
+
+def command(script: str) -> list[str]:
+    """The words that start another script by the door that this one was started by, such as python, sample.py."""
+    return [f"kddpm-{script}"] if _is_installed() else ["python", f"{script}.py"]
 
 
 def _flags_of_arguments() -> dict[str, str]:

@@ -59,9 +59,8 @@ def read_inputs(
     photos = read_photos(f"--{edit}", paths, (height, width, channels))
     if edit == "interpolate" and len(photos.images) != 2:
         raise InputError(f"--interpolate must name two pictures, A.png,B.png. Received: {len(photos.images)}, {value}")
-    if edit != "inpaint":
+    if edit != "inpaint" or mask is None:
         return photos, None
-    assert mask is not None  # `sampling_flags.chosen_edit` asks for it
     return photos, read_mask("--mask", mask, (height, width), photos.sizes[0])
 
 
@@ -167,8 +166,7 @@ def save(
     suffix = out.suffix.lower()
     if suffix == ".png":
         images.save_png(out, images.grid(pictures, columns) if frames is None else images.filmstrip(frames))
-    elif suffix == ".gif":
-        assert frames is not None
+    elif suffix == ".gif" and frames is not None:
         images.save_gif(out, [images.grid(frame, columns) for frame in frames])
     elif suffix == ".npz":
         with replacing(out) as beside:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.data import decoding, image_cache, image_files, npz_files
 
@@ -165,10 +166,8 @@ def _numbered(labels: np.ndarray | None) -> tuple[str, ...]:
 
 
 def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_dir: str | None) -> _Source:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise InputError(f"{spec} needs tensorflow-datasets: {error}") from None
+    extras.need("tfds", "{dataset}", dataset=spec)
+    import tensorflow_datasets as tfds
 
     name, _, split = spec.removeprefix("tfds:").partition(":")
     split = split or "train"

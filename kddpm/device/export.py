@@ -25,12 +25,12 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import arguments, progress
+from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, replacing
 from kddpm.base.types import Integers
 from kddpm.base.version import __version__
-from kddpm.device import description, litert, packing, parity, signatures
+from kddpm.device import description, litert, parity, signatures
 from kddpm.device.description import side_file
 from kddpm.sampling import generation, samplers
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
@@ -136,6 +136,8 @@ def _check(denoiser, path, format, precision, class_names, threads):
     for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
         if value not in choices:
             raise InputError(name, f"must be one of {', '.join(choices)}", repr(value))
+    if format == "litert":
+        extras.need("export", "{format}", format=format)
     if threads > _MOST_THREADS:
         raise InputError("threads", f"must lie in 1 .. {_MOST_THREADS}", threads)
     classes = denoiser.num_classes
@@ -181,6 +183,8 @@ def _save(denoiser, functions, folder):
 
 
 def _litert(denoiser, functions, precision, tell) -> bytes:
+    from kddpm.device import packing  # here, as a plain install has no LiteRT
+
     with tempfile.TemporaryDirectory() as folder:
         _save(denoiser, functions, folder)
         tell("Converting to TFLite ...")

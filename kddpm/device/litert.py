@@ -2,7 +2,7 @@
 
 LiteRT's XNNPACK delegate packs a copy of a kernel for itself, so what the file says twice costs memory on the device
 as well as on the disk. `pack` says everything once: the three signatures that call the network share its weights, its
-tensors' descriptions and the options of its operators.
+tensors' descriptions and the options of its operators. LiteRT is imported where it is used: a plain install has none.
 """
 
 import collections
@@ -13,8 +13,6 @@ import os
 import re
 
 import tensorflow as tf
-from ai_edge_litert import interpreter
-from ai_edge_litert import schema_py_generated as schema
 
 from kddpm.base.errors import InputError
 
@@ -90,6 +88,8 @@ def operators(content: bytes) -> dict[str, int]:
     Raises:
         InputError: operators that are not builtin, by name.
     """
+    from ai_edge_litert import schema_py_generated as schema
+
     model = schema.ModelT.InitFromPackedBuf(content)
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     foreign = sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
@@ -103,6 +103,8 @@ def operators(content: bytes) -> dict[str, int]:
 
 def delegation(content: bytes) -> tuple[float, dict[str, int]]:
     """Share of the first graph's operators that run inside XNNPACK, and how many of which run outside."""
+    from ai_edge_litert import interpreter
+
     runtime = interpreter.Interpreter(model_content=content)
     runtime.allocate_tensors()
     details = runtime._get_ops_details()
@@ -127,6 +129,8 @@ def load(content: bytes, threads: int = 2, xnnpack: bool = True) -> dict:
         threads: of the runtime.
         xnnpack: whether XNNPACK may take operators.
     """
+    from ai_edge_litert import interpreter
+
     resolver = interpreter.OpResolverType
     runtime = interpreter.Interpreter(
         model_content=content,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands
@@ -40,6 +41,7 @@ def main() -> None:
         if name not in FIGURES:
             raise InputError(f"--only must be among {', '.join(FIGURES)}. Received: {name!r}")
     check_output("out", out, is_folder=True)
+    extras.need("plots", "A figure")
     commands.start_tensorflow()
     for number, name in enumerate(names, 1):
         file, draw = FIGURES[name]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kddpm.base import extras
 from kddpm.base.files import replacing
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ DPI = 110
 
 def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: int = DPI) -> tuple["Figure", Any]:
     """A figure of that many inches, and its axes."""
+    extras.need("plots", "A figure")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from kddpm import plots
-from kddpm.base import progress
+from kddpm.base import extras, progress
 from kddpm.base.types import Logs
 from kddpm.data import images
 from kddpm.distribution import workers
@@ -117,7 +117,8 @@ def _grid_is_due(config, step):
 
 def paint_missing_grid(model: DiffusionModel, run: RunDirectory, config: TrainConfig, step: int) -> None:
     """Paint what a kill right after the checkpoint of a step left out."""
-    missing = run.writes and not (run.grid_path(step).exists() and run.loss_curve_path.exists())
+    has_curve = run.loss_curve_path.exists() or extras.missing("plots") is not None
+    missing = run.writes and not (run.grid_path(step).exists() and has_curve)
     if _grid_is_due(config, step) and workers.total(model.distribute_strategy, missing):
         _paint(model, run, config, step)
 
@@ -140,8 +141,8 @@ def _paint(model, run, config, step):
 
 
 def draw_curve(run: RunDirectory) -> None:
-    """The curve of all rows."""
-    if run.writes and (rows := run.rows()):
+    """The curve of all rows, where there is matplotlib; `training.train` says so where there is none."""
+    if run.writes and extras.missing("plots") is None and (rows := run.rows()):
         with writing(run.loss_curve_path):
             plots.loss_curve(rows, run.loss_curve_path)
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import data, plots
-from kddpm.base import memory
+from kddpm.base import extras, memory
 from kddpm.base.errors import InputError
 from kddpm.base.files import read_json, replacing, sha256
 from kddpm.base.version import __version__
@@ -164,10 +164,12 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
         "images": result.images,
     }
     say("\n".join(_table(result, middle, source, facts["trained_on_these"])))
+    need = extras.missing("plots")
     if out:
         _write_json(out / "bits_per_dim.json", content)
-        plots.bits_by_term(result, out / "bits_per_dim.png")
-    say(f"bits_per_dim.json and bits_per_dim.png in {out}")
+        if need is None:
+            plots.bits_by_term(result, out / "bits_per_dim.png")
+    say(f"bits_per_dim.json {f'(the figure {need})' if need else 'and bits_per_dim.png'} in {out}")
     return content
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import data
+from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.data import image_files
 from kddpm.distribution import workers
@@ -101,6 +102,8 @@ def train(
             say(f"Already trained for {start} of {config.steps} steps; more `steps` go on")
             paint_missing_grid(model, run, config, start)
             return model
+        if (need := extras.missing("plots")) is not None:
+            say(f"There will be no loss curve, as it {need}")
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
     return model

@@ -1,0 +1,71 @@
+"""Measure a trained run.
+
+    python evaluate.py --run_dir=runs/digits --metrics=bits_per_dim
+
+The images are those that the run was trained on unless --dataset names others, such as a test set; they must be exact,
+none of them cropped, resized or recoloured. The numbers are printed and written into --out, with a figure.
+"""
+
+from absl import flags
+
+from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
+from kddpm.cli import commands
+from kddpm.evaluation import METRICS
+from kddpm.runs import directory
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of the measurement."""
+    flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+    flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(METRICS)}")
+    flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
+    flags.DEFINE_integer("max_images", None, "the first so many of a shuffled order; all if not given")
+    flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
+    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
+    flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
+    flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
+    flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")
+    flags.DEFINE_string("out", None, "folder for the numbers and the figure; RUN_DIR/evaluation if not given")
+    commands.define_data_flags()
+    commands.define_strategy_flags()
+    flags.adopt_module_key_flags(commands)  # so that --help shows them
+
+
+def evaluate() -> None:
+    """Flags to `kddpm.runs.evaluate.evaluate`."""
+    run_dir = commands.needed("run_dir", "the directory of a run of train.py")
+    commands.check_metrics(FLAGS.metrics)
+    commands.check_least(max_images=1, num_terms=2, batch_size=1)
+    if not -(2**31) <= FLAGS.seed < 2**31:
+        raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")
+    run = directory.RunDirectory(run_dir)
+    run.read()
+    out = FLAGS.out or run.evaluation_path
+    check_output("out", out, is_folder=True)
+    strategy = commands.start_strategy()
+
+    from kddpm.runs import evaluate as measuring
+
+    measuring.evaluate(
+        run_dir,
+        FLAGS.metrics,
+        dataset=FLAGS.dataset,
+        max_images=FLAGS.max_images,
+        num_terms=FLAGS.num_terms,
+        clip=FLAGS.clip,
+        batch_size=FLAGS.batch_size,
+        seed=FLAGS.seed,
+        out=out,
+        overwrite=FLAGS.overwrite,
+        strategy=strategy,
+        **commands.data_options(),
+    )
+
+
+def main() -> None:
+    """The command `kddpm-evaluate`, which is evaluate.py too."""
+    define_flags()
+    commands.run(evaluate)

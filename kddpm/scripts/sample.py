@@ -1,0 +1,198 @@
+"""Generate pictures with a trained run, or edit pictures with it.
+
+    python sample.py --run_dir=runs/digits --seeds=0-63 --out=grid.png
+    python sample.py --run_dir=runs/photos --variations=photo.jpg --strength=0.5 --seeds=0-7
+    python sample.py --run_dir=runs/photos --inpaint=photo.jpg --mask=mask.png
+    python sample.py --run_dir=runs/photos --interpolate=a.jpg,b.jpg --out=way.gif
+
+--out chooses the form: .png a grid, or with --frames a filmstrip, a row a picture from noise to the end; .gif the
+same as an animation, or the way of --interpolate, to and fro; .npz the raw `images`, `seeds` and, with classes,
+`labels`, a data set for train.py; anything without a suffix a folder with one PNG a seed. What is edited is cropped
+around its centre and resized to what the run paints.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from kddpm.base.files import check_output
+from kddpm.cli import commands, picture_files, sampling_flags
+from kddpm.data.labels import of_seeds
+from kddpm.runs import directory
+from kddpm.runs.config import TrainConfig
+from kddpm.sampling import samplers
+
+if TYPE_CHECKING:
+    from kddpm.model.diffusion_model import DiffusionModel
+
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What was asked for, checked, before TensorFlow starts.
+
+    Attributes:
+        out: where the pictures go.
+        seeds: one a picture.
+        labels: as the model takes them; None = as it chooses, or no classes.
+        painted: the labels that the pictures then have; None for a model without classes.
+        sampler: the way from noise to a picture.
+        photos: what is edited, None = nothing.
+        mask: of --inpaint.
+    """
+
+    out: pathlib.Path
+    seeds: Sequence[int]
+    labels: Sequence[int] | None
+    painted: Sequence[int] | None
+    sampler: samplers.Sampler
+    photos: picture_files.Photos | None = None
+    mask: np.ndarray | None = None
+
+
+Frames = np.ndarray | None
+Painted = tuple[np.ndarray, Frames]  # the pictures, and stages of them where they were asked for
+
+
+def _generate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
+    if not FLAGS.frames and order.out.suffix.lower() != ".gif":
+        return model.generate(order.seeds, **common), None
+    return model.generate(order.seeds, **common, return_trajectory=FLAGS.frames or 60)
+
+
+def _variations(model: "DiffusionModel", order: Order, common: dict) -> Painted:
+    return model.variations(order.photos.for_seeds, FLAGS.strength, order.seeds, **common), None
+
+
+def _inpaint(model: "DiffusionModel", order: Order, common: dict) -> Painted:
+    jumps = {"jump_length": FLAGS.jump_length, "resamplings": FLAGS.resamplings}
+    return model.inpaint(order.photos.for_seeds, order.mask, order.seeds, **jumps, **common), None
+
+
+def _interpolate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
+    return model.interpolate(*order.photos.images, FLAGS.count, **common), None
+
+
+def _save(order: Order, pictures: np.ndarray, frames: Frames) -> None:
+    picture_files.save(order.out, pictures, order.seeds, order.painted, frames, FLAGS.columns)
+
+
+def _save_way(order: Order, pictures: np.ndarray, frames: Frames) -> None:
+    picture_files.save_way(order.out, pictures, FLAGS.columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A way to make pictures.
+
+    Attributes:
+        paint: calls the model's method.
+        save: writes what it gave.
+        has_sampler: whether a sampler and guidance can be chosen; the way between two pictures is always DDIM's.
+    """
+
+    paint: Callable[["DiffusionModel", Order, dict], Painted]
+    save: Callable[[Order, np.ndarray, Frames], None] = _save
+    has_sampler: bool = True
+
+
+KINDS = {
+    None: Kind(_generate),
+    "variations": Kind(_variations),
+    "inpaint": Kind(_inpaint),
+    "interpolate": Kind(_interpolate, _save_way, has_sampler=False),
+}
+
+
+def define_flags() -> None:
+    """The flags of the pictures, of samplers and of edits."""
+    flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+    flags.DEFINE_string(
+        "seeds",
+        None,
+        "one picture a seed: 0-7, or 1,5,10-20; 0-63 if not given, of one edited picture 0-7, else one each",
+    )
+    flags.DEFINE_string(
+        "labels", None, "classes, one a seed or one for all; if not given seed modulo classes, but edits need them"
+    )
+    flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
+    flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
+    flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
+    flags.DEFINE_integer("columns", None, "pictures a row of a grid; as square as possible if not given")
+    sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
+    sampling_flags.define_edit_flags()
+    commands.define_strategy_flags()
+    for module in (commands, sampling_flags):
+        flags.adopt_module_key_flags(module)  # so that --help shows them
+
+
+def sample() -> None:
+    """Flags to a method of `DiffusionModel`, its pictures to a file."""
+    run_dir = commands.needed("run_dir", "the directory of a run of train.py")
+    edit = sampling_flags.chosen_edit()
+    out = pathlib.Path(FLAGS.out)
+    commands.check_least(columns=1, frames=2, batch_size=1)
+    sampling_flags.check_form(out, edit)
+    seeds = commands.parse_numbers("seeds", FLAGS.seeds or "0-63")
+    config, trained_on = directory.RunDirectory(run_dir).read()
+    order = _order(edit, out, seeds, config, trained_on["image_shape"])
+    strategy = commands.start_strategy()
+
+    from kddpm.distribution import workers
+    from kddpm.runs import build
+
+    kind = KINDS[edit]
+    common = _common_options(kind, order, config) | {"verbose": "auto" if workers.is_chief(strategy) else False}
+    with workers.using(strategy):
+        with workers.all_or_none(strategy):
+            model = build.load_run(run_dir)
+        pictures, frames = kind.paint(model, order, common)
+    if not workers.is_chief(strategy):
+        return
+    kind.save(order, pictures, frames)
+    print(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''} in {out}")
+
+
+def _order(
+    edit: str | None, out: pathlib.Path, seeds: list[int], config: TrainConfig, image_shape: tuple[int, int, int]
+) -> Order:
+    """What the flags ask for, checked against the run; says on the way what was done to the pictures to edit."""
+    sampling_flags.check_num_steps(config.num_timesteps)
+    name = FLAGS.sampler or config.sampler
+    sampler = samplers.by_name(name, **sampling_flags.sampler_options(name, edit))
+    photos = mask = None
+    if edit:
+        photos, mask = picture_files.read_inputs(edit, FLAGS[edit].value, FLAGS.mask, image_shape)
+        print("\n".join(photos.notes), end="\n" if photos.notes else "")
+        seeds = sampling_flags.seeds_of_photos(seeds if FLAGS.seeds else None, len(photos.images))
+    labels = sampling_flags.parse_labels(FLAGS.labels, len(seeds), needed=bool(edit and config.num_classes))
+    painted = labels
+    if config.num_classes and not labels:
+        painted = of_seeds(seeds, config.num_classes).tolist()
+    picture_files.check_names(out, seeds, painted)
+    check_output("out", out, is_folder=not out.suffix)
+    return Order(out, seeds, labels, painted, sampler, photos, mask)
+
+
+def _common_options(kind: Kind, order: Order, config: TrainConfig) -> dict:
+    """Arguments that the methods of all kinds take, and those of all that have a sampler."""
+    common = {
+        "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
+        "labels": order.labels,
+        "batch_size": FLAGS.batch_size,
+    }
+    if kind.has_sampler:
+        common["sampler"] = order.sampler
+        common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
+    return common
+
+
+def main() -> None:
+    """The command `kddpm-sample`, which is sample.py too."""
+    define_flags()
+    commands.run(sample)
