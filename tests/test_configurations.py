@@ -103,9 +103,11 @@ def test_texts_of_any_kind_make_a_flag_or_a_line(name, text):
 # What is one.
 
 
-def goes_together(*words):
+def goes_together(*words, zero_terminal_snr):
+    schedule = schedules.linear(2)
     try:
-        parametrization.check(*words)
+        objective = parametrization.Objective(*words)
+        objective.check_schedule(schedules.zero_terminal_snr(schedule) if zero_terminal_snr else schedule)
     except InputError:
         return False
     return True
@@ -121,7 +123,7 @@ THEORIES = [
         parametrization.TIMESTEP_SAMPLINGS,
         (False, True),
     )
-    if goes_together(*words)
+    if goes_together(*words[:-1], zero_terminal_snr=words[-1])
 ]
 
 

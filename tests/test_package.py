@@ -1,17 +1,16 @@
 import ast
 import importlib
-import pathlib
 import re
 import subprocess
 import sys
 import tomllib
 
 import pytest
+from helpers.places import ROOT
 from packaging.requirements import Requirement
 
 import kddpm
 
-ROOT = pathlib.Path(kddpm.__file__).parents[1]
 FILES = {path.stem: path for path in (ROOT / "kddpm").glob("*.py")}
 
 # Imports go down. On the floors marked so, rooms may lean on each other, but never in a circle.

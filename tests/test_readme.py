@@ -1,11 +1,11 @@
 """What the README prints, run as printed."""
 
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+from helpers.places import ROOT
 from PIL import Image
 
 from kddpm import data
@@ -14,7 +14,6 @@ from kddpm.runs import presets
 from kddpm.sampling import samplers
 from kddpm.theory import parametrization, schedules
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -66,7 +65,7 @@ def test_the_tables_of_the_readme_are_complete():
 def test_the_kotlin_example_calls_what_there_is(trained_like):
     example = (ROOT / "export" / "android" / "README.md").read_text()
     table = samplers.step_table(samplers.DDIM(), trained_like.schedule, 2)
-    functions = signatures.signatures(trained_like, table, 1)
+    functions = signatures.signatures(trained_like.denoiser, table, 1)
     called = re.findall(r'runSignature\(.*"(\w+)"\)', example)
     assert set(called) == {"start", "step", "finish", "generate"} <= set(functions)
     inputs = {spec.name for function in functions.values() for spec in function.input_signature}

@@ -1,25 +1,23 @@
 """sample.py with pictures to edit: what it reads, what it writes, what it refuses."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers.places import ROOT
+from helpers.small_runs import make_run
 from PIL import Image
-from small_runs import make_run
 
 from kddpm.cli import picture_files
 from kddpm.runs import build
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 # `main` of sample.py for one list of flags after another, so that TensorFlow starts once and a loop is traced once.
 PROGRAM = f"""
 import contextlib, functools, importlib.util, io, json, sys
 from absl import flags
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
 spec = importlib.util.spec_from_file_location("sample", {str(ROOT / "sample.py")!r})
 sample = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sample)

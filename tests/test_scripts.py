@@ -1,7 +1,6 @@
 """train.py, sample.py and evaluate.py as a user runs them."""
 
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -9,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
+from helpers.places import ROOT
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = ["--preset=digits", "--width=8", "--batch_size=16", "--num_timesteps=20", "--sampling_steps=2", "--log_every=2"]
 
 
