@@ -1,4 +1,4 @@
-"""Images, encoded in every way that the tests of `decoding` and `image_files` need."""
+"""Pictures of noise, and images encoded in every way that the tests of `data` need."""
 
 import io
 import struct
@@ -13,8 +13,11 @@ from PIL import Image
 from kddpm import data
 from kddpm.base.errors import InputError
 
+SIXTEEN = np.array([[0, 128, 129, 257], [300, 32768, 65406, 65535]])  # of 16-bit pixels
 
-def random_image(*shape, seed=0):
+
+def random_pixels(*shape, seed=0):
+    """A picture of noise, or several."""
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
@@ -29,6 +32,13 @@ def png(array, bits, color_type, extra=b""):
     rows = b"".join(b"\0" + row.tobytes() for row in array.astype(">u2" if bits == 16 else "u1"))
     extra = chunk(b"tRNS", extra) if extra else b""
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def palette_image():
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert("L")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90], "RGB")
+    assert image.mode == "P"
+    return image
 
 
 def load_one(tmp_path, content, name="a.png", **kwargs):
@@ -61,13 +71,26 @@ def write(tmp_path, members, zipped):
     return write_zip(tmp_path / "a.zip", members) if zipped else write_folder(tmp_path / "in", members)
 
 
+def write_npz(path, **arrays):
+    """The spec of a .npz archive."""
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def write_images(folder, arrays, suffix=".png"):
+    """Files 0.png, 1.png, ... in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{i}{suffix}")
+
+
 def png_bytes(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
 
 
-GREY = png_bytes(random_image(4, 4))
+GREY = png_bytes(random_pixels(4, 4))
 
 
 def bad_lines(spec, **kwargs):

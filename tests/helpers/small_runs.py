@@ -1,10 +1,17 @@
-"""Run directories as train.py leaves them, of networks that were never trained."""
+"""Runs that are over in a moment, and run directories as train.py leaves them, of networks never trained."""
+
+import csv
 
 import keras
 import numpy as np
 
 from kddpm.runs import build, presets
 from kddpm.runs.directory import RunDirectory
+
+TINY = presets.make_config(
+    "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
+    checkpoint_every=3, sample_every=100, num_timesteps=20, sampling_steps=2, sampler="ddim",
+)  # fmt: skip
 
 
 def make_run(path, dataset, digest="", image_shape=(8, 8, 1), class_names=(), weights=True, **changes):
@@ -27,3 +34,33 @@ def make_run(path, dataset, digest="", image_shape=(8, 8, 1), class_names=(), we
         weight.assign(weight.numpy() + 0.1 * rng.normal(size=weight.shape))
     network.save_weights(run.weights_path)
     return run.path
+
+
+def rows(run_dir):
+    """Those of metrics.csv."""
+    with open(run_dir / "metrics.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def averages(run_dir):
+    """The averaged weights of a run."""
+    return build.load_run(run_dir).ema_network.get_weights()
+
+
+class StopAfter(keras.callbacks.Callback):
+    """What a kill looks like to the files: an exception between two steps."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batches:
+            raise ConnectionAbortedError
+
+
+def flip_a_byte(path):
+    """In the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)

@@ -242,3 +242,13 @@ def test_a_long_run_does_not_gather_figures(tmp_path):
         assert sum(isinstance(each, Figure) for each in gc.get_objects()) <= 1
     finally:
         gc.enable()
+
+
+def test_the_loss_curve_is_a_picture_for_any_number_of_rows(tmp_path):
+    for count in (1, 2, 200):
+        some = [{"step": str(i + 1), "loss": str(1 / (i + 1))} for i in range(count)]
+        runs.loss_curve(some, tmp_path / "loss.png")
+        with Image.open(tmp_path / "loss.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert (pixels != 255).any(axis=-1).mean() > 0.005
+    assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]
