@@ -10,7 +10,7 @@ from helpers.networks import OneConv
 import kddpm
 from kddpm.base.errors import InputError, WorkerLostError
 from kddpm.cli import commands
-from kddpm.distribution import strategies, workers
+from kddpm.distribution import STRATEGIES, strategies, workers
 from kddpm.runs import checkpoints, presets, training
 from kddpm.runs.directory import COLUMNS, RunDirectory
 
@@ -30,7 +30,7 @@ class Two:
 
 
 def test_the_flag_has_the_names_that_there_are():
-    assert commands.STRATEGIES == strategies.NAMES
+    assert commands.STRATEGIES == STRATEGIES == ("auto", *strategies._MAKERS)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_bad_flags_end_in_one_line_before_tensorflow_starts(flags, line, tmp_pat
     (tmp_path / "taken").touch()
     result = run(*flags, cwd=tmp_path)
     assert result.returncode == 2 and "TensorFlow" not in result.stdout
-    assert result.stderr.startswith("plots.py: ") and line in result.stderr and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("plots: ") and line in result.stderr and result.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

@@ -7,12 +7,10 @@ import pytest
 from helpers.small_runs import make_run
 from PIL import Image
 
-from kddpm import data
-from kddpm.base import memory
+from kddpm import data, plots
 from kddpm.base.errors import InputError
 from kddpm.cli import commands
 from kddpm.data import image_cache
-from kddpm.plots import runs
 from kddpm.runs import build, evaluate
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
@@ -93,7 +91,7 @@ def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
 
 def test_the_figure_is_of_the_result(files, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(runs, "bits_by_term", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(plots, "bits_by_term", lambda *arguments: drawn.append(arguments))
     content = evaluate.evaluate(files / "run", out=tmp_path, num_terms=2, batch_size=2, verbose=False)["bits_per_dim"]
     ((result, path),) = drawn
     assert result.total == content["total"] and path == tmp_path / "bits_per_dim.png"
@@ -107,9 +105,9 @@ def test_nothing_is_said_where_nothing_shall_be(files, tmp_path, capfd):
 @pytest.fixture
 def quick(files, tmp_path, monkeypatch):
     """evaluate() with two terms, no figure and no words."""
-    monkeypatch.setattr(runs, "bits_by_term", lambda result, path: None)
+    monkeypatch.setattr(plots, "bits_by_term", lambda result, path: None)
 
-    def evaluate(run="run", **options):
+    def quickly(run="run", **options):
         options = {
             "num_terms": 2,
             "batch_size": 2,
@@ -120,7 +118,7 @@ def quick(files, tmp_path, monkeypatch):
         }
         return evaluate.evaluate(files / run, **options)["bits_per_dim"]
 
-    return evaluate
+    return quickly
 
 
 def test_fewer_images_are_the_first_of_a_shuffled_order(files, quick):
@@ -275,11 +273,11 @@ def test_a_metric_named_twice_is_measured_once(quick, monkeypatch):
     assert measured == [1]
 
 
-def test_systems_that_do_not_tell_their_memory(quick, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
-    content = quick(verbose=True)
-    assert content["peak_bytes"] is None and math.isnan(content["bytes_per_image"])
-    assert "time per image" in (printed := capsys.readouterr().out) and "memory" not in printed
+def test_one_image_at_a_time_does_not_tell_the_memory_of_one_more(quick, capsys):
+    content = quick(verbose=True, batch_size=1)
+    assert content["peak_bytes"] > 10**7 and math.isnan(content["bytes_per_image"])
+    printed = capsys.readouterr().out
+    assert "time per image" in printed and "for each image of a batch" not in printed
 
 
 def test_metrics_by_name(quick):

@@ -14,7 +14,7 @@ from helpers.small_runs import TINY, StopAfter, averages
 import kddpm
 from kddpm.base.errors import InputError
 from kddpm.base.files import held
-from kddpm.runs import training
+from kddpm.runs import fingerprint, training
 
 pytestmark = pytest.mark.usefixtures("least_network")
 
@@ -135,7 +135,7 @@ def test_other_circumstances_are_told(begin, monkeypatch, capsys):
     run_dir = begin(3)
     version = kddpm.__version__
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    monkeypatch.setattr(kddpm, "__version__", "9.9")
+    monkeypatch.setattr(fingerprint, "__version__", "9.9")
     training.train(TINY, run_dir, verbose=False)
     line = f"From step 3 on, bits may differ from a run in one go: kddpm was {version}, now 9.9; onednn was 1, now 0\n"
     assert line in capsys.readouterr().err
