@@ -1,12 +1,11 @@
 import ast
 import importlib
 import re
-import subprocess
-import sys
 import tomllib
 
 import pytest
 from helpers.places import ROOT
+from helpers.processes import python
 from packaging.requirements import Requirement
 
 import kddpm
@@ -141,8 +140,7 @@ for room in {list(rooms)!r}:
     if found:
         sys.exit(f"{{room}} loads {{found}}")
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    return run.stderr.strip()
+    return python("-c", script, cwd=ROOT).stderr.strip()
 
 
 def test_importing_the_package_loads_nothing_heavy():

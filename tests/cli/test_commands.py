@@ -1,7 +1,5 @@
-import subprocess
-import sys
-
 import pytest
+from helpers.processes import python
 
 from kddpm.base.errors import InputError
 from kddpm.cli import commands
@@ -36,7 +34,7 @@ def test_metrics_are_known_names():
 def ended(body, *arguments):
     imports = "from kddpm.base.errors import InputError\nfrom kddpm.cli import commands"
     script = f"{imports}\ndef main():\n    {body}\ncommands.run(main)"
-    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    return python("-c", script, *arguments)
 
 
 def test_bad_input_and_a_failing_disk_end_in_one_line():

@@ -11,7 +11,9 @@ import time
 
 import numpy as np
 import pytest
+from helpers.comparing import apart
 from helpers.places import ROOT
+from helpers.processes import python, wait_for
 
 from kddpm.distribution import local_cluster
 
@@ -74,7 +76,8 @@ def start(arguments, workers):
 def test_workers_train_like_one_device(tmp_path, workers):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
+    alone = python(script, tmp_path)
+    assert alone.returncode == 0, alone.stderr
     for status, output in ended(start([str(script), str(tmp_path)], workers), 300):
         assert status == 0, output
     with np.load(tmp_path / "alone.npz") as alone:
@@ -83,7 +86,7 @@ def test_workers_train_like_one_device(tmp_path, workers):
                 assert int(worker["step"]) == 24  # 20, and twice 31 // 12
                 assert np.abs(worker["weights"] - alone["weights"]).max() < 1e-6
                 assert worker["pictures"].shape == (5, 8, 8, 1)
-                assert np.abs(worker["pictures"].astype(int) - alone["pictures"]).max() <= 1
+                assert apart(worker["pictures"], alone["pictures"]) <= 1
                 for name in ("loss", "norm", "evaluated", "bits"):
                     np.testing.assert_allclose(worker[name], alone[name], rtol=1e-5)
                 if not index:
@@ -105,13 +108,6 @@ def checkpoint(run_dir, step=40):
         return [archive[name] for name in sorted(archive.files)]
 
 
-def wait_for(path, processes):
-    late = time.monotonic() + 200
-    while not path.exists():
-        assert time.monotonic() < late and all(process.poll() is None for process in processes), path
-        time.sleep(0.01)
-
-
 def finished(run_dir, workers):
     """A group that trains to the end."""
     results = ended(start(command(run_dir), workers), 300)
@@ -126,7 +122,7 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
         assert "parameters" not in output  # the chief alone speaks of the run
     broken = tmp_path / "broken"
     processes = start(command(broken), workers)
-    wait_for(broken / "checkpoints" / "step_0000010.json", processes)
+    wait_for((broken / "checkpoints" / "step_0000010.json").exists, *processes)
     processes[lost].send_signal(signal.SIGKILL)
     results = ended(processes, BOUND)  # -9 of those that are late
     assert results.pop(lost)[0] == -9
@@ -147,12 +143,12 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
     ):
         assert all(status == 0 for status, _ in ended(processes, 300)), out
     with np.load(tmp_path / "alone.npz") as alone, np.load(tmp_path / "group.npz") as group:
-        assert np.abs(alone["images"].astype(int) - group["images"]).max() <= 1
+        assert apart(alone["images"], group["images"]) <= 1
 
 
 def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
     processes = start(command(tmp_path / "run", "--steps=100000"), 2)
-    wait_for(tmp_path / "run" / "checkpoints" / "step_0000010.json", processes)
+    wait_for((tmp_path / "run" / "checkpoints" / "step_0000010.json").exists, *processes)
     processes[1].send_signal(signal.SIGTERM)
     for status, output in ended(processes, BOUND):
         assert status == 128 + signal.SIGTERM, output

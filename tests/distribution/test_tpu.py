@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.networks import OneConv
+from helpers.small_models import Replica
 from tensorflow.python.framework import kernels
 
 import kddpm
@@ -169,13 +170,6 @@ def test_a_training_step_is_what_tpus_take(make_model, kind):
     assert refused(tf.function(model.test_step, jit_compile=True, autograph=False), batch) == []
     if "bfloat16" in kind:
         assert refused_in_hlo(step, zeros_like(batch)) == []
-
-
-class Replica:
-    num_replicas_in_sync = 2
-
-    def __init__(self, number):
-        self.replica_id_in_sync_group = number
 
 
 @pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)

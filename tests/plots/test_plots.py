@@ -1,11 +1,10 @@
 import gc
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 from helpers.places import ROOT
+from helpers.processes import python
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -139,7 +138,7 @@ def test_gaussian_bits_are_those_of_the_data():
 
 
 def test_estimators_shows_what_was_measured(drawn, monkeypatch):
-    """Values as they are; gradients times what a trajectory costs. Whether that is so, test_theory.py asks."""
+    """Values as they are; gradients times what a trajectory costs. Whether that is so, test_theory_page.py asks."""
 
     def measured(num_timesteps, images):
         assert images == 7
@@ -190,8 +189,7 @@ def test_few_colours_change_little():
 
 
 def run(*flags, cwd=ROOT):
-    command = [sys.executable, "-m", "kddpm.plots", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return python("-m", "kddpm.plots", *flags, cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +226,7 @@ def test_the_command_draws_what_it_is_asked_for(tmp_path):
 def test_importing_the_room_defines_no_flags():
     """`train.py` draws its loss with it."""
     program = "from absl import flags; import kddpm.plots; print({'out', 'only'} & set(flags.FLAGS))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    result = python("-c", program, cwd=ROOT)
     assert result.stdout == "set()\n", result.stderr
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.image_samples import random_pixels
 from helpers.small_runs import make_run
 from PIL import Image
 
@@ -16,15 +17,11 @@ from kddpm.runs import build, evaluate
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
 
 
-def pictures(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Seven images, with labels and without, and a run for either."""
     folder = tmp_path_factory.mktemp("evaluate")
-    images = pictures(7, 8, 8)
+    images = random_pixels(7, 8, 8)
     np.savez(folder / "plain.npz", images=images)
     np.savez(folder / "labelled.npz", images=images, labels=LABELS)
     digest = data.load(f"npz:{folder}/plain.npz").digest
@@ -53,7 +50,7 @@ def written(out):
 
 def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
     content = evaluate.evaluate(files / "run", out=tmp_path, batch_size=2)["bits_per_dim"]
-    expected = bound(files / "run", pictures(7, 8, 8))
+    expected = bound(files / "run", random_pixels(7, 8, 8))
     stored = written(tmp_path)
     assert list(stored) == list(content)
     for name in ("total", "standard_error", "prior", "terms", "images"):
@@ -127,7 +124,7 @@ def test_fewer_images_are_the_first_of_a_shuffled_order(files, quick):
     assert set(quick(max_images=3)["indices"]) < set(four["indices"])
     chosen = {tuple(quick(max_images=3, seed=seed)["indices"]) for seed in range(3)}
     assert len(chosen) > 1
-    expected = bound(files / "run", pictures(7, 8, 8)[four["indices"]])
+    expected = bound(files / "run", random_pixels(7, 8, 8)[four["indices"]])
     assert np.allclose(four["images"], expected.images, rtol=1e-6)
     assert quick(max_images=7)["indices"] is None and quick(max_images=9)["num_images"] == 7
     with pytest.raises(InputError, match="`max_images` must be at least 1. Received: 0"):
@@ -142,8 +139,8 @@ def test_files_go_into_the_run_where_nothing_else_is_said(files, quick):
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"images": pictures(7, 9, 8)}, "7 of 7 changed (7 cropped)"),
-        ({"images": pictures(3, 16, 16, 3)}, "3 of 3 changed (3 made grey and resized)"),
+        ({"images": random_pixels(7, 9, 8)}, "7 of 7 changed (7 cropped)"),
+        ({"images": random_pixels(3, 16, 16, 3)}, "3 of 3 changed (3 made grey and resized)"),
     ],
 )
 def test_images_that_were_changed_are_refused(quick, tmp_path, arrays, text):
@@ -162,15 +159,15 @@ def test_one_changed_file_among_many_is_refused(quick, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(20):
-        Image.fromarray(pictures(8, 8, seed=i)).save(folder / f"{i}.png")
+        Image.fromarray(random_pixels(8, 8, seed=i)).save(folder / f"{i}.png")
     assert quick(dataset=f"folder:{folder}", max_images=2)["trained_on_these"] is False
-    Image.fromarray(pictures(8, 10)).save(folder / "20.png")
+    Image.fromarray(random_pixels(8, 10)).save(folder / "20.png")
     with pytest.raises(InputError, match=r"with 1 of 21 changed \(1 cropped\)"):
         quick(dataset=f"folder:{folder}", max_images=2)
 
 
 def test_a_run_that_was_trained_on_resized_images_is_refused_them_too(files, quick, tmp_path):
-    np.savez(tmp_path / "large.npz", images=pictures(3, 16, 16))
+    np.savez(tmp_path / "large.npz", images=random_pixels(3, 16, 16))
     spec = f"npz:{tmp_path}/large.npz"
     make_run(tmp_path / "resized", spec, weights=False)
     with pytest.raises(InputError, match=r"with 3 of 3 changed \(3 resized\)"):
@@ -179,7 +176,7 @@ def test_a_run_that_was_trained_on_resized_images_is_refused_them_too(files, qui
 
 def test_labels_are_those_of_the_data(files, quick, tmp_path):
     content = quick("classes", num_terms=None)
-    run, images = files / "classes", pictures(7, 8, 8)
+    run, images = files / "classes", random_pixels(7, 8, 8)
     assert np.allclose(content["images"], bound(run, images, LABELS).images, rtol=1e-6)
     others = bound(run, images, (LABELS + 1) % 3).images
     assert np.abs(content["images"] - others).max() > 0.01
@@ -197,7 +194,7 @@ def test_labels_are_those_of_the_data(files, quick, tmp_path):
     ],
 )
 def test_labels_that_do_not_fit_are_refused(quick, tmp_path, labels, text):
-    arrays = {"images": pictures(7, 8, 8)} | ({} if labels is None else {"labels": labels})
+    arrays = {"images": random_pixels(7, 8, 8)} | ({} if labels is None else {"labels": labels})
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(InputError, match=text):
         quick("classes", dataset=f"npz:{tmp_path}/other.npz")
@@ -211,13 +208,13 @@ def test_classes_are_told_apart_by_their_names(files, quick, tmp_path, monkeypat
         path = tmp_path / "-".join(names)
         for name in names:
             (path / name).mkdir(parents=True)
-            Image.fromarray(pictures(8, 8)).save(path / name / "1.png")
+            Image.fromarray(random_pixels(8, 8)).save(path / name / "1.png")
         return f"folder:{path}"
 
     names = ["cat", "dog", "emu"]
     run = make_run(tmp_path / "run", folders(*names), class_names=names, num_classes=3, weights=False)
     quick(run, dataset=folders("cat", "dog"))
-    np.savez(tmp_path / "numbers.npz", images=pictures(2, 8, 8), labels=[0, 2])
+    np.savez(tmp_path / "numbers.npz", images=random_pixels(2, 8, 8), labels=[0, 2])
     quick(run, dataset=f"npz:{tmp_path}/numbers.npz")
     with pytest.raises(InputError, match="the run's classes, cat, dog, emu. Received: folder:.*, with cat, emu$"):
         quick(run, dataset=folders("cat", "emu"))  # whose emus would be taken for dogs
@@ -227,7 +224,7 @@ def test_decoded_data_are_shared_with_training(files, quick, tmp_path, monkeypat
     model = build.load_run(files / "run")
     monkeypatch.setattr(build, "load_run", lambda run: model)
     monkeypatch.setattr(image_cache, "MAX_RAM_BYTES", 100)
-    np.savez(tmp_path / "grey.npz", images=pictures(7, 8, 8))
+    np.savez(tmp_path / "grey.npz", images=random_pixels(7, 8, 8))
     spec = f"npz:{tmp_path}/grey.npz"
     run = make_run(tmp_path / "run", spec, weights=False)
     config = json.loads((run / "config.json").read_text())

@@ -3,14 +3,13 @@
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import h5py
 import numpy as np
 import pytest
 from helpers.places import ROOT
+from helpers.processes import started, wait_for
 
 STEPS = 40
 REPLICAS = ["--strategy=mirrored", "--cpu_replicas=2"]
@@ -21,23 +20,14 @@ EVERYTHING = [
 
 def command(run_dir, flags):
     return [
-        sys.executable, ROOT / "train.py", "--preset=digits", "--width=8", "--multipliers=1", "--batch_size=16",
+        ROOT / "train.py", "--preset=digits", "--width=8", "--multipliers=1", "--batch_size=16",
         "--attention_resolutions=", "--num_timesteps=20", "--sampling_steps=5", f"--steps={STEPS}", "--log_every=3",
         "--checkpoint_every=5", "--sample_every=20", f"--run_dir={run_dir}", *flags,
     ]  # fmt: skip
 
 
 def start(run_dir, flags):
-    return subprocess.Popen(command(run_dir, flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, process):
-    late = time.monotonic() + 300
-    while not condition():
-        if process.poll() is not None or time.monotonic() > late:
-            process.kill()
-            pytest.fail(f"{process.communicate()}")
-        time.sleep(0.001)
+    return started(*command(run_dir, flags))
 
 
 def killed_at(run_dir, flags, condition):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.closed_form import BestNetwork, assert_moments, best_model, chain_moments, repaint_levels, repaint_moments
+from helpers.comparing import apart
 
 import kddpm
 from kddpm.base.errors import InputError
@@ -38,10 +39,6 @@ def painted(monkeypatch):
 
     monkeypatch.setattr(generation, "paint", recorded)
     return calls
-
-
-def apart(ours, theirs):
-    return np.abs(ours.astype(int) - theirs.astype(int)).max()
 
 
 def paint_from(model, x_T, num_steps=None, labels=None):

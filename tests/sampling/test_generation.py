@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.closed_form import best_model
+from helpers.comparing import apart
 
 import kddpm
 from kddpm.base.errors import InputError
@@ -35,10 +36,6 @@ def learned():
     for weight in model.ema_network.weights:
         weight.assign(random.normal(size=weight.shape) / np.sqrt(weight.shape[0] if weight.shape.rank else 1))
     return model
-
-
-def apart(ours, theirs):
-    return np.abs(ours.astype(int) - theirs.astype(int)).max()
 
 
 # The denoiser.
