@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from networks import one_conv_model
+from helpers.networks import one_conv_model
 from PIL import Image
 
 import kddpm
