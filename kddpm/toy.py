@@ -29,6 +29,7 @@ from kddpm.networks.layers import TimestepEmbedding
 from kddpm.sampling import samplers, walks
 from kddpm.sampling.denoiser import denoiser_of
 from kddpm.theory import objectives, parametrization, schedules
+from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t
 from kddpm.theory.schedules import NoiseSchedule
 
@@ -369,7 +370,7 @@ def estimator_variances(
 
         def reverse(x_t, t):
             eps = (1 + errors) * gaussian_eps(schedule, x_t, t, mean, std)
-            return diffusion.p_mean_log_variance(x_t, t, eps, "eps", "small", clip=False)
+            return diffusion.p_mean_log_variance(x_t, t, eps, None, Objective())
 
         with tf.GradientTape() as tape:
             tape.watch(errors)
