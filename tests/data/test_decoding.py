@@ -13,8 +13,6 @@ from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.data import decoding
 
-# What becomes of a picture.
-
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "ppm", "PNG", "Tiff"])
 def test_lossless_formats_come_out_bit_for_bit(tmp_path, suffix):

@@ -21,9 +21,6 @@ def numbers(dataset):
     return [batch[:, 0, 0, 0].tolist() for batch in dataset.as_numpy_iterator()]
 
 
-# Batches.
-
-
 def test_an_epoch_shows_every_image_once():
     images = numbered(10)
     flat = list(
