@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tomllib
 
-import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from small_runs import make_run
 
 from kddpm import data
 from kddpm.base import extras
@@ -19,6 +19,7 @@ from kddpm.runs import evaluate, presets, training
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HIDDEN = {module for names in extras.EXTRAS.values() for module in names} - {"flatbuffers"}  # TensorFlow has it
 # Where a package's module is not called as the package.
 MODULES = {"pillow": "PIL", "absl-py": "absl"}
 
@@ -70,11 +71,10 @@ def test_everything_imported_is_a_dependency_or_an_extra():
     assert found - set(sys.stdlib_module_names) - {"kddpm"} == plain | optional
 
 
-def test_the_package_imports_and_paints_without_any_extra():
-    hidden = [module for names in extras.EXTRAS.values() for module in names]
+def test_the_package_imports_and_exports_a_saved_model_without_any_extra(tmp_path):
     program = f"""
 import sys
-sys.modules.update(dict.fromkeys({hidden}))
+sys.modules.update(dict.fromkeys({HIDDEN}))
 import kddpm
 network = kddpm.UNet((8, 8, 1), width=8, multipliers=(1,), blocks_per_level=1, attention_resolutions=(), groups=4)
 model = kddpm.DiffusionModel(network, kddpm.schedules.linear(20, 1e-3, 0.5))
@@ -84,5 +84,64 @@ try:
 except kddpm.InputError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path_of(__file__))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == "format='litert' needs ai-edge-litert: pip install kddpm[export]\n", result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "saved.json"]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "line"),
+    [
+        ("-m export", "--run_dir={run}", "export: --format=tflite needs ai-edge-litert: pip install kddpm[export]"),
+        (
+            "-m export",
+            "--run_dir={run} --format=web",
+            "export: --format=web needs ai-edge-litert: pip install kddpm[exp",
+        ),
+        ("-m kddpm.plots", "--out=.", "plots: A figure needs matplotlib: pip install kddpm[plots]"),
+    ],
+)
+def test_a_command_says_so_before_tensorflow_starts(tmp_path, script, flags, line):
+    make_run(tmp_path / "run", "digits", weights=False)
+    module, given = script.split()[1], flags.format(run=tmp_path / "run").split()
+    program = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({HIDDEN}))
+sys.argv[1:] = {given}
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2 and line in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert "TensorFlow" not in result.stdout
+
+
+def test_tensorflow_datasets_are_named(without):
+    without("tfds")
+    with pytest.raises(InputError, match=r"needs tensorflow-datasets: pip install kddpm\[tfds\]$") as raised:
+        data.load("tfds:mnist")
+    assert raised.value.as_flags({"dataset": "dataset"}).startswith("--dataset=tfds:mnist needs tensorflow-datasets")
+
+
+def test_figures_are_named(without):
+    without("plots")
+    with pytest.raises(InputError, match=r"^A figure needs matplotlib: pip install kddpm\[plots\]$"):
+        style.subplots(1, 1)
+
+
+def test_a_run_trains_without_matplotlib_and_leaves_the_curve_out(without, tmp_path, capsys):
+    without("plots")
+    config = presets.make_config(
+        "digits", width=8, multipliers=(1,), attention_resolutions=(), num_timesteps=20, batch_size=4, steps=2,
+        sampling_steps=2, sample_every=1, log_every=1,
+    )  # fmt: skip
+    for _ in range(2):  # the second time, nothing that was left out has to be made up for
+        training.train(config, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "matplotlib" in line]
+    assert lines == ["There will be no loss curve, as it needs matplotlib: pip install kddpm[plots]"]
+    assert not (tmp_path / "run" / "loss.png").exists() and (tmp_path / "run" / "metrics.csv").exists()
+    assert len(list((tmp_path / "run" / "samples").iterdir())) == 2
+
+    evaluate.evaluate(tmp_path / "run", num_terms=2, max_images=1)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("bits_per_dim.json (the figure needs matplotlib: pip install kddpm[plots]) in ")
+    assert [path.name for path in (tmp_path / "run" / "evaluation").iterdir()] == ["bits_per_dim.json"]
