@@ -22,6 +22,7 @@ from kddpm.base.files import replacing
 
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
+DESCRIPTION_VERSION = 2  # of the side file, that the page reads
 NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
 PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
 # One of the three is loaded: threads where the page may share memory, else relaxed SIMD where the browser has it, else
@@ -154,8 +155,19 @@ def _check_model(model: pathlib.Path) -> pathlib.Path:
         if not path.is_file():
             raise InputError(f"A site needs a .tflite file with its .json beside it. Received: {model}; no {path}")
     try:
-        expected = json.loads(side_file.read_text(encoding="utf-8"))["sha256"]
-    except (ValueError, KeyError, TypeError):
+        about = json.loads(side_file.read_text(encoding="utf-8"))
+    except ValueError:
+        about = None
+    if isinstance(about, dict) and about.get("description_version") != DESCRIPTION_VERSION:
+        is_older = "description_version" not in about
+        version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
+        raise InputError(
+            f"{side_file} must have description_version {DESCRIPTION_VERSION}, the one that the page reads. "
+            f"Received: {version}"
+        )
+    try:
+        expected = about["sha256"]
+    except (KeyError, TypeError):
         raise InputError(f"A site needs a model's .json with its sha256. Received: {side_file}") from None
     found = hashlib.sha256(model.read_bytes()).hexdigest()
     if found != expected:

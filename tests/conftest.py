@@ -3,7 +3,8 @@ import pathlib
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])  # for the programs that tests start
+# For the programs that tests start.
+os.environ["PYTHONPATH"] = os.pathsep.join(str(pathlib.Path(__file__).parents[level]) for level in (1, 0))
 
 import keras
 import numpy as np

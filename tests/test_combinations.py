@@ -2,21 +2,21 @@
 
 import functools
 import itertools
-import pathlib
 import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import OneConv, T
+from helpers.networks import OneConv, T
+from helpers.places import ROOT
 
 import kddpm
 from kddpm.base.errors import InputError
 from kddpm.sampling import generation, samplers
 from kddpm.theory import parametrization, schedules
 
-DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "combinations.md"
+DOCUMENT = ROOT / "docs" / "combinations.md"
 CHOICES = {
     "prediction": parametrization.PREDICTIONS,
     "weighting": parametrization.WEIGHTINGS,

@@ -1,11 +1,10 @@
 """What the README prints, run as printed."""
 
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+from helpers.places import ROOT
+from helpers.processes import python
 from PIL import Image
 
 from kddpm import data
@@ -14,14 +13,13 @@ from kddpm.runs import presets
 from kddpm.sampling import samplers
 from kddpm.theory import parametrization, schedules
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_of_the_readme_works_as_printed(tmp_path):
     (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + program
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    result = python("-c", program, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "digits.png") as grid:
         assert grid.size == (8 * 50 + 2, 8 * 50 + 2)
@@ -35,7 +33,7 @@ COMMANDS = re.findall(rf"^python ({SCRIPTS}) (.*?)(?: +#.*)?$", README, re.MULTI
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_the_readme_exist(command):
     script, flags = command
-    known = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, cwd=ROOT).stdout
+    known = python(*script.split(), "--help", cwd=ROOT).stdout
     names = re.findall(r"--(\w+)", flags)
     assert names and all(re.search(rf"--(\[no\])?{name}\b", known) for name in names)
 
@@ -66,7 +64,7 @@ def test_the_tables_of_the_readme_are_complete():
 def test_the_kotlin_example_calls_what_there_is(trained_like):
     example = (ROOT / "export" / "android" / "README.md").read_text()
     table = samplers.step_table(samplers.DDIM(), trained_like.schedule, 2)
-    functions = signatures.signatures(trained_like, table, 1)
+    functions = signatures.signatures(trained_like.denoiser, table, 1)
     called = re.findall(r'runSignature\(.*"(\w+)"\)', example)
     assert set(called) == {"start", "step", "finish", "generate"} <= set(functions)
     inputs = {spec.name for function in functions.values() for spec in function.input_signature}

@@ -1,10 +1,9 @@
 import ast
-import pathlib
 import re
 
 import pytest
+from helpers.places import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 

@@ -1,25 +1,24 @@
 """sample.py with pictures to edit: what it reads, what it writes, what it refuses."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers.image_samples import random_pixels
+from helpers.places import ROOT
+from helpers.small_runs import make_run
 from PIL import Image
-from small_runs import make_run
 
 from kddpm.cli import picture_files
 from kddpm.runs import build
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 # `main` of sample.py for one list of flags after another, so that TensorFlow starts once and a loop is traced once.
 PROGRAM = f"""
 import contextlib, functools, importlib.util, io, json, sys
 from absl import flags
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
 spec = importlib.util.spec_from_file_location("sample", {str(ROOT / "sample.py")!r})
 sample = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sample)
@@ -33,13 +32,9 @@ for line in sys.stdin:
         except InputError as caught:
             error = str(caught)
     print(json.dumps([out.getvalue(), error]), flush=True)
-    from kddpm import checkpoints
-    checkpoints.load_run = functools.cache(getattr(checkpoints.load_run, "__wrapped__", checkpoints.load_run))
+    from kddpm.runs import build
+    build.load_run = functools.cache(getattr(build.load_run, "__wrapped__", build.load_run))
 """
-
-
-def pictures(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 def save(path, array):
@@ -65,14 +60,14 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("edits")
     make_run(path / "run", "digits")
     make_run(path / "classes", "digits", class_names="012", num_classes=3)
-    save(path / "a.png", pictures(8, 8))
-    save(path / "b.png", pictures(8, 8, seed=1))
-    large = np.pad(pictures(8, 8).repeat(2, 0).repeat(2, 1), ((0, 0), (3, 3)), constant_values=9)
+    save(path / "a.png", random_pixels(8, 8))
+    save(path / "b.png", random_pixels(8, 8, seed=1))
+    large = np.pad(random_pixels(8, 8).repeat(2, 0).repeat(2, 1), ((0, 0), (3, 3)), constant_values=9)
     save(path / "large.png", np.repeat(large[..., None], 3, -1))
     save(path / "mask.png", half())
     save(path / "large_mask.png", half(16, 22))
-    np.savez(path / "three.npz", images=pictures(3, 8, 8, seed=2))
-    np.savez(path / "two.npz", images=np.stack([pictures(8, 8), pictures(8, 8, seed=1)]))
+    np.savez(path / "three.npz", images=random_pixels(3, 8, 8, seed=2))
+    np.savez(path / "two.npz", images=np.stack([random_pixels(8, 8), random_pixels(8, 8, seed=1)]))
     return path
 
 
@@ -112,7 +107,7 @@ def sample(main):
 def test_inpainted_pictures_keep_the_known_pixels_in_every_form(sample, folder, tmp_path):
     flags = ["--inpaint=a.png", "--mask=mask.png", "--seeds=3,5", "--resamplings=2", "--jump_length=2"]
     assert f"2 pictures in {tmp_path / 'out'}" in sample(*flags, f"--out={tmp_path / 'out'}")
-    photo, painted = pictures(8, 8), [read(tmp_path / "out" / f"{seed}.png") for seed in (3, 5)]
+    photo, painted = random_pixels(8, 8), [read(tmp_path / "out" / f"{seed}.png") for seed in (3, 5)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["3.png", "5.png"]
     for picture in painted:
         assert np.array_equal(picture[:4], photo[:4]) and (picture[4:] != photo[4:]).mean() > 0.5
@@ -130,7 +125,9 @@ def test_larger_photos_are_fitted_and_their_masks_with_them(sample, folder, tmp_
         printed = sample(*flags, f"--mask={mask}", f"--out={tmp_path / mask[:-4]}")
         assert printed.startswith("large.png: made grey, cropped and resized, from 22x16 to 8x8\n")
         painted = read(tmp_path / mask[:-4] / "3.png")
-        assert np.array_equal(painted[:4], pictures(8, 8)[:4]) and not np.array_equal(painted[4:], pictures(8, 8)[4:])
+        assert np.array_equal(painted[:4], random_pixels(8, 8)[:4]) and not np.array_equal(
+            painted[4:], random_pixels(8, 8)[4:]
+        )
 
 
 def test_inpainting_with_other_settings(sample, folder, tmp_path):
@@ -151,13 +148,13 @@ def test_variations_lie_between_the_picture_and_others(sample, folder, tmp_path)
         with np.load(tmp_path / "out.npz") as archive:
             return archive["images"][..., 0].astype(int), archive["seeds"].tolist()
 
-    photo = pictures(8, 8).astype(int)
+    photo = random_pixels(8, 8).astype(int)
     same, seeds = varied("--variations=a.png", "--strength=0", "--seeds=4-6")
     assert np.array_equal(same, [photo] * 3) and seeds == [4, 5, 6]
     some, _ = varied("--variations=a.png", "--strength=0.25", "--seeds=4-6")
     assert len(np.unique(some, axis=0)) == 3
     model = build.load_run(folder / "run")
-    expected = model.variations(pictures(8, 8)[..., None], 0.25, [4, 5, 6], num_steps=4, verbose=False)
+    expected = model.variations(random_pixels(8, 8)[..., None], 0.25, [4, 5, 6], num_steps=4, verbose=False)
     assert np.abs(some - expected[..., 0]).max() <= 1
     whole, _ = varied("--variations=a.png", "--strength=1", "--seeds=4-6")
     assert np.array_equal(whole, varied("--seeds=4-6")[0])
@@ -169,7 +166,7 @@ def test_variations_lie_between_the_picture_and_others(sample, folder, tmp_path)
 def test_every_picture_of_an_archive_is_varied(sample, folder, tmp_path):
     sample("--variations=three.npz", "--strength=0", f"--out={tmp_path / 'out'}")
     for seed in range(3):
-        assert np.array_equal(read(tmp_path / "out" / f"{seed}.png"), pictures(3, 8, 8, seed=2)[seed])
+        assert np.array_equal(read(tmp_path / "out" / f"{seed}.png"), random_pixels(3, 8, 8, seed=2)[seed])
 
 
 def test_classes_of_edited_pictures(main, sample, folder, tmp_path):
@@ -193,7 +190,7 @@ def test_the_way_between_two_pictures(sample, folder, tmp_path, ends):
     with np.load(tmp_path / "way.npz") as archive:
         way = archive["images"][..., 0]
     assert way.shape == (4, 8, 8)
-    assert np.array_equal(way[0], pictures(8, 8)) and np.array_equal(way[-1], pictures(8, 8, seed=1))
+    assert np.array_equal(way[0], random_pixels(8, 8)) and np.array_equal(way[-1], random_pixels(8, 8, seed=1))
     assert all((way[i] != way[i + 1]).any() for i in range(3))
     if ends == "two.npz":
         return
@@ -298,11 +295,11 @@ def test_masks_of_the_photo_follow_it(tmp_path):
 
 
 def test_photos_say_where_they_were_changed(tmp_path):
-    first, second = save(tmp_path / "1.png", pictures(4, 4)), tmp_path / "2.npz"
-    np.savez(second, images=pictures(2, 8, 6))
+    first, second = save(tmp_path / "1.png", random_pixels(4, 4)), tmp_path / "2.npz"
+    np.savez(second, images=random_pixels(2, 8, 6))
     photos = picture_files.read_photos("--x", [str(first), str(second)], (4, 4, 1))
     assert photos.images.shape == (3, 4, 4, 1) and photos.sizes == [(4, 4), (8, 6), (8, 6)]
     assert photos.notes == [f"{second}: cropped and resized, from 6x8 to 4x4"]
-    assert np.array_equal(photos.images[0, ..., 0], pictures(4, 4))
+    assert np.array_equal(photos.images[0, ..., 0], random_pixels(4, 4))
     assert np.array_equal(photos.for_seeds, photos.images)
     assert picture_files.read_photos("--x", [str(first)], (4, 4, 1)).for_seeds.shape == (4, 4, 1)

@@ -1,33 +1,27 @@
 """train.py, sample.py and evaluate.py as a user runs them."""
 
 import json
-import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+from helpers.places import ROOT
+from helpers.processes import python, started, wait_for
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = ["--preset=digits", "--width=8", "--batch_size=16", "--num_timesteps=20", "--sampling_steps=2", "--log_every=2"]
 
 
 def run(script, *flags, cwd=None):
-    return subprocess.run([sys.executable, ROOT / script, *flags], capture_output=True, text=True, cwd=cwd)
+    return python(ROOT / script, *flags, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run that was stopped by SIGTERM and went on with the same command."""
     run_dir = tmp_path_factory.mktemp("scripts") / "run"
-    command = [sys.executable, ROOT / "train.py", *TINY, "--steps=4000", f"--run_dir={run_dir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (run_dir / "metrics.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = started(ROOT / "train.py", *TINY, "--steps=4000", f"--run_dir={run_dir}")
+    wait_for((run_dir / "metrics.csv").exists, process, seconds=120)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, out + err
@@ -178,7 +172,7 @@ atexit.register(lambda: print("tensorflow" in sys.modules, file=sys.stderr))
 sys.argv = {[script, *flags]!r}
 runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
 """
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd)
+    return python("-c", program, cwd=cwd)
 
 
 @pytest.mark.parametrize(

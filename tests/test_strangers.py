@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from image_samples import GREY, write
+from helpers.image_samples import GREY, write
 
 from kddpm import data
 from kddpm.base.errors import InputError

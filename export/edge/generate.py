@@ -18,10 +18,18 @@ import time
 import numpy as np
 from PIL import Image
 
+DESCRIPTION_VERSION = 2  # of NAME.json; other versions give other meanings to its words
 _MOST_THREADS = 256  # LiteRT starts whatever it is asked for
 _INT32 = range(-(2**31), 2**31)
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
 _GUTTER, _GUTTER_GREY = 2, 128
+_SAMPLERS = {
+    "ancestral": "ancestral sampling",
+    "ddim": "DDIM",
+    "dpm_solver": "DPM-Solver++",
+    "heun": "Heun's method",
+    "predictor_corrector": "predictor-corrector sampling",
+}
 
 
 class InputError(ValueError):
@@ -37,7 +45,8 @@ class Generator:
         xnnpack: whether the XNNPACK delegate may run what it can.
 
     Raises:
-        InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load.
+        InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load; a side
+            file of another version.
     """
 
     def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
@@ -63,15 +72,15 @@ class Generator:
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
         taken = self._step.get_input_details()
-        if taken["seed"]["shape"].tolist() != [self.about["batch_size"]] or ("label" in taken) != bool(
-            self.about["num_classes"]
-        ):
+        height, width, _ = self.about["image_shape"]
+        state = [self.about["batch_size"], height, width, self.about["state_channels"]]
+        if taken["x"]["shape"].tolist() != state or ("label" in taken) != bool(self.about["num_classes"]):
             raise InputError(
-                f"{path.with_suffix('.json')} must describe {path.name}. Received: other batches or classes"
+                f"{path.with_suffix('.json')} must describe {path.name}. Received: other batches, shapes or classes"
             )
 
     def generate(self, seeds: list[int], labels: list[int] | None = None, advance=lambda: None) -> np.ndarray:
-        """uint8 (N, H, W, C) from seeds; `advance` is called after every step."""
+        """uint8 (N, H, W, C) from seeds; `advance` is called after every call of the network."""
         classes, batch = self.about["num_classes"], self.about["batch_size"]
         labels = _labels(labels, seeds, classes)
         pictures = []
@@ -81,15 +90,21 @@ class Generator:
             if classes:
                 given["label"] = np.resize(np.array(labels[chunk], np.int32), batch)
             x = self._start(seed=given["seed"])["x"]
-            for index in range(self.about["num_steps"]):
+            for index in range(self.about["network_calls"]):
                 x = self._step(x=x, index=np.array([index], np.int32), **given)["x"]
                 advance()
             pictures.append(self._finish(x=x)["image"][: len(seeds[chunk])].astype(np.uint8))
         return np.concatenate(pictures)
 
-    def num_steps(self, pictures: int) -> int:
-        """Steps that so many pictures take, batch by batch."""
-        return -(-pictures // self.about["batch_size"]) * self.about["num_steps"]
+    def network_calls(self, pictures: int) -> int:
+        """Calls that so many pictures take, batch by batch."""
+        return -(-pictures // self.about["batch_size"]) * self.about["network_calls"]
+
+    def way(self) -> str:
+        """How a picture comes about, in words."""
+        sampler, calls = self.about["sampler"], self.about["network_calls"]
+        words = f"{_count(sampler['num_steps'], 'step')} of {_SAMPLERS.get(sampler['name'], sampler['name'])}"
+        return words if calls == sampler["num_steps"] else f"{words}, {_count(calls, 'network call')}"
 
 
 def main(arguments=None):
@@ -123,16 +138,16 @@ def run(flags) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"--out must be in a folder that can be written to. Received: {flags.out}")
     generator = Generator(flags.model, flags.threads, flags.xnnpack)
-    steps = generator.num_steps(len(seeds))
+    calls = generator.network_calls(len(seeds))
     began, done = time.perf_counter(), 0
 
     def advance():
         nonlocal done
         done += 1
         spent = time.perf_counter() - began
-        if sys.stderr.isatty() or done == steps:
-            text = f"\r{done}/{steps} steps, {1e3 * spent / done:.2f} ms a step, {spent:.1f} s"
-            print(text, end="\n" if done == steps else "", file=sys.stderr, flush=True)
+        if sys.stderr.isatty() or done == calls:
+            text = f"\r{done}/{calls} network calls, {1e3 * spent / done:.2f} ms a call, {spent:.1f} s"
+            print(text, end="\n" if done == calls else "", file=sys.stderr, flush=True)
 
     pictures = generator.generate(seeds, labels, advance)
     if flags.out.suffix == ".png":
@@ -140,7 +155,7 @@ def run(flags) -> None:
     else:
         for seed, picture in zip(seeds, pictures, strict=True):
             save(flags.out / f"{seed}.png", picture)
-    print(f"{len(seeds)} pictures in {flags.out}")
+    print(f"{_count(len(seeds), 'picture')} in {flags.out}, each in {generator.way()}")
 
 
 def numbers(flag: str, text: str) -> list[int]:
@@ -195,15 +210,31 @@ def _side_file(path: pathlib.Path) -> dict:
         raise InputError(f"{side} is missing: an export is NAME.tflite with NAME.json beside it")
     try:
         about = json.loads(side.read_text())
-        counts = [about["num_steps"], about["batch_size"], about["bytes"], about["num_classes"] or 1]
-        usable = all(type(count) is int and count >= 1 for count in counts) and isinstance(about["sha256"], str)
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
+        about = None
+    if isinstance(about, dict) and about.get("description_version") != DESCRIPTION_VERSION:
+        is_older = "description_version" not in about
+        version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
+        raise InputError(
+            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that generate.py reads. "
+            f"Received: {version}"
+        )
+    try:
+        counts = [about[name] for name in ("network_calls", "state_channels", "batch_size", "bytes")]
+        counts += [about["sampler"]["num_steps"], about["num_classes"] or 1, *about["image_shape"]]
+        usable = all(type(count) is int and count >= 1 for count in counts) and len(about["image_shape"]) == 3
+        usable = usable and isinstance(about["sha256"], str) and isinstance(about["sampler"]["name"], str)
+    except (KeyError, TypeError):
         usable = False
     if not usable:
         raise InputError(
             f"{side} must be the description that the export wrote beside the file. Received: something else"
         )
     return about
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _labels(labels, seeds, classes):

@@ -1,10 +1,17 @@
 /**
  * The exported model under LiteRT.js: start, step and finish, in a page's worker and in Node alike.
  *
- * @typedef {{num_steps: number, image_shape: number[], num_classes: number | null}} Facts  of the file beside the model
+ * @typedef {object} Facts  of the file beside the model, as far as the page needs them
+ * @property {number} description_version
+ * @property {number} network_calls how often `step` is called for a picture
+ * @property {{name: string, num_steps: number}} sampler some call the network more than once a step
+ * @property {number[]} image_shape
+ * @property {number | null} num_classes
+ *
  * @typedef {{seed: number, label: number | null}} Wish  what to draw; `label` is null where the model has no classes
  */
 
+const DESCRIPTION_VERSION = 2; // other versions give other meanings to the words of model.json
 const INT32 = { min: -(2 ** 31), max: 2 ** 31 - 1 };
 
 /** @param {string} text @returns {number | null} the seed that `text` writes out, or null if that is not an int32 */
@@ -24,6 +31,30 @@ export async function fetchFile(name) {
   if (response.ok) return response;
   const reason = response.error ? response.error.message : `the server answered ${response.status}`;
   throw new Error(`${name} could not be fetched: ${reason}.`);
+}
+
+/** @param {any} found in model.json @returns {Facts} the same, if it is what the page knows how to read */
+export function checkFacts(found) {
+  const version = found?.description_version;
+  if (found && version !== DESCRIPTION_VERSION) {
+    const received = version === undefined ? "none, as in older exports" : JSON.stringify(version).slice(0, 40);
+    const expected = `model.json must have description_version ${DESCRIPTION_VERSION}, the one that this page reads.`;
+    throw new Error(`${expected} Received: ${received}.`);
+  }
+  const [height, width, channels] = found?.image_shape ?? [];
+  const counted = found?.network_calls > 0 && found.sampler?.num_steps > 0;
+  if (!(counted && height > 0 && width > 0 && [1, 3].includes(channels))) {
+    throw new Error(
+      "model.json must hold the network_calls, the sampler with its num_steps and the image_shape " +
+        "[height, width, 1 or 3] of the model.",
+    );
+  }
+  return found;
+}
+
+/** @returns {string} for example "1 step" or "50 steps" */
+export function count(number, what) {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
 export class Model {
@@ -54,7 +85,7 @@ export class Model {
     return this.#call("start", { seed });
   }
 
-  /** The state after step `index`; deletes `x`. */
+  /** The state after call `index` of the network; deletes `x`. */
   async step(x, index, { seed, label }) {
     try {
       return await this.#call("step", { x, index, seed, label });
@@ -68,7 +99,7 @@ export class Model {
     return read(await this.#call("finish", { x }));
   }
 
-  /** The whole picture in one call: the same pixels as start, every step and finish. */
+  /** The whole picture in one call: the same pixels as start, every call of step and finish. */
   async generate({ seed, label }) {
     return read(await this.#call("generate", { seed, label }));
   }

@@ -1,6 +1,6 @@
 /** The page: what the visitor asks for goes to the worker, what it draws goes onto canvases and into the address. */
 import { readAddress, writeAddress } from "./address.js";
-import { defaultLabel, fetchFile, parseSeed } from "./model.js";
+import { checkFacts, count, defaultLabel, fetchFile, parseSeed } from "./model.js";
 import { fit, paint, savePng } from "./pictures.js";
 
 const LARGEST_SEED = 2 ** 31 - 1;
@@ -36,12 +36,7 @@ function fail(message) {
 }
 
 async function fetchFacts() {
-  const found = await (await fetchFile("model.json")).json().catch(() => null);
-  const [height, width, channels] = found?.image_shape ?? [];
-  if (!(found?.num_steps > 0 && height > 0 && width > 0 && [1, 3].includes(channels))) {
-    throw new Error("model.json must hold num_steps and the image_shape [height, width, 1 or 3] of the model.");
-  }
-  return found;
+  return checkFacts(await (await fetchFile("model.json")).json().catch(() => null));
 }
 
 async function begin() {
@@ -77,15 +72,21 @@ function offerClasses() {
 
 function describe(threads) {
   const [height, width, channels] = facts.image_shape;
-  const sampler = SAMPLERS[facts.sampler?.name] ?? facts.sampler?.name;
+  const calls = facts.network_calls;
+  const { name, num_steps: steps } = facts.sampler;
   const parts = [
     `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
-    `${facts.num_steps} steps of ${sampler}`,
+    `${count(steps, "step")} of ${SAMPLERS[name] ?? name}` + (oneCallAStep() ? "" : `, ${calls} network calls`),
     facts.precision,
     facts.bytes && `${(facts.bytes / 1e6).toFixed(1)} MB`,
-    threads && `${threads} thread${threads === 1 ? "" : "s"}`,
+    threads && count(threads, "thread"),
   ];
   $("facts").textContent = parts.filter(Boolean).join(" · ");
+}
+
+/** Whether a step is one call of the network, so that the counter, which counts calls, may say "step". */
+function oneCallAStep() {
+  return facts.network_calls === facts.sampler.num_steps;
 }
 
 function hear(message) {
@@ -157,7 +158,7 @@ function draw(firstText = null) {
     draw: request,
     wishes: asked,
     every: $("slow").checked || !matchMedia("(prefers-reduced-motion: reduce)").matches,
-    delay: $("slow").checked ? SLOW_MS / facts.num_steps : 0,
+    delay: $("slow").checked ? SLOW_MS / facts.network_calls : 0,
   });
 }
 
@@ -171,22 +172,24 @@ function wishes() {
   return both ? inGrid : [wish(view.seed, null, true), ...inGrid];
 }
 
-function show({ wish, image, step, ms, stepMs }) {
-  const steps = facts.num_steps;
+function show({ wish, image, calls, ms, callMs }) {
+  const isWhole = calls === facts.network_calls;
   if (wish.large) {
     paint(canvas, image, facts.image_shape);
-    canvas.setAttribute("aria-label", step === steps ? named(wish) : `${named(wish)}, unfinished`);
-    $("counter").textContent = `Step ${step} of ${steps}`;
-    const whole = step === steps ? "the picture" : "so far";
-    $("time").textContent = step ? `${stepMs.toFixed(1)} ms a step, ${ms.toFixed(0)} ms ${whole}` : "";
+    canvas.setAttribute("aria-label", isWhole ? named(wish) : `${named(wish)}, unfinished`);
+    const unit = oneCallAStep() ? "step" : "call";
+    $("counter").textContent = `${unit === "step" ? "Step" : "Call"} ${calls} of ${facts.network_calls}`;
+    $("time").textContent = calls
+      ? `${callMs.toFixed(1)} ms a ${unit}, ${ms.toFixed(0)} ms ${isWhole ? "the picture" : "so far"}`
+      : "";
   }
-  if (step === steps) {
+  if (isWhole) {
     done += 1;
     if (wish.large) $("save").disabled = false;
     if (wish.cell !== null) fill(wish, image);
     if (all > 1) $("counter").textContent = `Picture ${done} of ${all}`;
   }
-  $("progress").value = (done + (step === steps ? 0 : step / steps)) / all;
+  $("progress").value = (done + (isWhole ? 0 : calls / facts.network_calls)) / all;
 }
 
 function named({ seed, label }) {

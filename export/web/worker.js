@@ -1,9 +1,9 @@
 /**
  * Loads the model and draws with it, so that the page stays alive meanwhile. It is told
  *   {load: facts}                     and answers {ready: number of threads} or {failed: message},
- *   {draw: id, wishes, every, delay}  and answers {id, wish, image, step, ms, stepMs} when a wish is drawn and, where
+ *   {draw: id, wishes, every, delay}  and answers {id, wish, image, calls, ms, callMs} when a wish is drawn and, where
  *                                     it is large and `every` is set, on the way; then {id, done: true} or {failed},
- *   {draw: null}                      and stops before its next step without an answer, as it does for the next `draw`.
+ *   {draw: null}                      and stops before its next call without an answer, as it does for the next `draw`.
  *
  * This is a classic worker because LiteRT.js loads its WebAssembly by importScripts, which module workers refuse.
  */
@@ -78,24 +78,24 @@ async function draw({ draw: id, wishes, every, delay }) {
 
 /** @returns {Promise<boolean>} whether it came to its end before something else was wanted */
 async function drawOne(id, wish, every, delay) {
-  const steps = model.facts.num_steps;
-  let stepsMs = 0;
+  const all = model.facts.network_calls;
+  let callsMs = 0;
   let frameAt = -Infinity;
   let [x, ms] = await timed(model.start(wish.seed));
   const startMs = ms;
-  for (let step = 0; ; step++) {
+  for (let calls = 0; ; calls++) {
     const begun = performance.now();
-    if (step === steps || (every && begun - frameAt >= FRAME_MS)) {
+    if (calls === all || (every && begun - frameAt >= FRAME_MS)) {
       frameAt = begun;
       const [image, finishMs] = await timed(model.finish(x));
-      const answer = { id, wish, image, step, ms: startMs + stepsMs + finishMs, stepMs: stepsMs / Math.max(step, 1) };
+      const answer = { id, wish, image, calls, ms: startMs + callsMs + finishMs, callMs: callsMs / Math.max(calls, 1) };
       self.postMessage(answer, [image.buffer]);
     }
-    if (step === steps) break;
+    if (calls === all) break;
     await pause(delay);
     if (wanted !== id) break;
-    [x, ms] = await timed(model.step(x, step, wish));
-    stepsMs += ms;
+    [x, ms] = await timed(model.step(x, calls, wish));
+    callsMs += ms;
   }
   x.delete();
   return wanted === id;

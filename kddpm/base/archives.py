@@ -40,7 +40,7 @@ def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
         ValueError: a member that is compressed in another way than stored or deflated, whose pieces have no bounds.
     """
     if member.compress_type not in _METHODS:
-        method = zipfile.compressor_names.get(member.compress_type, member.compress_type)
+        method = zipfile.compressor_names.get(member.compress_type, member.compress_type)  # type: ignore[attr-defined]
         raise ValueError(f"compressed by {method}; expected {' or '.join(_METHODS.values())}")
     return archive.open(member)
 

@@ -7,15 +7,17 @@ import os
 import pathlib
 import stat
 import tempfile
+import types
 from collections.abc import Iterator
 from typing import Any
 
+from kddpm.base.errors import InputError
+
+fcntl: types.ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-from kddpm.base.errors import InputError
 
 _MOST_JSON_BYTES = 2**25
 PART = ".part-"  # begins the names of the folders of `replacing`

@@ -2,9 +2,11 @@
 
 import sys
 import threading
+import types
 
 import psutil
 
+resource: types.ModuleType | None
 try:
     import resource
 except ImportError:  # Windows

@@ -80,8 +80,8 @@ def _flags_of_arguments() -> dict[str, str]:
 
 def _program(path: str) -> str:
     """The script's name; of a package started with -m, the package's."""
-    path = pathlib.Path(path)
-    return path.parent.name if path.name == "__main__.py" else path.name
+    program = pathlib.Path(path)
+    return program.parent.name if program.name == "__main__.py" else program.name
 
 
 def define_data_flags() -> None:
@@ -195,7 +195,7 @@ def parse_numbers(flag: str, text: str) -> list[int]:
     Raises:
         InputError: anything else, or numbers that do not fit int32.
     """
-    numbers = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,12})(?:-(-?\d{1,12}))?\s*", part)
         first = int(match[1]) if match else 0

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,13 +54,14 @@ def read_inputs(
     Raises:
         InputError: as in `read_photos` and `read_mask`, or not two pictures for --interpolate.
     """
-    image_shape = tuple(image_shape)
-    photos = read_photos(f"--{edit}", value.split(",") if edit == "interpolate" else [value], image_shape)
+    height, width, channels = image_shape
+    paths = value.split(",") if edit == "interpolate" else [value]
+    photos = read_photos(f"--{edit}", paths, (height, width, channels))
     if edit == "interpolate" and len(photos.images) != 2:
         raise InputError(f"--interpolate must name two pictures, A.png,B.png. Received: {len(photos.images)}, {value}")
-    if edit != "inpaint":
+    if edit != "inpaint" or mask is None:
         return photos, None
-    return photos, read_mask("--mask", mask, image_shape[:2], photos.sizes[0])
+    return photos, read_mask("--mask", mask, (height, width), photos.sizes[0])
 
 
 def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Photos:
@@ -80,7 +82,7 @@ def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, in
             archive = npz_files.open_npz(f"{name}={path}", path)
             array = np.empty((archive.shape[0], *image_shape), np.uint8)
             _, altered = decoding.fit_arrays(archive.blocks(), array)
-            changes, size = max(altered, key=altered.get, default=""), archive.shape[1:3]
+            changes, size = max(altered, key=altered.__getitem__, default=""), archive.shape[1:3]
         else:
             array, changes, size = decoding.read_image(name, path, (height, width), channels)
             array = array[np.newaxis]
@@ -164,11 +166,11 @@ def save(
     suffix = out.suffix.lower()
     if suffix == ".png":
         images.save_png(out, images.grid(pictures, columns) if frames is None else images.filmstrip(frames))
-    elif suffix == ".gif":
+    elif suffix == ".gif" and frames is not None:
         images.save_gif(out, [images.grid(frame, columns) for frame in frames])
     elif suffix == ".npz":
         with replacing(out) as beside:
-            arrays = {"images": pictures, "seeds": np.array(seeds, np.int32)}
+            arrays: dict[str, Any] = {"images": pictures, "seeds": np.array(seeds, np.int32)}
             if labels is not None:
                 arrays["labels"] = np.array(labels, np.int32)
             np.savez_compressed(beside, **arrays)

@@ -23,6 +23,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -172,7 +173,7 @@ def to_array(
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
-        if alpha.getextrema()[0] < 255:
+        if np.min(alpha.getextrema()) < 255:
             changes.append("laid over white")
         image = Image.composite(rgba.convert("RGB"), Image.new("RGB", rgba.size, "white"), alpha)
     elif image.mode not in ("1", "L", "RGB"):
@@ -202,7 +203,8 @@ def fit_arrays(blocks: Iterable[np.ndarray], out: np.ndarray) -> tuple[int, coll
     Returns:
         How many images there were; and {what was done: images} of those that were changed, as `to_array` says it.
     """
-    row, altered = 0, collections.Counter()
+    row = 0
+    altered: collections.Counter[str] = collections.Counter()
     for block in blocks:
         if block.shape[1:] == out.shape[1:]:
             out[row : row + len(block)] = block
@@ -252,7 +254,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _is_grey(image: Image.Image) -> bool:
     if image.mode == "P":
-        layout, palette = image.palette.getdata()
+        found: Any = image.palette  # None in a damaged file: an error like any other
+        layout, palette = found.getdata()
         if layout in ("RGB", "RGBA", "BGR", "BGRX") and len(palette) % len(layout) == 0:
             entries = np.frombuffer(palette, np.uint8).reshape(-1, len(layout))
             return bool((entries[:, :2] == entries[:, 1:3]).all())
@@ -287,7 +290,7 @@ def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> li
     count = len(files.names)
 
     def block(start: int) -> list[tuple]:
-        results = []
+        results: list[tuple] = []
         for i in range(start, min(start + _BLOCK, count)):
             try:
                 results.append((work(i), None))
@@ -297,7 +300,7 @@ def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> li
                 results.append((None, _reason(error)))
         return results
 
-    results = []
+    results: list[tuple] = []
     Image.init()  # loads Pillow's plugins, which threads would race for
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     with (

@@ -63,9 +63,9 @@ def digest(images: np.ndarray, labels: np.ndarray | None) -> str:
     result = hashlib.sha256(repr(tuple(int(n) for n in images.shape)).encode())
     rows = max(1, _DIGEST_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), rows):
-        result.update(np.ascontiguousarray(images[start : start + rows]))
+        result.update(np.ascontiguousarray(images[start : start + rows]).data)
     if labels is not None:
-        result.update(np.ascontiguousarray(labels, "<i4"))
+        result.update(np.ascontiguousarray(labels, "<i4").data)
     return result.hexdigest()
 
 

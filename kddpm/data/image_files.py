@@ -77,7 +77,8 @@ def open_folder(path: str) -> ImageFiles:
     if not os.path.isdir(path):
         raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
     root = os.path.realpath(path)
-    found, bad, others, folders = [], {}, 0, [""]
+    found: list[list] = []
+    bad, others, folders = {}, 0, [""]
     while folders:
         folder = folders.pop()
         try:

@@ -13,7 +13,7 @@ from kddpm.data import labels as class_labels
 class Watch:
     """Within it, what is wrong with a passing batch ends in an `InputError`, without TensorFlow's graph around it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._found: InputError | None = None
 
     def __enter__(self):

@@ -47,7 +47,7 @@ def open_npz(spec: str, path: str) -> NpzImages:
         InputError: no such archive, or arrays of another kind; the pixels are judged when `blocks` is read.
     """
     headers = _headers(spec, path)
-    name = next((name for name in ("images", "x_train", "x") if name in headers), None)
+    name: str | None = next((name for name in ("images", "x_train", "x") if name in headers), None)
     if name is None:
         uint8 = [name for name, (shape, _, dtype) in headers.items() if dtype == np.uint8 and len(shape) in (3, 4)]
         if len(uint8) != 1:

@@ -84,7 +84,7 @@ def load(
     kind, _, rest = dataset.partition(":")
     shown = image_files.printable(dataset)
     if dataset == "digits":
-        path = os.fspath(importlib.resources.files("kddpm") / "assets" / "digits.npz")
+        path = str(importlib.resources.files("kddpm") / "assets" / "digits.npz")
         source = _npz(shown, path, size, channels)
     elif kind == "npz" and rest:
         source = _npz(shown, rest, size, channels)

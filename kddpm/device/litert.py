@@ -9,7 +9,7 @@ import collections
 import contextlib
 import io
 import logging
-import pathlib
+import os
 import re
 
 import tensorflow as tf
@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "float16", "int8")
 _QUANTIZED = r"^(?!.*(/einsum|/conv_in|/conv_out|StatefulPartitionedCall)).*$"
 
 
-def convert(saved_model: pathlib.Path, signature_keys: list[str]) -> bytes:
+def convert(saved_model: str | os.PathLike, signature_keys: list[str]) -> bytes:
     """A float32 `.tflite` with the signatures of a SavedModel, of builtin operators alone.
 
     Raises:

@@ -28,7 +28,7 @@ def pack(content: bytes, first: str) -> bytes:
     _reorder(model, {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first])
     model.metadata = None  # versions of the converter
     _share_buffers(model, content)
-    packed = {}
+    packed: dict[tuple, int] = {}
     for graph in model.subgraphs:
         named = {*graph.inputs, *graph.outputs}
         for index, tensor in enumerate(graph.tensors):
@@ -51,7 +51,7 @@ class _Builder(flatbuffers.Builder):
 
     def __init__(self, size: int):
         super().__init__(size)
-        self._vectors = {}
+        self._vectors: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         """Offset of the vector."""
@@ -69,7 +69,7 @@ class _Once:
         packed: offsets by content, shared by all tables of a file.
     """
 
-    def __init__(self, table, packed: dict):
+    def __init__(self, table, packed: dict[tuple, int]):
         self.table = table
         self.key = (type(table).__name__, *((name, _hashable(value)) for name, value in sorted(vars(table).items())))
         self._packed = packed
@@ -154,7 +154,7 @@ def _align_tensors(model, packed: dict) -> None:
     tensors fill it, and then tensors that nothing uses.
     """
     identities = [_identities(graph) for graph in model.subgraphs]
-    homes = collections.defaultdict(tuple)
+    homes: dict[tuple, tuple[int, ...]] = collections.defaultdict(tuple)
     for number, known in enumerate(identities):
         for identity in known:
             homes[identity] += (number,)
@@ -163,7 +163,8 @@ def _align_tensors(model, packed: dict) -> None:
     for identity, home in homes.items():
         for key in [home] if sizes[home] >= _FAMILY else [(number,) for number in home]:
             families[key].append(identity)
-    places, ends = [{} for _ in identities], [0] * len(identities)
+    places: list[dict[tuple, int]] = [{} for _ in identities]
+    ends = [0] * len(identities)
     for home in sorted(families, key=lambda home: (-len(home), -len(families[home]))):
         first = max(ends[number] for number in home)
         for number in home:
@@ -187,13 +188,13 @@ def _align_tensors(model, packed: dict) -> None:
 
 def _identities(graph) -> list[tuple]:
     """What each tensor of a graph is known by, the same in every graph where it is computed alike."""
-    known = [("given", tensor.key) for tensor in graph.tensors]
+    known: list[tuple] = [("given", tensor.key) for tensor in graph.tensors]
     for operator in graph.operators:
         operands = [graph.tensors[index].key for index in operator.inputs if index >= 0]
         for slot, output in enumerate(operator.outputs):
             options = operator.builtinOptions and operator.builtinOptions.key
             known[output] = (operator.opcodeIndex, options, *operands, slot, graph.tensors[output].key)
-    seen = collections.Counter()
+    seen: collections.Counter[tuple] = collections.Counter()
     for index, identity in enumerate(known):
         seen[identity] += 1
         known[index] = (identity, seen[identity])

@@ -74,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.workers < 1 or not options.command:
         parser.error("needs --workers of at least 1, and a script. Received: " + " ".join(sys.argv[1:]))
-    processes = []
+    processes: list[subprocess.Popen] = []
 
     def forward(number, frame):
         for process in processes:

@@ -48,7 +48,7 @@ def total(strategy: tf.distribute.Strategy, number: int) -> int:
     return round(float(_summed(strategy, np.float32(number)))) // mine
 
 
-def _summed(strategy, own: np.ndarray) -> np.ndarray:
+def _summed(strategy, own: np.ndarray | np.float32) -> np.ndarray:
     """Over all replicas, in float32, which is exact up to 2^24."""
     each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(own))
     return strategy.reduce("SUM", each, axis=None).numpy()

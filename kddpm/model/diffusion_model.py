@@ -111,7 +111,7 @@ class DiffusionModel(keras.Model):
         self.loss_tracker = means.Mean(name="loss")
         self.gradient_norm_tracker = means.Mean(name="gradient_norm")
         self.skipped_tracker = means.Sum(name="skipped_steps")
-        self._traced_shapes = {}
+        self._traced_shapes: dict[str, tuple] = {}  # of a batch, by what it is for
         self._replica_batch = None  # images of a batch on each of several replicas
         self.built = True
 

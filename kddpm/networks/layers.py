@@ -339,7 +339,7 @@ class ResidualBlock(keras.layers.Layer):
         self.norm_2 = GroupNormalization(groups, name="norm_2", dtype=self.dtype_policy)
         self.dropout = Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.conv_2 = _conv(self, channels, "conv_2", scale=0.0)
-        self.shortcut = None
+        self.shortcut: keras.layers.Layer | None = None
         self.attention = AttentionBlock(groups, name="attention", dtype=self.dtype_policy) if attention else None
 
     def build(self, x_shape: Shape, embedding_shape: Shape) -> None:

@@ -12,6 +12,7 @@ estimators    how noisy three estimates of the variational bound are, and their 
 """
 
 import pathlib
+from collections.abc import Callable
 
 from absl import flags
 
@@ -22,7 +23,7 @@ from kddpm.cli import commands
 from kddpm.plots.runs import bits_by_term
 from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
 
-FIGURES = {
+FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "schedules": ("schedules.png", schedules),
     "forward": ("forward.png", forward),
     "toy_points": ("toy_points.gif", lambda path: toy("points", path)),

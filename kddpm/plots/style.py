@@ -28,11 +28,12 @@ def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: 
     extras.need("plots", "A figure")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     gc.collect()  # earlier figures: each is a net of circles, a megabyte that Python finds late
-    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     axes = figure.subplots(rows, columns)
     for each in np.ravel(axes):
         each.spines[["top", "right"]].set_visible(rows > 1)
@@ -48,8 +49,9 @@ def save(figure: "Figure", path: str | os.PathLike) -> None:
 
 def pixels(figure: "Figure") -> np.ndarray:
     """What a figure looks like, uint8 (H, W, 3)."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas: Any = figure.canvas  # that of `subplots`, a FigureCanvasAgg
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def few_colours(shots: list[np.ndarray], hues: Sequence[str]) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Figures of the theory: schedules, the forward process, points in the plane, the bound and its estimators."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
     """
     from kddpm.theory import schedules as kd_schedules
 
-    lines = [
+    lines: list[tuple[str, kd_schedules.NoiseSchedule, str, Any]] = [
         (name, kd_schedules.by_name(name, num_timesteps), colour, "-")
         for name, colour in zip(
             kd_schedules.BY_NAME, (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE), strict=True
@@ -98,7 +98,7 @@ def _percent_format(percent: float) -> str:
 
 
 def toy(
-    plane: str, path: str | os.PathLike, model: "DiffusionModel" | None = None, count: int = 500, frames: int = 26
+    plane: str, path: str | os.PathLike, model: "DiffusionModel | None" = None, count: int = 500, frames: int = 26
 ) -> None:
     """Points in the plane becoming noise by q, and noise becoming points by the ancestral sampler, as a GIF.
 
@@ -116,9 +116,9 @@ def toy(
 
     if plane not in kd_toy.BY_NAME:
         raise InputError("plane", f"must be one of {', '.join(kd_toy.BY_NAME)}", repr(plane))
-    plane = kd_toy.BY_NAME[plane]
-    model = model or kd_toy.train(plane)
-    down = kd_toy.forwards(model.schedule, plane.draw(count, seed=1))
+    drawn = kd_toy.BY_NAME[plane]
+    model = model or kd_toy.train(drawn)
+    down = kd_toy.forwards(model.schedule, drawn.draw(count, seed=1))
     up = kd_toy.backwards(model, range(count))
     steps = model.schedule.num_timesteps
 
@@ -131,13 +131,13 @@ def toy(
     title = axes.set_title("two\nlines", fontsize=10, loc="left")
     figure.canvas.draw()
     figure.set_layout_engine("none")  # nothing moves from frame to frame
-    hues = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)[: plane.parts]
+    hues = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)[: drawn.parts]
     shots = []
     for name, way, taken, ends in (
         ("Forwards: q adds noise", down, range(steps + 1), down[0]),
         ("Backwards: the network removes it", up, range(steps, -1, -1), up[-1]),
     ):
-        dots.set_color(np.array(hues)[plane.nearest(ends)[0]])
+        dots.set_color(np.array(hues)[drawn.nearest(ends)[0]])
         for i in np.unique(np.linspace(0, steps, frames).round().astype(int)):
             dots.set_offsets(way[i])
             title.set_text(f"{name}\nnoise level {taken[i]} of {steps}")

@@ -70,12 +70,12 @@ class Metrics(_StepCallback):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
-    def on_train_begin(self, logs: Logs = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Keep the unfinished means."""
         # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
         self.unfinished = [(v, v.numpy()) for metric in self.model.metrics for v in metric.variables]
 
-    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Go on with them."""
         for variable, value in self.unfinished:
             variable.assign(value)
@@ -100,7 +100,7 @@ class Samples(_StepCallback):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
-    def on_train_begin(self, logs: Logs = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Paint what a kill left out."""
         paint_missing_grid(self.model, self.run, self.config, self.step)
 
@@ -160,7 +160,7 @@ class StopSignals(keras.callbacks.Callback):
         self._mine = 0
         self._previous = {}
 
-    def on_train_begin(self, logs: Logs = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Take the signals, in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -169,7 +169,7 @@ class StopSignals(keras.callbacks.Callback):
         self._mine = number
         self.close()
 
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Stop after this step where any worker was told to."""
         alone = workers.num_workers(self.strategy) == 1
         if (alone or batch % _STEPS_TO_A_STOP == 0) and workers.total(self.strategy, self._mine):

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,8 @@ class Checkpoints:
         Raises:
             InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
         """
-        arrays = {_member(i): np.asarray(v) for i, v in enumerate(self._variables)}  # of all workers, some of them
+        # Of all workers, some of them.
+        arrays: dict[str, Any] = {_member(i): np.asarray(v) for i, v in enumerate(self._variables)}
         if not self._run.writes:
             return
         path = self._path(step, "npz")

@@ -188,7 +188,7 @@ class TrainConfig:
 
 def help_of(field: dataclasses.Field) -> str:
     """The text of a `TrainConfig` field's flag."""
-    return field.type.__metadata__[0]
+    return typing.get_args(field.type)[1]
 
 
 def parse(field: dataclasses.Field, text: str) -> object:

@@ -247,9 +247,10 @@ def writing(path: pathlib.Path, *errors: type[Exception]) -> Iterator[None]:
     Raises:
         InputError: it does.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
-    except (OSError, *errors) as error:
+    except kinds as error:
         raise InputError(f"{path} cannot be written, checkpoints are whole: {first_line(error)}") from None
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -94,30 +95,20 @@ def evaluate(
         config, trained_on = run.read()
         spec = dataset or config.dataset
         say(f"Reading {image_files.printable(spec)} ...")
-        source = _read(
-            spec,
-            config,
-            trained_on,
-            tfds_data_dir=tfds_data_dir,
-            cache_dir=cache_dir or run.data_path,
-            skip_bad_images=skip_bad_images,
-            progress=verbose,
-        )
+        reading = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path, "progress": verbose}
+        source = _read(spec, config, trained_on, skip_bad_images=skip_bad_images, **reading)
         model = build.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
     facts = {
         "kddpm": __version__,
         "run_dir": str(run_dir),
-        "weights_sha256": sha256(run.weights_path),
-        "dataset": spec,
-        "digest": source.digest,
-        "trained_on_these": source.digest == trained_on["digest"],
+        **_facts(run, spec, source, trained_on),
         "max_images": max_images,
         "seed": seed,
         "batch_size": batch_size,
     }
     out = run.evaluation_path if out is None else pathlib.Path(out)
-    options = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
     options["verbose"] = "auto" if verbose else False
     results = {}
     for name in dict.fromkeys(metrics):
@@ -125,6 +116,16 @@ def evaluate(
         with workers.using(strategy):
             results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
     return results
+
+
+def _facts(run: RunDirectory, spec: str, source: data.ImageData, trained_on: dict) -> dict[str, object]:
+    """Which weights are asked about which images."""
+    return {
+        "weights_sha256": sha256(run.weights_path),
+        "dataset": spec,
+        "digest": source.digest,
+        "trained_on_these": source.digest == trained_on["digest"],
+    }
 
 
 def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.ImageData:

@@ -7,6 +7,7 @@ data and the random draws of step k are functions of (seed, k).
 import contextlib
 import os
 from collections.abc import Collection
+from typing import Any
 
 import keras
 import numpy as np
@@ -80,7 +81,7 @@ def train(
         if verbose:
             print(line, flush=True)
 
-    options = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
+    options: dict[str, Any] = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
     options |= {"skip_bad_images": skip_bad_images, "progress": verbose}
     with workers.using(strategy), contextlib.ExitStack() as stack:
         workers.check_alike(strategy, "configuration", f"{config} {sorted(override_resume)}")

@@ -158,10 +158,11 @@ class Denoiser:
         Raises:
             InputError: as in `checked_labels`, or no labels for a network with classes.
         """
-        if self.num_classes and labels is None:
-            raise InputError("labels", f"are needed: the network has {self.num_classes} classes", "None")
-        if self.num_classes and np.shape(labels) != (count,):
-            raise InputError("labels", f"must be one an image, ({count},)", f"shape {np.shape(labels)}")
+        if self.num_classes:
+            if labels is None:
+                raise InputError("labels", f"are needed: the network has {self.num_classes} classes", "None")
+            if np.shape(labels) != (count,):
+                raise InputError("labels", f"must be one an image, ({count},)", f"shape {np.shape(labels)}")
         return self.checked_labels(labels, np.arange(count))
 
     def check_guidance(self, guidance_scale: float) -> None:

@@ -83,7 +83,7 @@ def generate(
         jit_compile=jit_compile,
     )
     pictures = images.to_uint8(floats).numpy()
-    return (pictures, trajectory) if frames else pictures
+    return pictures if trajectory is None else (pictures, trajectory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +205,6 @@ def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
 
 def _stops(num_steps: int, frames: int) -> list[tuple[int, bool]]:
     """Where a walk returns to Python: (step to stop before, whether a frame is taken before walking there)."""
-    framed = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
+    framed: Integers = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
     starts = sorted({0, *framed, *range(0, num_steps, _STEPS_A_CALL)})
     return [(stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_steps], strict=True)]

@@ -38,7 +38,7 @@ import numpy as np
 
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
-from kddpm.base.types import Integers
+from kddpm.base.types import Config, Integers
 from kddpm.sampling.step_table import Rows, StepTable
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
@@ -226,8 +226,8 @@ class PredictorCorrector(Sampler):
         }
         if predictor.log_variance_range is None:
             return Rows(at, **columns)
-        ends = tuple(np.where(correct, 0.0, end[::-1][levels]) for end in predictor.log_variance_range)
-        return Rows(at, **columns, log_variance_range=ends)
+        low, high = (np.where(correct, 0.0, end[::-1][levels]) for end in predictor.log_variance_range)
+        return Rows(at, **columns, log_variance_range=(low, high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +270,7 @@ class Inversion:
         return Rows(at, c, d, np.zeros(len(at)), e, last * c, last * d, np.where(last, e, 1.0))
 
 
-BY_NAME = {
+BY_NAME: dict[str, type[Sampler]] = {
     "ancestral": Ancestral,
     "ddim": DDIM,
     "dpm_solver": DPMSolver,
@@ -319,8 +319,10 @@ def step_table(
     objective = objective or Objective()
     kept = _kept_steps(schedule, num_steps, sampler.spacing)
     respaced = schedule if num_steps is None else schedule.respace(kept)
-    if isinstance(getattr(sampler, "variance", None), tuple):
-        sampler = dataclasses.replace(sampler, variance=_one_each(sampler.variance, kept)[: _share(strength, kept)])
+    variances = getattr(sampler, "variance", None)
+    if isinstance(variances, tuple):
+        taken: Config = {"variance": _one_each(variances, kept)[: _share(strength, kept)]}
+        sampler = dataclasses.replace(sampler, **taken)
     if strength < 1:
         kept = kept[: _share(strength, kept)]
         respaced = respaced.respace(range(len(kept)))
@@ -360,17 +362,18 @@ def _one_each(variances, kept):
 
 def _ancestral_rows(schedule, variance) -> Rows:
     down = np.arange(schedule.num_timesteps)[::-1]
-    learned = None
+    learned: tuple[np.ndarray, np.ndarray] | None = None
     if isinstance(variance, tuple):
         std = np.sqrt(variance)
     elif variance == "learned":
-        learned = tuple(end[::-1] for end in parametrization.log_variance_range(schedule))
+        low, high = parametrization.log_variance_range(schedule)
+        learned = (low[::-1], high[::-1])
         std = np.ones(len(down))
     else:
         std = np.sqrt(schedule.posterior_variances if variance == "small" else schedule.betas)
     std[0] = 0.0  # z = 0 at the last step
-    columns = (column[::-1] for column in (schedule.posterior_coefs_x0, schedule.posterior_coefs_xt, std))
-    return Rows(down, *columns, log_variance_range=learned)
+    from_x0, from_xt = schedule.posterior_coefs_x0[::-1], schedule.posterior_coefs_xt[::-1]
+    return Rows(down, from_x0, from_xt, std[::-1], log_variance_range=learned)
 
 
 def _levels(schedule):

@@ -82,5 +82,5 @@ class StepTable:
             return None if value is None else value[order]
 
         rows = Rows(**{field.name: taken(getattr(self.rows, field.name)) for field in dataclasses.fields(Rows)})
-        columns = (column[order] for column in (self.timesteps, self.x0_from_xt, self.x0_from_output))
-        return StepTable(*columns, rows=rows, clip=self.clip)
+        timesteps, a, b = (column[order] for column in (self.timesteps, self.x0_from_xt, self.x0_from_output))
+        return StepTable(timesteps, a, b, rows, self.clip)

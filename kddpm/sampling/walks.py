@@ -104,7 +104,7 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
     output = tf.cast(output, tf.float32)
     x_t, memory = tf.split(state, 2, axis=-1) if table.has_memory else (state, None)
     std = at(rows.noise_std)
-    if table.learned_variance:
+    if rows.log_variance_range is not None:
         output, fraction = tf.split(output, 2, axis=-1)
         ends = (at(column) for column in rows.log_variance_range)
         std = std * tf.exp(0.5 * learned_log_variance(fraction, *ends))

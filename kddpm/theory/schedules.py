@@ -50,7 +50,7 @@ class NoiseSchedule:
         4.035829765375...e-05
     """
 
-    def __init__(self, betas: Sequence[float], timesteps: Integers | None = None):
+    def __init__(self, betas: Sequence[float] | np.ndarray, timesteps: Integers | None = None):
         try:
             self.betas = betas = np.array(betas, np.float64)
         except (TypeError, ValueError):
@@ -199,7 +199,13 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     return NoiseSchedule(1 - alpha_bars[1:] / alpha_bars[:-1], schedule.timesteps)
 
 
-BY_NAME = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid, "quadratic": quadratic, "constant": constant}
+BY_NAME: dict[str, Callable[..., NoiseSchedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "quadratic": quadratic,
+    "constant": constant,
+}
 
 
 def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
@@ -248,8 +254,9 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     else:
         finite = schedule.alpha_bars > 0
         sigmas = np.sqrt(schedule.one_minus_alpha_bars[finite] / schedule.alpha_bars[finite])
-        ends = sigmas[[0, -1]] ** (1 / _KARRAS_RHO)
-        steps = np.interp(np.log(np.linspace(*ends, num_steps) ** _KARRAS_RHO), np.log(sigmas), np.arange(len(sigmas)))
+        low, high = sigmas[[0, -1]] ** (1 / _KARRAS_RHO)
+        wanted = np.linspace(low, high, num_steps) ** _KARRAS_RHO
+        steps = np.interp(np.log(wanted), np.log(sigmas), np.arange(len(sigmas)))
     steps = np.round(steps).astype(np.int64)
     steps[-1] = last
     room = np.arange(num_steps)
@@ -277,7 +284,7 @@ def _steps(num_timesteps) -> int:
     return int(num_timesteps)
 
 
-def _is_count(value) -> bool:
+def _is_count(value) -> bool | np.bool_:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 

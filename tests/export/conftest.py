@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from export import site
+
 
 @pytest.fixture(scope="session")
 def exported(trained_like, trained_like_with_classes, tmp_path_factory):
@@ -49,3 +51,31 @@ def needs():
             (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def sites(exported, needs, tmp_path_factory):
+    """A folder of sites, `whole` and some with something missing; copies are links, LiteRT.js is 29 MB."""
+    needs("node", "npm")
+    folder = tmp_path_factory.mktemp("sites")
+    site.build(exported(), folder / "whole")
+    side_file = json.loads((folder / "whole" / "model.json").read_text())
+
+    def copy(name, replaced, content):
+        shutil.copytree(folder / "whole", folder / name, copy_function=os.link)
+        (folder / name / replaced).unlink()
+        if content is not None:
+            (folder / name / replaced).write_text(content)
+
+    copy("no_model", "model.tflite", None)
+    copy("no_side_file", "model.json", None)
+    copy("no_json", "model.json", "<html>")
+    copy("no_runtime", "litert/index.js", None)
+    copy("other_sha256", "model.json", json.dumps({**side_file, "sha256": "0" * 64}))
+    copy("shorter", "model.json", json.dumps({**side_file, "bytes": side_file["bytes"] - 1}))
+    older = {key: value for key, value in side_file.items() if key != "description_version"}
+    copy("older", "model.json", json.dumps(older))
+    copy("newer", "model.json", json.dumps({**side_file, "description_version": 3}))
+    site.build(exported(classes=True), folder / "classes")
+    site.build(exported(sampler="heun"), folder / "heun")
+    return folder

@@ -91,7 +91,7 @@ def test_the_command_that_is_printed_paints_the_pictures_of_the_file(finished_ru
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     about = json.loads((tmp_path / "m.json").read_text())
-    assert (about["num_steps"], about["guidance_scale"]) == (7, 2)
+    assert (about["sampler"]["num_steps"], about["network_calls"], about["guidance_scale"]) == (4, 7, 2)
     command = shlex.split(made.stdout.splitlines()[-1].partition("are those of: ")[2])
     painted = subprocess.run(
         [sys.executable, *command[1:], "--seeds=0-8", f"--out={tmp_path / 'keras.npz'}"],
@@ -164,5 +164,5 @@ def test_a_run_becomes_a_site_that_is_served(finished_run, tmp_path, needs):
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
         assert process.returncode == 0, "".join(lines) + process.stderr.read()
-    assert json.loads((out / "model.json").read_text())["num_steps"] == 2
+    assert json.loads((out / "model.json").read_text())["network_calls"] == 2
     assert (out / "index.html").exists() and (out / "model.tflite").exists()

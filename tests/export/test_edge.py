@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from networks import one_conv_model
+from helpers.networks import one_conv_model
 from PIL import Image
 
 import kddpm
@@ -50,7 +51,8 @@ def test_a_board_without_tensorflow_paints_the_same_pictures(board, exported, tr
     command = [board, "-I", script, exported(), "--seeds=-2,0-3,2147483647", f"--out={tmp_path / 'grid.png'}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "36/36 steps" in result.stderr and f"6 pictures in {tmp_path / 'grid.png'}" in result.stdout
+    assert "36/36 network calls" in result.stderr
+    assert result.stdout == f"6 pictures in {tmp_path / 'grid.png'}, each in 6 steps of ancestral sampling\n"
     missing = subprocess.run([board, "-c", "import tensorflow"], capture_output=True, text=True)
     assert "ModuleNotFoundError" in missing.stderr
     with Image.open(tmp_path / "grid.png") as image:
@@ -85,15 +87,23 @@ def test_labels_choose_the_class(exported, trained_like_with_classes):
     np.testing.assert_array_equal(generator.generate([4, 5], [1]), generator.generate([4, 5], [1, 1]))
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver", pytest.param("heun", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sampler", ["dpm_solver", "heun"])
 def test_samplers_with_a_memory_paint_what_keras_paints(exported, described, trained_like, sampler):
     """Their state is more than a picture; the client passes it on without a look."""
     path = exported(sampler=sampler)
     generator, calls = edge.Generator(path), []
     pictures = generator.generate([4, -6], advance=lambda: calls.append(1)).astype(int)
     assert np.abs(pictures - trained_like.generate([4, -6], sampler, 6)).max() <= 1
-    assert len(calls) == generator.num_steps(2) == 2 * {"dpm_solver": 6, "heun": 11}[sampler]
-    assert described(path)["signatures"]["step"]["inputs"]["x"]["shape"] == [1, 8, 8, 2]
+    assert len(calls) == generator.network_calls(2) == 2 * {"dpm_solver": 6, "heun": 11}[sampler]
+    about = described(path)
+    assert about["signatures"]["step"]["inputs"]["x"]["shape"] == [1, 8, 8, about["state_channels"]] == [1, 8, 8, 2]
+
+
+def test_steps_of_several_calls_are_told_from_the_calls(exported, tmp_path, capsys):
+    run(exported(sampler="heun"), "--seeds=4", f"--out={tmp_path / 'grid.png'}")
+    printed = capsys.readouterr()
+    assert printed.out == f"1 picture in {tmp_path / 'grid.png'}, each in 6 steps of Heun's method, 11 network calls\n"
+    assert re.fullmatch(r"\r11/11 network calls, \d+\.\d\d ms a call, \d+\.\d s\n", printed.err)
 
 
 def test_a_last_batch_is_filled_up(tmp_path):
@@ -102,7 +112,7 @@ def test_a_last_batch_is_filled_up(tmp_path):
     generator = edge.Generator(tmp_path / "m.tflite")
     pictures = generator.generate(list(range(6)))
     assert np.abs(pictures.astype(int) - model.generate(range(6), "ddim", 2)).max() <= 1
-    assert generator.num_steps(6) == 4
+    assert generator.network_calls(6) == 4
 
 
 def spoil(model, how):
@@ -118,7 +128,13 @@ def spoil(model, how):
     elif how == "no model":
         model.unlink()
     elif how == "side file of something else":
-        side.write_text(json.dumps({"sha256": "x"}))
+        side.write_text(json.dumps({"description_version": 2, "sha256": "x"}))
+    elif how == "no version":
+        about = json.loads(side.read_text())
+        del about["description_version"]
+        side.write_text(json.dumps(about))
+    elif how == "list":
+        side.write_text("[2]")
     elif how == "side file cut off":
         side.write_text(side.read_text()[:100])
     elif isinstance(how, dict):
@@ -143,15 +159,30 @@ def spoil(model, how):
         ("side file of something else", "must be the description that the export wrote"),
         ("side file cut off", "must be the description that the export wrote"),
         ("not a model", "cannot be run by LiteRT"),
-        ({"num_steps": 0}, "must be the description that the export wrote"),
-        ({"num_steps": True}, "must be the description that the export wrote"),
+        ("list", "must be the description that the export wrote"),
+        (
+            "no version",
+            r"tiny_float32\.json must have description_version 2, the one that generate\.py reads\. Received: none, as",
+        ),
+        (
+            {"description_version": 3},
+            r"must have description_version 2, the one that generate\.py reads\. Received: 3$",
+        ),
+        ({"description_version": "2"}, 'must have description_version 2, .* Received: "2"$'),
+        ({"description_version": None}, "must have description_version 2, .* Received: null$"),
+        ({"network_calls": 0}, "must be the description that the export wrote"),
+        ({"network_calls": True}, "must be the description that the export wrote"),
+        ({"sampler": {"name": "ddim"}}, "must be the description that the export wrote"),
+        ({"image_shape": [8, 8]}, "must be the description that the export wrote"),
+        ({"state_channels": "x"}, "must be the description that the export wrote"),
+        ({"state_channels": 2}, "Received: other batches, shapes or classes"),
         ({"batch_size": 0}, "must be the description that the export wrote"),
         ({"num_classes": "x"}, "must be the description that the export wrote"),
         (
             {"batch_size": 2},
-            r"tiny_float32\.json must describe tiny_float32\.tflite\. Received: other batches or classes",
+            r"tiny_float32\.json must describe tiny_float32\.tflite\. Received: other batches, shapes or classes",
         ),
-        ({"num_classes": 10}, "Received: other batches or classes"),
+        ({"num_classes": 10}, "Received: other batches, shapes or classes"),
     ],
 )
 def test_files_that_are_not_an_export_end_in_one_line(model, how, error, tmp_path):

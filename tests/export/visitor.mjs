@@ -107,18 +107,18 @@ const visits = {
   },
 
   /**
-   * Stop one picture half-way, then ask for two at once: the second replaces the first. Also returns the last step of
+   * Stop one picture half-way, then ask for two at once: the second replaces the first. Also returns the last call of
    * every request that the worker answered, and the status after an answer that came too late.
    */
   async changeMind(page, { url, seeds }) {
     await page.addInitScript(() => {
-      window.lastSteps = {};
+      window.lastCalls = {};
       window.Worker = class extends Worker {
         constructor(address) {
           super(address);
           window.worker = this;
           this.addEventListener("message", ({ data }) => {
-            if ("step" in data) window.lastSteps[data.id] = data.step;
+            if ("calls" in data) window.lastCalls[data.id] = data.calls;
           });
         }
       };
@@ -141,7 +141,7 @@ const visits = {
     await page.fill("#seed", seeds[1]);
     await page.click("#generate");
     await drawn(page);
-    return { cancelled, late, replaced: await look(page), steps: await page.evaluate(() => window.lastSteps) };
+    return { cancelled, late, replaced: await look(page), calls: await page.evaluate(() => window.lastCalls) };
   },
 
   async grid(page, { url, seed, cell }) {

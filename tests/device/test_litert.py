@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+import kddpm
+from kddpm.device import export, litert, packing, signatures
+from kddpm.sampling import samplers
+
+
+@pytest.fixture(scope="module")
+def converted(trained_like, tmp_path_factory):
+    """A float32 file of a small model, as the converter leaves it."""
+    table = samplers.step_table(samplers.Ancestral(), trained_like.schedule, 3)
+    folder = tmp_path_factory.mktemp("converted")
+    functions = signatures.signatures(trained_like.denoiser, table, 1)
+    export._save(trained_like.denoiser, functions, folder)
+    return litert.convert(folder, list(functions))
+
+
+def outputs(content, xnnpack=True):
+    """What every signature gives."""
+    run = litert.load(content, xnnpack=xnnpack)
+    seed, index, t = (np.array([n], np.int32) for n in (5, 1, 7))
+    x = run["start"](seed=seed)["x"]
+    return {
+        "start": x,
+        "generate": run["generate"](seed=seed)["image"],
+        "step": run["step"](x=x, index=index, seed=seed)["x"],
+        "finish": run["finish"](x=x)["image"],
+        "denoise": run["denoise"](x=x, t=t)["eps"],
+    }
+
+
+@pytest.mark.parametrize("precision", litert.PRECISIONS)
+@pytest.mark.parametrize("xnnpack", [True, False])
+def test_packing_changes_no_bit_of_any_output(converted, precision, xnnpack):
+    quantized = litert.quantize(converted, precision)
+    before, after = outputs(quantized, xnnpack), outputs(packing.pack(quantized, "step"), xnnpack)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", litert.PRECISIONS)
+def test_packing_says_everything_once(converted, precision):
+    quantized = litert.quantize(converted, precision)
+    packed = packing.pack(quantized, "step")
+    assert len(packed) < len(quantized) - 100_000  # of some 400 KB beside the weights
+    model = schema.ModelT.InitFromPackedBuf(packed)
+    contents = [bytes(b.data) for b in model.buffers if b.data is not None]
+    assert len(contents) == len(set(contents))
+    assert len(packed) == pytest.approx(len(packing.pack(packed, "step")), rel=1e-3)
+
+
+def test_weights_are_aligned_in_the_file(converted):
+    packed = packing.pack(converted, "step")
+    model = schema.Model.GetRootAsModel(packed, 0)
+    addresses = [
+        model.Buffers(i)._tab.Vector(model.Buffers(i)._tab.Offset(4))
+        for i in range(model.BuffersLength())
+        if not model.Buffers(i).DataIsNone()
+    ]
+    assert len(addresses) > 20
+    assert all(address % 16 == 0 for address in addresses)
+
+
+@pytest.mark.parametrize("first", ["generate", "start", "step", "finish", "denoise"])
+def test_the_first_graph_is_the_one_asked_for(converted, first):
+    packed = packing.pack(converted, first)
+    model = schema.ModelT.InitFromPackedBuf(packed)
+    assert {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first] == 0
+    np.testing.assert_array_equal(outputs(packed)["generate"], outputs(converted)["generate"])
+
+
+def test_quantizing_leaves_noise_schedule_and_statistics_alone(converted):
+    """Of int8 are the kernels, but not the first and the last; int16 is the noise table, whole."""
+    model = schema.ModelT.InitFromPackedBuf(packing.pack(litert.quantize(converted, "int8"), "step"))
+    tensors = [t for graph in model.subgraphs for t in graph.tensors if model.buffers[t.buffer].data is not None]
+    kinds = {(t.type, tuple(t.shape)) for t in tensors}
+    of_type = lambda kind: {shape for number, shape in kinds if number == kind}  # noqa: E731
+    assert of_type(schema.TensorType.INT16) == {(2**15,)}
+    assert (8, 3, 3, 1) in of_type(schema.TensorType.FLOAT32) and (1, 3, 3, 8) in of_type(schema.TensorType.FLOAT32)
+    assert not {(8, 3, 3, 1), (1, 3, 3, 8)} & of_type(schema.TensorType.INT8)
+    assert {(8, 3, 3, 8), (16, 3, 3, 8), (16, 2, 2, 16), (32, 32)} <= of_type(schema.TensorType.INT8)
+    assert {(4, 8), (8, 4), (4, 16), (16, 4)} <= of_type(schema.TensorType.FLOAT32)  # channels to groups and back
+    assert litert.quantize(converted, "float32") is converted
+
+
+def test_operators_are_counted_and_builtin(converted):
+    counted = litert.operators(converted)
+    assert {"CONV_2D", "FULLY_CONNECTED", "WHILE", "BITWISE_XOR", "GATHER", "SOFTMAX"} <= set(counted)
+    assert counted["WHILE"] == 1 and counted["SOFTMAX"] % 3 == 0  # step, denoise and the body of the loop
+    # Of these XNNPACK takes none, or is slower with it.
+    assert not {"TILE", "RESIZE_NEAREST_NEIGHBOR", "BROADCAST_TO", "TRANSPOSE_CONV", "PACK"} & set(counted)
+    assert list(counted.values()) == sorted(counted.values(), reverse=True)
+
+
+def test_foreign_operators_are_named(converted):
+    model = schema.ModelT.InitFromPackedBuf(converted)
+    model.operatorCodes[0].customCode = b"FlexErf"
+    builder = packing._Builder(len(converted))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    with pytest.raises(kddpm.InputError, match=r"must consist of builtin operators\. Received: FlexErf"):
+        litert.operators(bytes(builder.Output()))
+
+
+def test_delegation_is_counted_operator_by_operator():
+    """A convolution and a sum go to XNNPACK; a sum of integers between them does not."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 4]), tf.TensorSpec([4], tf.int32)])
+    def mixed(x, n):
+        y = tf.nn.conv2d(x, np.ones((3, 3, 4, 4), np.float32), 1, "SAME")
+        return tf.nn.relu6(y * y), n + 1
+
+    content = tf.lite.TFLiteConverter.from_concrete_functions([mixed.get_concrete_function()]).convert()
+    uses = sum(litert.operators(content).values())
+    share, outside = litert.delegation(content)
+    assert share == pytest.approx((uses - 1) / uses) and outside == {"ADD": 1}
+
+
+@pytest.mark.parametrize("precision", litert.PRECISIONS)
+def test_the_whole_network_is_delegated(converted, precision):
+    """Outside XNNPACK are the integers of the noise and what looks up the step."""
+    packed = packing.pack(litert.quantize(converted, precision), "denoise")
+    assert litert.delegation(packed)[0] > 0.98
+    outside = litert.delegation(packing.pack(packed, "step"))[1]
+    integers = {"ADD", "SUB", "MUL", "RIGHT_SHIFT", "BITWISE_XOR", "GATHER", "CAST", "FILL"}
+    shapes = {"RESHAPE", "STRIDED_SLICE", "CONCATENATION"}
+    assert {"RIGHT_SHIFT", "BITWISE_XOR", "GATHER"} <= set(outside) <= integers | shapes

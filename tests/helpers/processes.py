@@ -1,0 +1,29 @@
+"""Programs in processes of their own, as a user starts them."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def python(*arguments, cwd=None):
+    """Python with these arguments, such as a script and its flags, to its end."""
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def started(*arguments):
+    """Python with these arguments, still running."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, *processes, seconds=300):
+    """Until the condition holds. A test fails where it is too late, or where one of the processes has ended."""
+    late = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > late or any(process.poll() is not None for process in processes):
+            for process in processes:
+                process.kill()
+            pytest.fail(f"{[process.communicate() for process in processes]}")
+        time.sleep(0.001)

@@ -1,0 +1,132 @@
+"""What a step draws: timesteps, noise, labels that are left out; and how importance sampling remembers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.image_samples import random_pixels
+from helpers.networks import T
+from helpers.small_models import SHAPE, Replica, drawn_by, evaluate, give_history, small, train
+
+from kddpm.data import images
+from kddpm.model.draws import EVALUATION, TRAINING
+from kddpm.theory import objectives, parametrization
+
+
+def test_draws_depend_on_seed_purpose_and_step_alone():
+    x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
+
+    def drawn(purpose=TRAINING, step=3, seed=5):
+        model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5)
+        t, _, eps, label, dropout_seed = drawn_by(model, purpose, step, x_0, y)
+        return [part.tolist() for part in (t, eps, label, dropout_seed)]
+
+    assert drawn() == drawn()
+    for other in (drawn(purpose=EVALUATION), drawn(step=4), drawn(seed=6)):
+        assert all(a != b for a, b in zip(drawn(), other, strict=True))
+
+
+def test_draws_are_uniform_timesteps_and_standard_normal_noise():
+    """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n = 20_000
+    t, weight, eps, _, _ = drawn_by(small(), TRAINING, 0, np.zeros((n, *SHAPE), np.float32))
+    shares = np.bincount(t, minlength=T) / n
+    assert len(shares) == T and (abs(shares - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
+    np.testing.assert_array_equal(weight, 1)
+    assert abs(eps.mean()) < 5 / np.sqrt(eps.size)
+    assert abs(eps.var() - 1) < 5 * np.sqrt(2 / eps.size)
+    assert abs((eps[1:] * eps[:-1]).mean()) < 5 / np.sqrt(eps.size)
+
+
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_share_of_labels_that_is_dropped(rate, timestep_sampling):
+    """A bound of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n = 20_000
+    model = small(network={"num_classes": 3}, label_dropout=rate, timestep_sampling=timestep_sampling)
+    if timestep_sampling == "importance":
+        give_history(model)
+    x_0, y = np.zeros((n, *SHAPE), np.float32), np.arange(n) % 3
+    t, _, eps, label, _ = drawn_by(model, TRAINING, 0, x_0, y)
+    dropped = label == 3  # "no class"
+    assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
+    np.testing.assert_array_equal(label[~dropped], y[~dropped])
+    # Whether a label goes says nothing about the class, the timestep or the noise.
+    for other in (y, t, eps.mean((1, 2, 3))):
+        assert abs(np.corrcoef(dropped, other)[0, 1]) < 5 / np.sqrt(n)
+    np.testing.assert_array_equal(drawn_by(model, EVALUATION, 0, x_0, y)[3], y)  # evaluation shows every class
+
+
+def test_no_label_is_dropped_where_none_is_to_be():
+    x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
+    np.testing.assert_array_equal(
+        drawn_by(small(network={"num_classes": 3}, label_dropout=0.0), TRAINING, 0, x_0, y)[3], y
+    )
+    assert drawn_by(small(label_dropout=0.5), TRAINING, 0, x_0)[3] is None
+
+
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
+def test_replicas_share_the_draws_of_the_global_batch(make_model, monkeypatch, timestep_sampling):
+    unet = {"dropout": 0.1, "num_classes": 3, "multipliers": (1,)}
+    model = make_model(unet, timestep_sampling=timestep_sampling, label_dropout=0.5)
+    if timestep_sampling == "importance":
+        give_history(model)
+    x_0, y = np.zeros((16, 8, 8, 1), np.float32), np.arange(16) % 3
+    whole = drawn_by(model, TRAINING, 3, x_0, y)
+    assert 0 < np.sum(whole[3] == 3) < 16
+    for replica in range(2):
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica))
+        mine = slice(8 * replica, 8 * replica + 8)
+        for part, of_all in zip(drawn_by(model, TRAINING, 3, x_0[mine], y[mine]), whole, strict=True):
+            np.testing.assert_array_equal(part, of_all[mine])
+    assert len(set(whole[-1])) == 16  # seeds of dropout
+
+
+def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
+    """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
+    n, model = 20_000, small(timestep_sampling="importance")
+    x_0 = np.zeros((n, *SHAPE), np.float32)
+    t, weight, *_ = drawn_by(model, TRAINING, 0, x_0)
+    np.testing.assert_allclose(weight, 1, rtol=1e-6)  # nothing has been seen
+    assert (abs(np.bincount(t, minlength=T) / n - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
+    expected = give_history(model)
+    t, weight, *_ = drawn_by(model, TRAINING, 0, x_0)
+    shares = np.bincount(t, minlength=T) / n
+    assert (abs(shares - expected) < 5 * np.sqrt(expected / n)).all()
+    np.testing.assert_allclose(weight, 1 / (T * expected[t]), rtol=1e-5)
+    # Whatever depends on t has the mean that it has under uniform draws.
+    for values in (np.ones(T), np.arange(T), np.arange(T) % 2, np.exp(-np.arange(T))):
+        sample = weight * values[t]
+        assert abs(sample.mean() - values.mean()) < 5 * sample.std() / np.sqrt(n)
+    np.testing.assert_array_equal(  # evaluation stays uniform
+        drawn_by(model, EVALUATION, 0, x_0)[0], drawn_by(small(), EVALUATION, 0, x_0)[0]
+    )
+
+
+def test_training_remembers_the_losses_of_each_t():
+    """The unweighted ones, of every image; the weights of the network stay, so that they can be had by hand."""
+    model = small(keras.optimizers.SGD(0.0), timestep_sampling="importance")
+    give_history(model)
+    squares, counts, reported = np.array(model.loss_squares), np.array(model.loss_counts), []
+    x = random_pixels(12, *SHAPE)
+    for k in range(3):
+        x_0 = images.to_float(x[4 * k : 4 * k + 4])
+        t, weight, eps, _, _ = drawn_by(model, TRAINING, k, x_0)
+        x_t = model.diffusion.q_sample(x_0, t, eps)
+        losses = np.square(eps - model.network([x_t, t]).numpy()).mean((1, 2, 3))
+        squares, counts = objectives.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)
+        reported.append(np.mean(weight * losses))
+        history = train(model, x[4 * k : 4 * k + 4])
+        np.testing.assert_allclose(history["loss"], reported[-1:], rtol=1e-5)
+        np.testing.assert_allclose(model.loss_squares, squares, rtol=1e-5)
+        np.testing.assert_array_equal(model.loss_counts, counts)
+    assert counts.numpy().sum() == 10 * T + 12 and len({*np.round(reported, 3)}) == 3
+    evaluate(model, x)
+    np.testing.assert_array_equal(model.loss_counts, counts)  # evaluation is not remembered
+
+
+def test_a_model_of_uniform_timesteps_has_no_history():
+    assert {v.name for v in small(timestep_sampling="importance").variables} - {v.name for v in small().variables} == {
+        "loss_squares",
+        "loss_counts",
+    }
