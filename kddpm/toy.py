@@ -369,7 +369,7 @@ def estimator_variances(
 
         def reverse(x_t, t):
             eps = (1 + errors) * gaussian_eps(schedule, x_t, t, mean, std)
-            return diffusion.p_mean_log_variance(x_t, t, eps, "eps", "small", clip=False)
+            return diffusion.p_mean_log_variance(x_t, t, eps, None, parametrization.Objective())
 
         with tf.GradientTape() as tape:
             tape.watch(errors)

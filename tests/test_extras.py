@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 from packaging.requirements import Requirement
-from small_runs import make_run
+from helpers.small_runs import make_run
 
 from kddpm import data
 from kddpm.base import extras
@@ -93,12 +93,8 @@ except kddpm.InputError as error:
     ("script", "flags", "line"),
     [
         ("-m export", "--run_dir={run}", "export: --format=tflite needs ai-edge-litert: pip install kddpm[export]"),
-        (
-            "-m export",
-            "--run_dir={run} --format=web",
-            "export: --format=web needs ai-edge-litert: pip install kddpm[exp",
-        ),
-        ("-m kddpm.plots", "--out=.", "plots: A figure needs matplotlib: pip install kddpm[plots]"),
+        ("-m export", "--run_dir={run} --format=web", "export: --format=web needs ai-edge-litert: pip install kddpm["),
+        ("-m kddpm.plots", "--out=figures", "plots: A figure needs matplotlib: pip install kddpm[plots]"),
     ],
 )
 def test_a_command_says_so_before_tensorflow_starts(tmp_path, script, flags, line):
