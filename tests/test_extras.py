@@ -8,8 +8,8 @@ import sys
 import tomllib
 
 import pytest
-from packaging.requirements import Requirement
 from helpers.small_runs import make_run
+from packaging.requirements import Requirement
 
 from kddpm import data
 from kddpm.base import extras
