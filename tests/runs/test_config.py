@@ -102,12 +102,12 @@ def test_flags_of_another_type_are_named(name, text):
         (
             {"weighting": "hybrid"},
             "--weighting hybrid is the loss of a learned variance and needs --variance=learned. "
-            "Received: --variance=small",
+            "Received: variance='small'",
         ),
         (
             {"variance": "learned", "weighting": "min_snr"},
             "--variance learned needs --weighting=hybrid or 'vlb': no other term trains it. "
-            "Received: --weighting=min_snr",
+            "Received: weighting='min_snr'",
         ),
         (
             {"zero_terminal_snr": True},
