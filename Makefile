@@ -14,7 +14,7 @@ help:
 	@echo "make multi-worker-demo  train and draw with two workers on this machine, as two machines would"
 	@echo "make test               run the tests"
 	@echo "make test-all           run the slow ones too, which fuzz files and kill runs"
-	@echo "make lint               check style with ruff"
+	@echo "make lint               check style with ruff and types with mypy"
 	@echo "make clean              remove .venv and demo"
 
 setup: $(INSTALLED)
@@ -64,6 +64,7 @@ test-all: $(INSTALLED)
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) demo

@@ -29,7 +29,6 @@ from kddpm.networks.layers import TimestepEmbedding
 from kddpm.sampling import samplers, walks
 from kddpm.sampling.denoiser import denoiser_of
 from kddpm.theory import objectives, parametrization, schedules
-from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t
 from kddpm.theory.schedules import NoiseSchedule
 
@@ -370,7 +369,7 @@ def estimator_variances(
 
         def reverse(x_t, t):
             eps = (1 + errors) * gaussian_eps(schedule, x_t, t, mean, std)
-            return diffusion.p_mean_log_variance(x_t, t, eps, None, Objective())
+            return diffusion.p_mean_log_variance(x_t, t, eps, None, parametrization.Objective())
 
         with tf.GradientTape() as tape:
             tape.watch(errors)

@@ -25,7 +25,7 @@ def missing(extra: str) -> str | None:
     return None
 
 
-def need(extra: str, what: str, **values: object) -> None:
+def need(extra: str, what: str, **values: str) -> None:
     """Whether an extra is there.
 
     Args:

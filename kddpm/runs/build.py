@@ -74,7 +74,11 @@ def _check_memory(config, image_shape):
             "{width}, {multipliers}, {blocks_per_level}, {image_size} and {attention_resolutions} ask for a network of "
             f"{parameters:,} parameters, which takes {_gb(need)} or more",
             received=f"a machine of {_gb(total)}",
-            **dict.fromkeys(("width", "multipliers", "blocks_per_level", "image_size", "attention_resolutions"), ...),
+            width=...,
+            multipliers=...,
+            blocks_per_level=...,
+            image_size=...,
+            attention_resolutions=...,
         )
 
 

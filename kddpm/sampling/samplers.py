@@ -60,10 +60,7 @@ class Sampler(abc.ABC):
     spacing: str = dataclasses.field(default="trailing", kw_only=True)
 
     def __post_init__(self):
-        if self.clip not in (True, False, "dynamic"):
-            raise InputError("clip", 'must be True, False or "dynamic"', repr(self.clip))
-        if self.spacing not in SPACINGS:
-            raise InputError("spacing", f"must be one of {', '.join(SPACINGS)}", repr(self.spacing))
+        _check_words(self.clip, self.spacing)
 
     @abc.abstractmethod
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
@@ -230,6 +227,13 @@ class PredictorCorrector(Sampler):
         return Rows(at, **columns, log_variance_range=(low, high))
 
 
+def _check_words(clip: bool | str, spacing: str) -> None:
+    if clip not in (True, False, "dynamic"):
+        raise InputError("clip", 'must be True, False or "dynamic"', repr(clip))
+    if spacing not in SPACINGS:
+        raise InputError("spacing", f"must be one of {', '.join(SPACINGS)}", repr(spacing))
+
+
 @dataclasses.dataclass(frozen=True)
 class Inversion:
     """DDIM backwards, from an image to the x_T that DDIM of the same steps paints it from, equation (8).
@@ -246,7 +250,7 @@ class Inversion:
     spacing: str = "trailing"
 
     def __post_init__(self):
-        Sampler.__post_init__(self)
+        _check_words(self.clip, self.spacing)
         object.__setattr__(self, "iterations", arguments.count("iterations", self.iterations))
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
+_STAGES = 60  # of an animation
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -42,7 +44,7 @@ class Order:
         labels: as the model takes them; None = as it chooses, or no classes.
         painted: the labels that the pictures then have; None for a model without classes.
         sampler: the way from noise to a picture.
-        photos: what is edited, None = nothing.
+        photos: what is edited; none where pictures are new.
         mask: of --inpaint.
     """
 
@@ -51,8 +53,8 @@ class Order:
     labels: Sequence[int] | None
     painted: Sequence[int] | None
     sampler: samplers.Sampler
-    photos: picture_files.Photos | None = None
-    mask: np.ndarray | None = None
+    photos: picture_files.Photos
+    mask: np.ndarray | None
 
 
 Frames = np.ndarray | None
@@ -60,9 +62,9 @@ Painted = tuple[np.ndarray, Frames]  # the pictures, and stages of them where th
 
 
 def _generate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
-    if not FLAGS.frames and order.out.suffix.lower() != ".gif":
-        return model.generate(order.seeds, **common), None
-    return model.generate(order.seeds, **common, return_trajectory=FLAGS.frames or 60)
+    stages = FLAGS.frames or (_STAGES if order.out.suffix.lower() == ".gif" else False)
+    painted = model.generate(order.seeds, **common, return_trajectory=stages)
+    return painted if isinstance(painted, tuple) else (painted, None)
 
 
 def _variations(model: "DiffusionModel", order: Order, common: dict) -> Painted:
@@ -75,7 +77,8 @@ def _inpaint(model: "DiffusionModel", order: Order, common: dict) -> Painted:
 
 
 def _interpolate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
-    return model.interpolate(*order.photos.images, FLAGS.count, **common), None
+    first, last = order.photos.images
+    return model.interpolate(first, last, FLAGS.count, **common), None
 
 
 def _save(order: Order, pictures: np.ndarray, frames: Frames) -> None:
@@ -165,7 +168,7 @@ def _order(
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     sampler = samplers.by_name(name, **sampling_flags.sampler_options(name, edit))
-    photos = mask = None
+    photos, mask = picture_files.Photos(np.empty((0, *image_shape), np.uint8), [], []), None
     if edit:
         photos, mask = picture_files.read_inputs(edit, FLAGS[edit].value, FLAGS.mask, image_shape)
         print("\n".join(photos.notes), end="\n" if photos.notes else "")

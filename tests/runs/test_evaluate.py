@@ -10,8 +10,8 @@ from PIL import Image
 
 from kddpm import data, plots
 from kddpm.base.errors import InputError
-from kddpm.cli import commands
 from kddpm.data import image_cache
+from kddpm.evaluation import METRICS
 from kddpm.runs import build, evaluate
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
@@ -278,6 +278,6 @@ def test_one_image_at_a_time_does_not_tell_the_memory_of_one_more(quick, capsys)
 
 
 def test_metrics_by_name(quick):
-    assert tuple(evaluate.METRICS) == commands.METRICS
+    assert tuple(evaluate.METRICS) == METRICS
     with pytest.raises(InputError, match="`metrics` must be among bits_per_dim. Received: 'fid'"):
         quick(metrics=["fid"])
