@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from kddpm import data
 from kddpm.base.errors import InputError
-from kddpm.networks.unet import UNet, count_parameters
+from kddpm.networks.levels import count_parameters
+from kddpm.networks.unet import UNet
 from kddpm.runs import build, presets
 from kddpm.runs.config import TrainConfig, parse
 from kddpm.sampling import samplers
@@ -213,5 +214,5 @@ def test_parameters_are_counted_without_a_network(values):
     shape = (*values["image_size"], channels)
     sizes = [values[name] for name in ("width", "multipliers", "blocks_per_level")]
     network = UNet(shape, *sizes, values["attention_resolutions"], num_classes=classes)
-    levels = [i for i in range(len(sizes[1])) if max(shape[:2]) // 2**i in values["attention_resolutions"]]
-    assert count_parameters(channels, *sizes, levels, classes, channels) == network.count_params()
+    counted = count_parameters(shape, *sizes, values["attention_resolutions"], classes, channels)
+    assert counted == network.count_params()
