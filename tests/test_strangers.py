@@ -19,7 +19,7 @@ from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.base.files import sha256
 from kddpm.data import decoding, image_cache
-from kddpm.runs import build, checkpoints, directory, presets, training, weights_files
+from kddpm.runs import build, directory, presets, training, weights_files
 
 
 class Payload:
@@ -211,8 +211,8 @@ def asks_for(run, **changes):
 )
 def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes, text):
     asks_for(run_dir, **changes)
-    monkeypatch.setattr(checkpoints, "UNet", None)  # it is not asked
-    monkeypatch.setattr(checkpoints.schedules, "by_name", None)
+    monkeypatch.setattr(build, "UNet", None)  # it is not asked
+    monkeypatch.setattr(build.schedules, "by_name", None)
     with pytest.raises(InputError, match=text) as caught:
         build.load_run(run_dir)
     assert "\n" not in str(caught.value)
@@ -222,14 +222,14 @@ def test_a_weights_file_of_holes_makes_room_for_no_network(run_dir, monkeypatch)
     """A file may claim any size and take none."""
     asks_for(run_dir, width=10**5)
     os.truncate(run_dir / "ema.weights.h5", 2**43)
-    monkeypatch.setattr(checkpoints, "UNet", None)
+    monkeypatch.setattr(build, "UNet", None)
     with pytest.raises(InputError, match="1,560,007,600,001 parameters, which takes 12,480[0-9.]+ GB or more"):
         build.load_run(run_dir)
 
 
 def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
     config = presets.make_config("ddpm32", dataset="digits", channels=1)
-    monkeypatch.setattr(checkpoints.memory, "total", lambda: 2 * 10**8)
+    monkeypatch.setattr(build.memory, "total", lambda: 2 * 10**8)
     with pytest.raises(InputError, match="35,741,697 parameters, which takes 0.29 GB or more. Received: .* of 0.20 GB"):
         training.train(config, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
