@@ -8,13 +8,14 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers.refusals import refused
+from helpers.refusals import refused_in_flags
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from kddpm import data
 from kddpm.base.errors import InputError
-from kddpm.networks.unet import UNet, count_parameters
+from kddpm.networks.levels import count_parameters
+from kddpm.networks.unet import UNet
 from kddpm.runs import build, presets
 from kddpm.runs.config import TrainConfig, parse
 from kddpm.sampling import samplers
@@ -74,7 +75,7 @@ def test_a_value_that_cannot_be_is_named(name, value):
 @given(st.lists(JSON, min_size=1, max_size=3), st.sampled_from(["image_size", "multipliers", "attention_resolutions"]))
 def test_lists_of_anything_else_than_whole_numbers_are_refused(values, name):
     assume(not all(type(value) is int for value in values))
-    with refused(f"--{name} must"):
+    with refused_in_flags(f"--{name} must"):
         presets.make_config("digits", **{name: values})
 
 
@@ -214,5 +215,5 @@ def test_parameters_are_counted_without_a_network(values):
     shape = (*values["image_size"], channels)
     sizes = [values[name] for name in ("width", "multipliers", "blocks_per_level")]
     network = UNet(shape, *sizes, values["attention_resolutions"], num_classes=classes)
-    levels = [i for i in range(len(sizes[1])) if max(shape[:2]) // 2**i in values["attention_resolutions"]]
-    assert count_parameters(channels, *sizes, levels, classes, channels) == network.count_params()
+    counted = count_parameters(shape, *sizes, values["attention_resolutions"], classes, channels)
+    assert counted == network.count_params()

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 from helpers.image_samples import random_pixels
-from helpers.places import ROOT
 from helpers.small_runs import make_run
 from PIL import Image
 
@@ -15,22 +14,21 @@ from kddpm.cli import picture_files
 from kddpm.runs import build
 
 # `main` of sample.py for one list of flags after another, so that TensorFlow starts once and a loop is traced once.
-PROGRAM = f"""
-import contextlib, functools, importlib.util, io, json, sys
+PROGRAM = """
+import contextlib, functools, io, json, sys
 from absl import flags
 from kddpm.base.errors import InputError
-spec = importlib.util.spec_from_file_location("sample", {str(ROOT / "sample.py")!r})
-sample = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sample)
+from kddpm.scripts import sample
+sample.define_flags()
 for line in sys.stdin:
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["sample.py", *json.loads(line)])
     out, error = io.StringIO(), None
     with contextlib.redirect_stdout(out):
         try:
-            sample.main()
+            sample.sample()
         except InputError as caught:
-            error = str(caught)
+            error = caught.as_flags({name: name for name in flags.FLAGS})
     print(json.dumps([out.getvalue(), error]), flush=True)
     from kddpm.runs import build
     build.load_run = functools.cache(getattr(build.load_run, "__wrapped__", build.load_run))

@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import pytest
 from helpers.image_samples import GREY, write
-from helpers.refusals import refused
+from helpers.refusals import refused_in_flags
 
 from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.base.files import sha256
 from kddpm.data import decoding, image_cache
-from kddpm.runs import build, checkpoints, directory, presets, training, weights_files
+from kddpm.runs import build, directory, presets, training, weights_files
 
 
 class Payload:
@@ -212,8 +212,8 @@ def asks_for(run, **changes):
 )
 def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes, text):
     asks_for(run_dir, **changes)
-    monkeypatch.setattr(checkpoints, "UNet", None)  # it is not asked
-    monkeypatch.setattr(checkpoints.schedules, "by_name", None)
+    monkeypatch.setattr(build, "UNet", None)  # it is not asked
+    monkeypatch.setattr(build.schedules, "by_name", None)
     with pytest.raises(InputError, match=text) as caught:
         build.load_run(run_dir)
     assert "\n" not in str(caught.value)
@@ -223,14 +223,14 @@ def test_a_weights_file_of_holes_makes_room_for_no_network(run_dir, monkeypatch)
     """A file may claim any size and take none."""
     asks_for(run_dir, width=10**5)
     os.truncate(run_dir / "ema.weights.h5", 2**43)
-    monkeypatch.setattr(checkpoints, "UNet", None)
+    monkeypatch.setattr(build, "UNet", None)
     with pytest.raises(InputError, match="1,560,007,600,001 parameters, which takes 12,480[0-9.]+ GB or more"):
         build.load_run(run_dir)
 
 
 def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
     config = presets.make_config("ddpm32", dataset="digits", channels=1)
-    monkeypatch.setattr(checkpoints.memory, "total", lambda: 2 * 10**8)
+    monkeypatch.setattr(build.memory, "total", lambda: 2 * 10**8)
     with pytest.raises(InputError, match="35,741,697 parameters, which takes 0.29 GB or more. Received: .* of 0.20 GB"):
         training.train(config, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
@@ -238,7 +238,7 @@ def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
 
 def test_data_of_another_size_than_the_configuration_are_refused(run_dir):
     rewrite(run_dir / "config.json", '"image_shape": [\n      8,', '"image_shape": [\n      9,')
-    with refused(r"`image_shape` of its `data` must be that of --image_size=8x8.*\[9, 8, 1\]"):
+    with refused_in_flags(r"`image_shape` of its `data` must be that of --image_size=8x8.*\[9, 8, 1\]"):
         build.load_run(run_dir)
 
 
@@ -393,5 +393,5 @@ def test_what_is_said_beside_the_pixels_is_not_listened_to(tmp_path, canary):
 
 def test_a_picture_of_the_users_is_not_unpickled(tmp_path, canary):
     (tmp_path / "a.png").write_bytes(object_array(canary))
-    with refused("--inpaint: cannot read"):
+    with refused_in_flags("--inpaint: cannot read"):
         decoding.read_image("--inpaint", tmp_path / "a.png", None, 1)

@@ -1,6 +1,5 @@
-"""Errors as the scripts print them."""
+"""What a user is told on a command line."""
 
-import collections
 import contextlib
 import re
 
@@ -9,16 +8,11 @@ import pytest
 from kddpm.base.errors import InputError
 
 
-class _EveryFlag(collections.UserDict):
-    """Every argument is the flag of its name."""
-
-    def get(self, name, default=None):
-        return name
-
-
 @contextlib.contextmanager
-def refused(pattern):
-    """Whether the block ends in an `InputError` whose line, with flags for arguments, matches."""
+def refused_in_flags(message):
+    """An `InputError` whose line, with every argument named as a flag, matches the message."""
     with pytest.raises(InputError) as caught:
         yield caught
-    assert re.search(pattern, caught.value.as_flags(_EveryFlag()))
+    error = caught.value
+    line = error.as_flags({name: name for name in (error.argument, *error.others) if name})
+    assert re.search(message, line), line
