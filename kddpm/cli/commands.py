@@ -6,14 +6,13 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from kddpm.base.errors import InputError, WorkerLostError
 from kddpm.distribution import STRATEGIES
-from kddpm.evaluation import METRICS
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -130,15 +129,15 @@ def check_least(**least: int) -> None:
             raise InputError(f"--{name} must be at least {low}. Received: {value}")
 
 
-def check_metrics(names: list[str]) -> None:
-    """Whether --metrics names one or more of `METRICS`.
+def check_among(flag: str, names: Sequence[str], choices: Sequence[str]) -> None:
+    """Whether a flag that takes a list names one or more of the choices.
 
     Raises:
         InputError: none, or another name.
     """
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in choices]
     if unknown or not names:
-        raise InputError(f"--metrics must be among {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
+        raise InputError(f"--{flag} must be among {', '.join(choices)}. Received: {','.join(unknown) or 'none'}")
 
 
 def start_tensorflow() -> None:

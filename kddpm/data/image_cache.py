@@ -135,6 +135,12 @@ def decoded(
     except BaseException:
         os.remove(temporary)
         raise
+    _write_record(stem, key, result)
+    return _earlier(stem, key) or result
+
+
+def _write_record(stem: str, key: str, result: Decoded) -> None:
+    """Write the description of an array, with which it is there."""
     record = {
         "manifest": key,
         "count": len(result.images),
@@ -146,7 +152,6 @@ def decoded(
     }
     with replacing(f"{stem}.json") as beside:
         beside.write_text(json.dumps(record), encoding="ascii")
-    return _earlier(stem, key) or result
 
 
 def _finish(images: np.ndarray, filled: Filled) -> Decoded:

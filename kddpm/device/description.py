@@ -76,11 +76,11 @@ def report(about: dict) -> str:
             f"{name} {uses}" for name, uses in delegation["outside"].items()
         )
     threads = f", {about['threads']} threads" if "threads" in about else ""
-    rows["latency"] = f"{latency['step']:.2f} ms a step, {latency['picture']:.1f} ms a picture{threads}"
+    rows["latency"] = f"{latency['step']:.2f} ms a network call, {latency['picture']:.1f} ms a picture{threads}"
     rows["noise"] = "the bits of Keras"
     rows["parity"] = (
-        f"{agreement['seeds']} pictures beside Keras's: off by {agreement['mean_grey_levels']:.3f} grey levels on the "
-        f"mean, {agreement['max_grey_levels']} at most; {agreement['identical_pixels']:.2%} of pixels identical"
+        f"of {agreement['seeds']} seeds, pictures are off by {agreement['mean_grey_levels']:.3f} grey levels "
+        f"on the mean, {agreement['max_grey_levels']} at most; {agreement['identical_pixels']:.2%} of pixels identical"
     )
     rows["a step"] = (
         f"off by {agreement['step_mean_error']:.1e} on the mean, {agreement['step_max_error']:.1e} at most, "

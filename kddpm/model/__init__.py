@@ -2,3 +2,9 @@
 
 Begin with `diffusion_model`: `train_step` reads as Algorithm 1 of Ho et al. 2020.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, ["checks", "diffusion_model", "draws", "gradients", "means"], {"diffusion_model": ["DiffusionModel"]}
+)

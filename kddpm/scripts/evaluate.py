@@ -37,7 +37,7 @@ def define_flags() -> None:
 def evaluate() -> None:
     """Flags to `kddpm.runs.evaluate.evaluate`."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
-    commands.check_metrics(FLAGS.metrics)
+    commands.check_among("metrics", FLAGS.metrics, METRICS)
     commands.check_least(max_images=1, num_terms=2, batch_size=1)
     if not -(2**31) <= FLAGS.seed < 2**31:
         raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")

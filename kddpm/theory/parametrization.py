@@ -75,14 +75,14 @@ class Objective:
             raise InputError(
                 "weighting",
                 "hybrid is the loss of a learned variance and needs {variance}",
-                repr(self.variance),
+                f"variance={self.variance!r}",
                 variance="learned",
             )
         if self.variance == "learned" and self.weighting not in ("vlb", "hybrid"):
             raise InputError(
                 "variance",
                 "learned needs {weighting} or 'vlb': no other term trains it",
-                repr(self.weighting),
+                f"weighting={self.weighting!r}",
                 weighting="hybrid",
             )
 

@@ -3,6 +3,7 @@ from helpers.processes import python
 
 from kddpm.base.errors import InputError
 from kddpm.cli import commands
+from kddpm.evaluation import METRICS
 
 
 @pytest.mark.parametrize(
@@ -25,10 +26,10 @@ def test_numbers_beyond_int32_are_refused():
 
 
 def test_metrics_are_known_names():
-    commands.check_metrics(["bits_per_dim"])
+    commands.check_among("metrics", ["bits_per_dim"], METRICS)
     for names, received in ([["bits_per_dim", "fid", "kid"], "fid,kid"], [[], "none"], [[""], "none"]):
         with pytest.raises(InputError, match=f"--metrics must be among bits_per_dim. Received: {received}$"):
-            commands.check_metrics(names)
+            commands.check_among("metrics", names, METRICS)
 
 
 def ended(body, *arguments):

@@ -14,8 +14,6 @@ from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.data import decoding
 
-# Bad input.
-
 
 def test_damaged_files_are_named_with_a_reason(tmp_path):
     (tmp_path / "0.png").write_bytes(GREY)

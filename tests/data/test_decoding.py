@@ -13,8 +13,6 @@ from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.data import decoding
 
-# What becomes of a picture.
-
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "ppm", "PNG", "Tiff"])
 def test_lossless_formats_come_out_bit_for_bit(tmp_path, suffix):
@@ -260,7 +258,7 @@ def test_differing_sizes_are_listed(tmp_path):
     for i, size in enumerate([(8, 4), (8, 4), (4, 8), (5, 5)]):
         Image.new("L", size).save(tmp_path / f"{i}.png")
     with pytest.raises(
-        InputError, match=r"name one with --image_size.*width x height \(images\): 8x4 \(2\), 5x5 \(1\), 4x8"
+        InputError, match=r"name one with `image_size`.*width x height \(images\): 8x4 \(2\), 5x5 \(1\), 4x8"
     ):
         data.load(f"folder:{tmp_path}")
     images = data.load(f"folder:{tmp_path}", 4).images

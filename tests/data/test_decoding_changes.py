@@ -12,8 +12,6 @@ from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.data import decoding
 
-# What is said to have changed the pixels.
-
 
 def encoded(array, form="PNG", mode=None, **options):
     file = io.BytesIO()

@@ -37,10 +37,10 @@ def small_limit(monkeypatch):
 
 
 def test_large_data_need_a_cache_dir(tmp_path, small_limit):
-    with pytest.raises(InputError, match="name a folder for them with --cache_dir"):
+    with pytest.raises(InputError, match="name a folder for them with `cache_dir`"):
         data.load("digits")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="--cache_dir: cannot write to"):
+    with pytest.raises(InputError, match="`cache_dir` must be a folder that can be written to"):
         data.load("digits", cache_dir=str(tmp_path / "file"))
 
 
@@ -105,7 +105,7 @@ def test_what_a_kill_left_of_a_cache_is_removed(tmp_path, small_limit):
 def test_a_full_disk_is_an_error_before_writing(tmp_path, small_limit, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: usage(10, 0, 10))
-    with pytest.raises(InputError, match=r"expected .* GiB of free disk for digits"):
+    with pytest.raises(InputError, match=r"`cache_dir` must have .* GiB of free disk for digits"):
         data.load("digits", cache_dir=str(tmp_path))
     assert os.listdir(tmp_path) == []
 

@@ -19,8 +19,8 @@ def between(low, high, count=4):
 
 def passed(dataset, classes=None):
     """Every batch of a dataset, after the look at it."""
-    with inputs.one_line_errors():
-        return list(inputs.checked_images(dataset, None, SHAPE, classes))
+    with inputs.Watch() as watch:
+        return list(inputs.checked_images(dataset, None, SHAPE, classes, watch))
 
 
 def batches(*arrays, batch_size=2):
@@ -148,5 +148,5 @@ def test_a_bad_label_in_a_batch_is_in_the_line(label):
 
 
 def test_other_errors_keep_their_text():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="another"), inputs.one_line_errors():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another"), inputs.Watch():
         tf.debugging.Assert(False, ["another"])

@@ -21,9 +21,6 @@ def numbers(dataset):
     return [batch[:, 0, 0, 0].tolist() for batch in dataset.as_numpy_iterator()]
 
 
-# Batches.
-
-
 def test_an_epoch_shows_every_image_once():
     images = numbered(10)
     flat = list(
@@ -118,12 +115,12 @@ def test_shapes_and_options():
 @pytest.mark.parametrize(
     "kwargs, text",
     [
-        ({"batch_size": 13}, "--batch_size must be at most the number of images. Received: batch_size=13, 12 images"),
-        ({"batch_size": 0}, "--batch_size must be at least 1. Received: batch_size=0"),
-        ({"batch_size": 2, "start": -1}, "0 <= start <= stop. Received: start=-1, stop=None"),
+        ({"batch_size": 13}, "`batch_size` must be at most the number of images. Received: 13, and 12 images"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1. Received: 0"),
+        ({"batch_size": 2, "start": -1}, "`start` must lie in 0 .. `stop`. Received: start=-1, stop=None"),
         ({"batch_size": 2, "start": 5, "stop": 4}, "Received: start=5, stop=4"),
-        ({"batch_size": 2, "seed": 2**63}, "--seed must fit 64 bits"),
-        ({"batch_size": 2, "with_labels": True}, "labels were asked for, but numbered has none"),
+        ({"batch_size": 2, "seed": 2**63}, "`seed` must fit 64 bits"),
+        ({"batch_size": 2, "with_labels": True}, "`with_labels` needs labels. Received: numbered, which has none"),
     ],
 )
 def test_impossible_batches(kwargs, text):

@@ -23,18 +23,18 @@ def test_digits_are_the_uci_ones():
 
 @pytest.mark.parametrize("spec", ["", "mnist", "npz:", "digits:x", "png:a", "folder:"])
 def test_unknown_specs_list_the_kinds(spec):
-    with pytest.raises(InputError, match="--dataset must be one of digits, npz:FILE, folder:DIR, zip:FILE, tfds:NAME"):
+    with pytest.raises(InputError, match="`dataset` must be one of digits, npz:FILE, folder:DIR, zip:FILE, tfds:NAME"):
         data.load(spec)
 
 
 @pytest.mark.parametrize("size", [0, -3, (4,), (4, 0), (1, 2, 3), "8x"])
 def test_impossible_image_sizes(size):
-    with pytest.raises(InputError, match="--image_size must be"):
+    with pytest.raises(InputError, match="`image_size` must be"):
         data.load("digits", size)
 
 
 def test_impossible_channels():
-    with pytest.raises(InputError, match=r"channels must be 1, 3 or None. Received: channels=2"):
+    with pytest.raises(InputError, match=r"`channels` must be 1, 3 or None. Received: 2"):
         data.load("digits", channels=2)
 
 
@@ -78,7 +78,7 @@ def test_all_bad_files_are_listed_or_dropped(tmp_path, capsys):
     with pytest.raises(InputError) as caught:
         data.load(f"folder:{tmp_path}")
     lines = str(caught.value).splitlines()
-    assert "2 of 5 image files cannot be used (--skip_bad_images" in lines[0]
+    assert "2 of 5 image files cannot be used (`skip_bad_images`" in lines[0]
     assert lines[1] == "  1.png: empty file" and lines[2].startswith("  3.png: not a readable image; expected png, jpg")
     loaded = data.load(f"folder:{tmp_path}", skip_bad_images=True)
     assert np.array_equal(loaded.images, arrays[[0, 2, 4]])
@@ -157,7 +157,7 @@ def test_tfds(tfds_dir):
 
 
 def test_tfds_sizes_and_labels(tfds_dir):
-    with pytest.raises(InputError, match=r"differ in size; name one with --image_size. Received.*: 4x4, 8x6"):
+    with pytest.raises(InputError, match=r"differ in size; name one with `image_size`. Received.*: 4x4, 8x6"):
         data.load("tfds:mixed", tfds_data_dir=tfds_dir)
     mixed = data.load("tfds:mixed", 4, tfds_data_dir=tfds_dir)
     assert np.array_equal(mixed.images[0], random_pixels(4, 4, 3)) and mixed.labels is None and mixed.class_names == ()

@@ -434,12 +434,12 @@ def test_two_at_once_do_not_see_each_other(tmp_path):
 
 def test_outputs_are_checked_by_the_name_of_their_flag(tmp_path):
     (tmp_path / "file").write_text("mine")
-    check_output("--out", tmp_path / "new" / "grid.png", is_folder=False)
-    with pytest.raises(kddpm.InputError, match="--out must be a folder"):
-        check_output("--out", tmp_path / "file", is_folder=True)
-    with pytest.raises(kddpm.InputError, match="--out must be a file"):
-        check_output("--out", tmp_path, is_folder=False)
-    with pytest.raises(kddpm.InputError, match="--out must be in a folder that can be written to"):
-        check_output("--out", tmp_path / "file" / "grid.png", is_folder=False)
-    with pytest.raises(kddpm.InputError, match="--out must have a name of its own"):
-        check_output("--out", ".", is_folder=True)
+    check_output("out", tmp_path / "new" / "grid.png", is_folder=False)
+    with pytest.raises(kddpm.InputError, match="`out` must be a folder"):
+        check_output("out", tmp_path / "file", is_folder=True)
+    with pytest.raises(kddpm.InputError, match="`out` must be a file"):
+        check_output("out", tmp_path, is_folder=False)
+    with pytest.raises(kddpm.InputError, match="`out` must be in a folder that can be written to"):
+        check_output("out", tmp_path / "file" / "grid.png", is_folder=False)
+    with pytest.raises(kddpm.InputError, match="`out` must have a name of its own"):
+        check_output("out", ".", is_folder=True)

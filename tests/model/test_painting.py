@@ -11,8 +11,6 @@ from kddpm.base.errors import InputError
 from kddpm.data import images
 from kddpm.sampling import noise, samplers, walks
 
-# Pictures.
-
 
 @pytest.fixture
 def painter(make_model):

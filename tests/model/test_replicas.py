@@ -5,9 +5,6 @@ import json
 import numpy as np
 from helpers.processes import python
 
-# Two replicas.
-
-
 TWO_REPLICAS = """
 import json, sys
 import numpy as np, tensorflow as tf

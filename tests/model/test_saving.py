@@ -17,8 +17,6 @@ from helpers.small_models import (
 
 import kddpm
 
-# The same run twice, saving and resuming.
-
 
 def unet_model(make_model):
     model = make_model({"multipliers": (1,), "dropout": 0.3})

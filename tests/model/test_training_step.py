@@ -229,5 +229,5 @@ def test_batches_that_cannot_be_shared_are_refused(make_model):
         make_model(accumulation=0)
     model = make_model(accumulation=3)
     model.compile("adam")
-    with pytest.raises(InputError, match="`accumulation`=3 needs batches of one size, divisible by it .*: 8"):
+    with pytest.raises(InputError, match="accumulation=3 needs batches of one size, divisible by it .*: 8"):
         model.fit(np.zeros((8, 8, 8, 1), np.uint8), batch_size=8, verbose=0)
