@@ -17,7 +17,7 @@ from kddpm.base.errors import InputError
 from kddpm.networks.levels import count_parameters
 from kddpm.networks.unet import UNet
 from kddpm.runs import build, presets
-from kddpm.runs.config import TrainConfig, parse
+from kddpm.runs.config import TrainConfig, _typed, parse
 from kddpm.sampling import samplers
 from kddpm.theory import parametrization, schedules
 
@@ -30,7 +30,7 @@ cheap = settings(same_examples_each_time, max_examples=500)
 
 def check_refusal(error, names):
     """One line that can be printed, not too long, and that names one of these flags."""
-    text = str(error)
+    text = error.as_flags({name: name for name in FIELDS})
     assert text.isprintable() and len(text) < 600
     if "zero_terminal_snr" in names:
         names = {*names, "prediction"}  # what it does not go with
@@ -100,7 +100,7 @@ def test_texts_of_any_kind_make_a_flag_or_a_line(name, text):
     except InputError as error:
         check_refusal(error, {name})
     else:
-        assert getattr(config, name) == config._typed(FIELDS[name], value)
+        assert getattr(config, name) == _typed(FIELDS[name], value)
 
 
 # What is one.

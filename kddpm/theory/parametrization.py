@@ -69,8 +69,8 @@ class Objective:
             ("timestep_sampling", TIMESTEP_SAMPLINGS),
         ):
             if (value := getattr(self, name)) not in choices:
-                more = ", each in the form that belongs to `prediction`" if name == "weighting" else ""
-                raise InputError(name, f"must be one of {', '.join(choices)}{more}", f"{value!r:.80}")
+                more = ", each in the form that belongs to {prediction}" if name == "weighting" else ""
+                raise InputError(name, f"must be one of {', '.join(choices)}{more}", f"{value!r:.80}", prediction=...)
         if self.weighting == "hybrid" and self.variance != "learned":
             raise InputError(
                 "weighting",

@@ -39,7 +39,7 @@ def test_the_flag_has_the_names_that_there_are():
     [
         ("gpu", 1, None, "--strategy must be one of auto, one, mirrored, multi_worker, tpu. Received: 'gpu'"),
         ("mirrored", 1, None, "needs two GPUs or more, or --cpu_replicas to try it. Received: 0 GPUs"),
-        ("one", 2, None, "--cpu_replicas needs --strategy=mirrored. Received: --strategy=one"),
+        ("one", 2, None, "--cpu_replicas needs --strategy=mirrored. Received: one"),
         ("tpu", 1, None, "--strategy=tpu needs a TPU on this machine. Received: "),
         ("multi_worker", 1, None, "--strategy=multi_worker needs TF_CONFIG in the environment, such as {"),
         ("multi_worker", 1, "host1,host2", "TF_CONFIG must look like {.*}.* Received: host1,host2"),
@@ -51,7 +51,7 @@ def test_the_flag_has_the_names_that_there_are():
 def test_what_there_is_not_is_named(monkeypatch, name, cpu_replicas, environment, text):
     if environment is not None:
         monkeypatch.setenv("TF_CONFIG", environment)
-    with pytest.raises(InputError, match=text.replace("{", r"\{").replace("}", r"\}")) as refused:
+    with refused_in_flags(text.replace("{", r"\{").replace("}", r"\}")) as refused:
         strategies.make(name, cpu_replicas)
     assert "\n" not in str(refused.value)
 
@@ -154,7 +154,7 @@ def model_of(strategy):
     ],
 )
 def test_what_replicas_cannot_do_is_refused(arguments, text):
-    with refused_in_flags(text):
+    with pytest.raises(InputError, match=text):
         model_of(Two()).compile(**arguments)
 
 
@@ -175,7 +175,7 @@ def test_what_replicas_cannot_do_is_refused(arguments, text):
 def test_batches_that_replicas_cannot_share_are_refused(x, batch_size, text):
     model = model_of(Two())
     model.compile("adam")
-    with refused_in_flags(text):
+    with pytest.raises(InputError, match=text):
         model.fit(x, batch_size=batch_size)
 
 
@@ -190,7 +190,7 @@ def test_batches_that_replicas_cannot_share_are_refused(x, batch_size, text):
 def test_what_fit_does_not_know_is_refused(arguments, text):
     model = model_of(Two())
     model.compile("adam")
-    with refused_in_flags(text):
+    with pytest.raises(InputError, match=text):
         model.fit(np.zeros((8, 8, 8, 1), np.uint8), batch_size=4, **arguments)
 
 

@@ -59,7 +59,7 @@ def edited(old, new):
         (edited('"images": ', '"pictures": '), "`data` must hold source, .* images, pictures are missing or unknown"),
         (edited('"digest": "', '"digest": 7, "source": "'), "`digest` of its `data` must be str. Received: 7"),
         (edited('"image_shape": [', '"image_shape": ["x", '), "`image_shape` of its `data` must be height, width and"),
-        (edited('"width": 8', '"width": -8'), "holds a configuration that cannot be used: --width must be at least 1"),
+        (edited('"width": 8', '"width": -8'), "holds a configuration that cannot be used: `width` must be at least 1"),
         (edited('"width": 8', '"width": 16'), "ema.weights.h5 cannot be read, or does not fit config.json"),
         (lambda run: (run / "ema.weights.h5").unlink(), "has no weights yet: ema.weights.h5 comes with the first"),
         (lambda run: (run / "ema.weights.h5").write_bytes(b"x" * 99), "ema.weights.h5 cannot be read, or does not fit"),

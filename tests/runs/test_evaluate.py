@@ -150,7 +150,7 @@ def test_images_that_were_changed_are_refused(quick, tmp_path, arrays, text):
     with pytest.raises(InputError) as caught:
         quick(dataset=spec)
     assert str(caught.value) == (
-        "--dataset must hold grey images of 8x8 to be taken as they are: an image that was resized has other bits to "
+        "`dataset` must hold grey images of 8x8 to be taken as they are: an image that was resized has other bits to "
         f"code. Received: {spec}, with {text}"
     )
     assert not (tmp_path / "out").exists()
