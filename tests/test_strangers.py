@@ -193,21 +193,21 @@ def asks_for(run, **changes):
     ("changes", "text"),
     [
         ({"width": 10**5}, "ema.weights.h5 .* and config.json asks for 1,560,007,600,001 parameters of 4"),
-        ({"width": 10**6}, "--width must be at most 100,000. Received: 1000000"),
+        ({"width": 10**6}, "`width` must be at most 100,000. Received: 1000000"),
         ({"multipliers": [10**4]}, "config.json asks for [0-9,]+ parameters of 4"),
-        ({"multipliers": [2**40]}, "--multipliers must be at most 100,000 channels with --width=8"),
+        ({"multipliers": [2**40]}, "`multipliers` must be at most 100,000 channels with width=8"),
         (
             {"multipliers": [1] * 10**5},
-            "--multipliers must be at most 4 numbers for --image_size=8x8",
+            "`multipliers` must be at most 4 numbers for image_size='8x8'",
         ),
         ({"blocks_per_level": 100}, "config.json asks for [0-9,]+ parameters of 4"),
-        ({"blocks_per_level": 10**5}, "--blocks_per_level must be at most 100. Received: 100000"),
+        ({"blocks_per_level": 10**5}, "`blocks_per_level` must be at most 100. Received: 100000"),
         ({"num_classes": 10**6}, "config.json asks for [0-9,]+ parameters of 4"),
-        ({"num_classes": 10**12}, "--num_classes must be at most 1,000,000, or none"),
-        ({"num_timesteps": 10**12}, "--num_timesteps must be at most 100,000"),
+        ({"num_classes": 10**12}, "`num_classes` must be at most 1,000,000, or none"),
+        ({"num_timesteps": 10**12}, "`num_timesteps` must be at most 100,000"),
         ({"image_size": [2**14, 2**14]}, "a network of [0-9,]+ parameters, which takes [0-9,.]+ GB or more. Received"),
-        ({"image_size": [2**40, 2**40]}, "--image_size must be at most 16,384 a side"),
-        ({"learning_rate": 10**400}, "--learning_rate must fit 64 bits. Received: a number of 1329 bits"),
+        ({"image_size": [2**40, 2**40]}, "`image_size` must be at most 16,384 a side"),
+        ({"learning_rate": 10**400}, "`learning_rate` must fit 64 bits. Received: a number of 1329 bits"),
     ],
 )
 def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes, text):
@@ -238,7 +238,7 @@ def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
 
 def test_data_of_another_size_than_the_configuration_are_refused(run_dir):
     rewrite(run_dir / "config.json", '"image_shape": [\n      8,', '"image_shape": [\n      9,')
-    with refused_in_flags(r"`image_shape` of its `data` must be that of --image_size=8x8.*\[9, 8, 1\]"):
+    with refused_in_flags(r"`image_shape` of its `data` must be that of image_size=8x8.*\[9, 8, 1\]"):
         build.load_run(run_dir)
 
 

@@ -166,7 +166,7 @@ class TrainConfig:
         size = "x".join(str(side) for side in self.image_size)
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)
         count, most = len(self.multipliers), max(self.image_size).bit_length()
-        _require(count <= most, "multipliers", f"at most {most} numbers for images of {size}", count)
+        _require(count <= most, "multipliers", f"at most {most} numbers for {{image_size}}", count, image_size=size)
         factor = levels.divisor(count)
         _require(
             all(side % factor == 0 for side in self.image_size),
