@@ -99,7 +99,7 @@ def train(
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
-            say(f"Already trained for {start} of {config.steps} steps; more `steps` go on")
+            say(f"Already trained for {start} of {config.steps} steps; more steps would go on from here")
             paint_missing_grid(model, run, config, start)
             return model
         if (need := extras.missing("plots")) is not None:

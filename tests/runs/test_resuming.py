@@ -67,7 +67,7 @@ def test_a_finished_run_is_left_alone_and_more_steps_go_on(begin, finished, caps
     run_dir = begin(3)
     before = (run_dir / "metrics.csv").read_bytes()
     training.train(dataclasses.replace(TINY, steps=3), run_dir)
-    assert "Already trained for 3 of 3 steps; raise --steps to go on" in capsys.readouterr().out
+    assert "Already trained for 3 of 3 steps; more steps would go on from here" in capsys.readouterr().out
     assert (run_dir / "metrics.csv").read_bytes() == before
     training.train(TINY, run_dir)
     assert "Going on after step 3" in capsys.readouterr().out

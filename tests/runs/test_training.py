@@ -82,7 +82,7 @@ def test_data_larger_than_memory_are_kept_in_the_run(tmp_path, monkeypatch, fini
     [
         (
             {"batch_size": 1798},
-            "--batch_size must be at most the number of images. Received: batch_size=1798, 1797 images",
+            "--batch_size must be at most the number of images. Received: 1798, and 1797 images",
         ),
         ({"num_classes": 9}, "--num_classes=9 needs labels in 0 .. 8. Received: from 0 to 9 in digits"),
         ({"dataset": "folder:/nowhere"}, "folder:/nowhere: expected a folder; no such file or folder"),
