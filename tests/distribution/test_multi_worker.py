@@ -159,7 +159,7 @@ def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
 ONE_BROKEN = """
 import json, os, runpy, sys
 from kddpm import data
-from kddpm.errors import InputError
+from kddpm.base.errors import InputError
 
 def load(*arguments, **options):
     raise InputError("this disk is broken")
