@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/soak.py --out=/tmp/soak                    # 30 minutes
     .venv/bin/python benchmarks/soak.py --out=/tmp/soak --minutes=2 -- --preset=mnist
 
-Runs train.py on `digits` and looks at its process every few seconds: memory, open files and threads from /proc, steps
+Runs train.py on `digits` and looks at its process every few seconds: memory, open files and threads, steps
 from metrics.csv. Checkpoints come as often as the preset says, pictures more often. Then draws soak.png and prints a
 verdict: memory grows when its slope after the warm-up is above --most_mb_per_hour with 95 % confidence. What follows
 -- are flags of train.py.
@@ -21,6 +21,7 @@ import time
 
 import matplotlib
 import numpy as np
+import psutil
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,12 +30,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = ["--preset=digits", "--steps=10000000", "--log_every=20", "--sample_every=500"]
 WARM_UP, LEAST_WARM_UP = 0.2, 60  # share of the time, and seconds, that count for nothing: the first of everything
 SPEED_SECONDS = 15  # steps are known to the last row of metrics.csv only
-
-
-def status(pid):
-    """{name: value} of /proc/PID/status."""
-    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def steps_done(run_dir):
@@ -56,12 +51,12 @@ def watch(run_dir, arguments):
             time.sleep(arguments.every)
             if process.poll() is not None:
                 sys.exit(f"train.py ended with {process.returncode}: {run_dir.parent / 'train.log'}")
-            about = status(process.pid)
+            about = psutil.Process(process.pid)
             rows.append({
                 "seconds": seconds + arguments.every,
-                "memory_mb": int(about["VmRSS"].split()[0]) / 1024,
-                "files": len(list(pathlib.Path(f"/proc/{process.pid}/fd").iterdir())),
-                "threads": int(about["Threads"]),
+                "memory_mb": about.memory_info().rss / 2**20,
+                "files": about.num_fds(),
+                "threads": about.num_threads(),
                 "steps": steps_done(run_dir),
             })  # fmt: skip
         process.send_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ _SECONDS = 0.01  # between two looks
 
 
 def peak() -> int:
-    """The most that this process has held so far."""
+    """The most that this process has held so far; on Linux at least what its parent held when it started this one."""
     if resource is None:
         return psutil.Process().memory_info().peak_wset
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
