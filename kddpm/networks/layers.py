@@ -181,7 +181,7 @@ class Dropout(keras.layers.Layer):
         size = math.prod(shape[1:])
         places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
         words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
-        # Each half of a word decides on one element: low halves on the first half of the image, high halves on the rest.
+        # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
         below = self._kept_of_65536 - 1
         lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
         kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
