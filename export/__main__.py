@@ -28,7 +28,7 @@ DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "s
 
 
 def define_flags() -> None:
-    """The flags of the file, and of the sampler in it."""
+    """Define the flags of the file and of its sampler."""
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
     flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
@@ -43,7 +43,7 @@ def define_flags() -> None:
 
 
 def make() -> None:
-    """Flags to `DiffusionModel.export`, and its file to a page."""
+    """Export, build a page and serve it, as the flags ask."""
     out = pathlib.Path(FLAGS.out or DEFAULT_OUT[FLAGS.format])
     is_page = FLAGS.format == "web"
     if FLAGS.serve and not is_page:
@@ -57,7 +57,7 @@ def make() -> None:
 
 
 def export(out: pathlib.Path, is_page: bool) -> None:
-    """Load the run, write the file or folder and print what it is."""
+    """Load the run, write the file or folder and print its description."""
     if FLAGS.format == "tflite" and out.suffix != ".tflite":
         raise InputError(f"--out must end in .tflite. Received: {out}")
     if FLAGS.format == "saved_model" and FLAGS.precision != "float32":
@@ -79,7 +79,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     from kddpm.sampling import samplers
 
     model = build.load_run(FLAGS.run_dir)
-    names = data["class_names"] or []  # a model may have been given more classes than the data have, or none
+    names = data["class_names"] or []  # a model may have more classes than the data, or none
     names = names if len(names) == model.network.num_classes else None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite" if is_page else out
@@ -106,7 +106,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
 
 
 def main() -> None:
-    """The command `kddpm-export`, which is `python -m export` too."""
+    """Run the command `kddpm-export`, the same as `python -m export`."""
     define_flags()
     commands.run(make)
 

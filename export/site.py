@@ -1,8 +1,8 @@
 """A folder with the page, LiteRT.js and one exported model: a web site for any static host.
 
-check(out, batch_size)  says what stands in the way, before the work
-build(model, out)       puts it together; LiteRT.js comes from npm, as web/package-lock.json pins it
-serve(folder, port)     shows it at http://localhost:port, with the headers that let the model use threads
+check(out, batch_size)  checks that the site can be built
+build(model, out)       builds it; LiteRT.js comes from npm, as web/package-lock.json pins it
+serve(folder, port)     serves it at http://localhost:port, with the headers that let the model use threads
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from kddpm.base.files import replacing
 
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
-DESCRIPTION_VERSION = 2  # of the side file, that the page reads
+DESCRIPTION_VERSION = 2  # of the side file that the page reads
 NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
 PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
-# One of the three is loaded: threads where the page may share memory, else relaxed SIMD where the browser has it, else
-# the compatible one (Safari). The fourth of the package, jspi, is for GPUs.
+# The page loads one of the three: threads if it may share memory, else relaxed SIMD if the browser has it, else
+# the compatible one (Safari). The fourth in the package, jspi, is for GPUs.
 RUNTIMES = ("litert_wasm_threaded_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
 
 
 def check(out: pathlib.Path, batch_size: int) -> None:
-    """Whether a site can be built as `out`, before the model that it is for; fetches LiteRT.js if it is not there.
+    """Check that a site can be built as `out`, before a model is exported; fetch LiteRT.js if it is missing.
 
     Raises:
-        InputError: `out` is something else than a site, the page cannot use such a model, or npm is not there or fails.
+        InputError: `out` is something else than a site, the page cannot use the batch size, or npm is missing or fails.
     """
     if batch_size != 1:
         raise InputError(f"--batch_size must be 1 with --format=web: the page draws one by one. Received: {batch_size}")
@@ -45,14 +45,14 @@ def check(out: pathlib.Path, batch_size: int) -> None:
 
 
 def build(model: pathlib.Path, out: pathlib.Path) -> None:
-    """Build the site of the exported `model` as the folder `out`, in place of a site that was built there before.
+    """Build the site of the exported `model` as the folder `out`, and replace a site that was built there before.
 
     Args:
-        model: A .tflite file with its side file, the same name with .json, beside it.
-        out: A folder that is not there, empty, or a site that was built before.
+        model: a .tflite file with its side file, of the same name with .json, in the same folder.
+        out: a folder that is new, empty, or a site that was built before.
 
     Raises:
-        InputError: the model, its side file, npm or a folder to build in is not there, or they do not fit.
+        InputError: the model, its side file, npm or a folder to build in is missing, or model and side file differ.
     """
     model = pathlib.Path(model)
     side_file = _check_model(model)
@@ -62,10 +62,10 @@ def build(model: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def install() -> None:
-    """Run `npm ci` beside the page, or in the user's cache, unless what is there is what the lock file asks for.
+    """Run `npm ci` next to the page, or in the user's cache, unless the packages of the lock file are there already.
 
     Raises:
-        InputError: npm is not there or fails.
+        InputError: npm is missing or fails.
     """
     folder = _npm_folder()
     if _packages(folder / "node_modules" / ".package-lock.json") == _packages(WEB / "package-lock.json"):
@@ -85,14 +85,14 @@ def install() -> None:
 
 
 def _npm_folder() -> pathlib.Path:
-    """Where npm installs: beside the page, or in the user's cache if that is another's, as of an installed package."""
+    """Return where npm installs: next to the page, or in the user's cache if that folder is not writable."""
     if os.access(WEB, os.W_OK):
         return WEB
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "kddpm" / "web"
 
 
 def serve(folder: pathlib.Path, port: int) -> None:
-    """Serve a site to this machine until Ctrl-C; port 0 takes a free one.
+    """Serve a site on this machine until Ctrl-C; port 0 = any free port.
 
     Raises:
         InputError: `folder` is not a site, or the port is taken.
@@ -110,19 +110,19 @@ def serve(folder: pathlib.Path, port: int) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """One that takes it as it comes when a browser hangs up."""
+    """A server that prints nothing when a browser closes a connection."""
 
     def handle_error(self, request, client_address):
-        """Print what went wrong, unless it was the other side's doing."""
+        """Print an error, unless it is a closed connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files with the types that browsers insist on, and the two headers without which they share no memory."""
+    """Serves files with the types that browsers require, and the two headers that allow shared memory."""
 
     protocol_version = "HTTP/1.1"
-    extensions_map = {  # noqa: RUF012 (the base class's own attribute); not the machine's table, which may differ
+    extensions_map = {  # noqa: RUF012 (the base class's own attribute); the machine's table may differ
         ".html": "text/html; charset=utf-8",
         ".css": "text/css; charset=utf-8",
         ".js": "text/javascript; charset=utf-8",
@@ -134,14 +134,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def end_headers(self):
-        """Add the headers to every answer."""
+        """Add the headers to every response."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, format, *arguments):
-        """Say nothing: the address on the terminal should stay in sight."""
+        """Print nothing, so that the address stays visible on the terminal."""
 
 
 def _is_foreign(folder: pathlib.Path) -> bool:
@@ -149,7 +149,7 @@ def _is_foreign(folder: pathlib.Path) -> bool:
 
 
 def _check_model(model: pathlib.Path) -> pathlib.Path:
-    """The side file of `model`, which describes it."""
+    """Check that the side file describes `model`, and return the path of the side file."""
     side_file = model.with_suffix(".json")
     for path in (model, side_file):
         if not path.is_file():
@@ -176,7 +176,7 @@ def _check_model(model: pathlib.Path) -> pathlib.Path:
 
 
 def _packages(lock_file: pathlib.Path) -> dict[str, str] | None:
-    """What a lock file of npm installs: the integrity of each folder; None if there is no such file."""
+    """Return the packages of an npm lock file, the integrity of each folder; None if the file cannot be read."""
     try:
         packages = json.loads(lock_file.read_text(encoding="utf-8"))["packages"]
     except (OSError, ValueError, KeyError):
@@ -185,10 +185,11 @@ def _packages(lock_file: pathlib.Path) -> dict[str, str] | None:
 
 
 def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> None:
+    """Write all files of the site into the new folder `part`."""
     core = _npm_folder() / "node_modules" / "@litertjs" / "core"
     part.mkdir()
     version = json.loads((core / "package.json").read_text(encoding="utf-8"))["version"]
-    # First of all: it marks a folder that was left half-made as ours.
+    # Written first: it marks an incomplete folder as ours.
     (part / MARK).write_text(
         "A site that kddpm built; the next build replaces this folder.\n"
         f"litert/ holds LiteRT.js {version} (https://github.com/google-ai-edge/LiteRT), Apache License 2.0.\n",
@@ -208,7 +209,7 @@ def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> N
 
 
 def _licence() -> str:
-    """The text of the Apache License, LiteRT.js's and ours: of the source tree, or of the installed package."""
+    """Return the Apache License, LiteRT.js's and ours, from the source tree or the installed package."""
     path = WEB.parents[1] / "LICENSE"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -216,7 +217,7 @@ def _licence() -> str:
 
 
 def _without_bare_import(script: pathlib.Path) -> str:
-    """A script that imports its helper by address: an import map would do it for the page, but not for its worker."""
+    """Return a script that imports its helper by address; an import map would not apply in the page's worker."""
     text = script.read_text(encoding="utf-8")
     bare = 'from "@litertjs/wasm-utils"'
     if text.count(bare) != 1:

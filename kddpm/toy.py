@@ -1,16 +1,16 @@
-"""Data that one can look at whole: points in the plane and a small network for them, and Gaussian data in closed form.
+"""Toy data: points in the plane and a small network for them, and Gaussian data in closed form.
 
 A point of the plane is an "image" of one pixel and two channels, so that it goes through the same `DiffusionModel` and
-the same samplers as pictures do.
+the same samplers as pictures.
 
-For data N(mean, std^2) in every element nothing has to be trained. With s = sqrt(alpha_bar_t), n^2 = 1 - alpha_bar_t
+Data N(mean, std^2) in every element need no training. With s = sqrt(alpha_bar_t), n^2 = 1 - alpha_bar_t
 and w = s^2 std^2 + n^2, the variance of x_t, both x_0 and x_{t-1} are normal given x_t:
 
     (1)  E[eps | x_t] = n (x_t - s mean) / w
     (2)  Var[x_0 | x_t] = std^2 n^2 / w,   Var[x_{t-1} | x_t] = posterior variance + c0_t^2 Var[x_0 | x_t]
 
-with c0_t of `kddpm.schedules`, equation (4). A network that says (1) and, as its learned variance, (2) cannot be
-beaten: its p(x_{t-1} | x_t) is q(x_{t-1} | x_t) itself.
+with c0_t of `kddpm.schedules`, equation (4). A network that outputs (1) and, as its learned variance, (2) is
+optimal: its p(x_{t-1} | x_t) equals q(x_{t-1} | x_t).
 """
 
 import dataclasses
@@ -32,25 +32,25 @@ from kddpm.theory import objectives, parametrization, schedules
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t
 from kddpm.theory.schedules import NoiseSchedule
 
-LIMIT = 12.5  # half the side of the plane, in its units: 1 of the model
+LIMIT = 12.5  # half the side of the plane, in its units; this is 1 in the model
 IMAGE_SHAPE = (1, 1, 2)
 
 _TRAINING_POINTS = 20_000
 _BATCH = 250
 _STEPS_A_CALL = 50  # `fit` returns to Python this often, to move the progress bar
 _LEARNING_RATE = 4e-3
-_FREQUENCIES = (0.5, 1, 2, 4)  # half-waves across the plane, over 2: what lets a small network see detail
+_FREQUENCIES = (0.5, 1, 2, 4)  # half-waves across the plane, over 2; they let a small network resolve detail
 
 
 @dataclasses.dataclass(frozen=True)
 class Plane:
-    """A distribution of points in the plane: a skeleton of points or lines, and normal noise about it.
+    """A distribution of points in the plane: a skeleton of points or lines, plus normal noise.
 
     Attributes:
-        name: what figures call it.
-        parts: of how many pieces the skeleton is; piece k has u from k / parts to (k + 1) / parts.
-        skeleton: u (N,) in [0, 1) to points (N, 2) of the skeleton, spread evenly over it where u is even.
-        spread: standard deviation about it on each axis, in units of the plane.
+        name: its name in figures.
+        parts: number of pieces of the skeleton; piece k has u from k / parts to (k + 1) / parts.
+        skeleton: maps u (N,) in [0, 1) to points (N, 2) of the skeleton; uniform u give uniform points on it.
+        spread: standard deviation of the noise on each axis, in units of the plane.
     """
 
     name: str
@@ -59,19 +59,19 @@ class Plane:
     spread: float
 
     def draw(self, count: int, seed: int = 0) -> np.ndarray:
-        """Points, float64 (count, 2), in units of the plane."""
+        """Draw points, float64 (count, 2), in units of the plane."""
         rng = np.random.default_rng(seed)
         return self.skeleton(rng.random(count)) + self.spread * rng.normal(size=(count, 2))
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For points (N, 2): the piece of the skeleton that is nearest, int (N,), and its distance, (N,), to 0.03."""
+        """Return for points (N, 2) the nearest piece of the skeleton, int (N,), and its distance, (N,), to 0.03."""
         u = np.arange(200 * self.parts) / (200 * self.parts)
         distances = np.linalg.norm(points[:, np.newaxis] - self.skeleton(u), axis=-1)
         return (self.parts * u[np.argmin(distances, axis=1)]).astype(int), distances.min(axis=1)
 
 
 def _moons(u: np.ndarray) -> np.ndarray:
-    """Two interleaved half circles, together 20 wide."""
+    """Return points (N, 2) of two interleaved half circles, together 20 wide, for u (N,)."""
     first, angle = u < 0.5, 2 * np.pi * (u % 0.5)
     x = np.where(first, np.cos(angle), 1 - np.cos(angle)) - 0.5
     y = np.where(first, np.sin(angle), 0.5 - np.sin(angle)) - 0.25
@@ -86,29 +86,29 @@ BY_NAME = {
 
 
 def to_images(points: np.ndarray) -> np.ndarray:
-    """Points (N, 2) of the plane as the model's float32 (N, 1, 1, 2), about within [-1, 1]."""
+    """Convert points (N, 2) of the plane to images, float32 (N, 1, 1, 2), approximately within [-1, 1]."""
     return (np.asarray(points) / LIMIT).astype(np.float32).reshape(-1, *IMAGE_SHAPE)
 
 
 def to_points(images: Tensor) -> np.ndarray:
-    """The model's (N, 1, 1, 2) as points (N, 2) of the plane."""
+    """Convert images (N, 1, 1, 2) to points (N, 2) of the plane."""
     return np.asarray(images).reshape(-1, 2) * LIMIT
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class MLP(keras.Model):
-    """A network for images of a few numbers, called on [x_t, t]: residual dense layers, each of which is told t.
+    """A network for images of a few numbers, called on [x_t, t]: residual dense layers, each with the timestep added.
 
-    The layers see x_t and sines and cosines of it, without which a small network draws everything smooth (Tancik et
-    al. 2020).
+    The input is x_t with sines and cosines of it, without which a small network smooths everything (Tancik et al.
+    2020).
 
     Args:
         image_shape: (H, W, C).
-        width: of the layers; divisible by 4.
-        depth: how many residual layers.
+        width: units of each layer; divisible by 4.
+        depth: number of residual layers.
 
     Raises:
-        InputError: a width that 4 does not divide.
+        InputError: 4 does not divide the width.
     """
 
     num_classes = None
@@ -132,7 +132,7 @@ class MLP(keras.Model):
         return int(np.prod(self.image_shape))
 
     def build(self, input_shape: Shape | None = None) -> None:
-        """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
+        """Create the weights for images of `image_shape`; `input_shape` is not used."""
         self.embed_timestep.build((None,))
         self.dense_in.build((None, self._size * (1 + 2 * len(_FREQUENCIES))))
         for layer in (*self.shifts, *self.hidden, self.dense_out):
@@ -140,7 +140,7 @@ class MLP(keras.Model):
         self.built = True
 
     def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
-        """Predict from [x_t, t]; nothing here is random, so `seed` is not used.
+        """Return the prediction for [x_t, t]; nothing here is random, so `seed` is not used.
 
         Args:
             inputs: x_t float (B, H, W, C), t int (B,).
@@ -160,22 +160,22 @@ class MLP(keras.Model):
         return ops.reshape(self.dense_out(ops.silu(h)), (-1, *self.image_shape))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(B, H, W, C)."""
+        """Return (B, H, W, C)."""
         return (input_shape[0][0], *self.image_shape)
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "image_shape": self.image_shape, "width": self.width, "depth": self.depth}
 
 
 def train(plane: Plane, steps: int = 2000, seed: int = 0, verbose: bool | str = "auto") -> DiffusionModel:
-    """A model of points in the plane, 100 steps of the cosine schedule: Algorithm 1 by `fit`, a few seconds.
+    """Train a model of points in the plane on 100 steps of the cosine schedule, in a few seconds.
 
     Args:
-        plane: where the points come from.
-        steps: of training, 250 points each; rounded up to a multiple of 50.
-        seed: of the points, the weights and the training. Keras's global seed is set to it.
-        verbose: whether to show a progress bar; "auto" = once training has taken two seconds.
+        plane: the distribution of the points.
+        steps: training steps of 250 points each; rounded up to a multiple of 50.
+        seed: seed of the points, the weights and the training; also becomes Keras's global seed.
+        verbose: whether to show a progress bar; "auto" = after two seconds of training.
     """
     keras.utils.set_random_seed(seed)
     steps = -(-steps // _STEPS_A_CALL) * _STEPS_A_CALL
@@ -191,12 +191,12 @@ def train(plane: Plane, steps: int = 2000, seed: int = 0, verbose: bool | str = 
 
 
 def forwards(schedule: NoiseSchedule, points: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The way of points from data to noise by q(x_t | x_{t-1}), step by step.
+    """Return the way of points from data to noise, step by step by q(x_t | x_{t-1}).
 
     Args:
-        schedule: of T steps.
+        schedule: a schedule of T steps.
         points: (N, 2), in units of the plane.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Returns:
         (T + 1, N, 2) in units of the plane, the points themselves first.
@@ -215,10 +215,10 @@ def backwards(
     sampler: str | samplers.Sampler = "ancestral",
     num_steps: int | None = None,
 ) -> np.ndarray:
-    """The way from noise to points that a sampler takes, after every call of the network.
+    """Return a sampler's way from noise to points, after every call of the network.
 
     Args:
-        model: of images (1, 1, 2), such as `train` makes.
+        model: a model of images (1, 1, 2), such as `train` returns.
         seeds: int32 numbers, one a point.
         sampler: as in `DiffusionModel.generate`.
         num_steps: as in `DiffusionModel.generate`.
@@ -246,17 +246,17 @@ def backwards(
 
 
 def gaussian_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, mean: float, std: float) -> Tensor:
-    """E[eps | x_t] of data N(mean, std^2), equation (1).
+    """Return E[eps | x_t] for data N(mean, std^2), equation (1).
 
     Args:
-        schedule: of T steps.
+        schedule: a schedule of T steps.
         x_t: float (B, ...).
         t: int (B,).
-        mean: of the data.
-        std: of the data.
+        mean: mean of the data.
+        std: standard deviation of the data.
 
     Returns:
-        Like x_t.
+        A tensor of the shape of x_t.
     """
     x_t = as_float(x_t)
     slopes = np.sqrt(schedule.one_minus_alpha_bars) / (schedule.alpha_bars * std**2 + schedule.one_minus_alpha_bars)
@@ -264,23 +264,23 @@ def gaussian_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, mean: float, s
 
 
 def gaussian_variances(schedule: NoiseSchedule, std: float) -> np.ndarray:
-    """Var[x_{t-1} | x_t] of data N(mean, std^2) for every t, equation (2), (T,)."""
+    """Return Var[x_{t-1} | x_t] for data N(mean, std^2) at every t, equation (2), (T,)."""
     of_x0 = std**2 / (schedule.alpha_bars * std**2 / schedule.one_minus_alpha_bars + 1)
     return schedule.posterior_variances + schedule.posterior_coefs_x0**2 * of_x0
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class GaussianNetwork(keras.Model):
-    """The best network for data N(mean, std^2), without weights: says eps and the variance, equations (1) and (2).
+    """The optimal network for data N(mean, std^2), without weights: eps and variance by equations (1) and (2).
 
     Args:
         image_shape: (H, W, C).
-        schedule: a `NoiseSchedule` that names its steps 0 .. T - 1.
-        mean: of the data, in [-1, 1].
-        std: of the data.
+        schedule: a `NoiseSchedule` with timesteps 0 .. T - 1.
+        mean: mean of the data, in [-1, 1].
+        std: standard deviation of the data.
 
     Raises:
-        InputError: a respaced schedule.
+        InputError: the schedule is respaced.
 
     Example:
         >>> network = kddpm.toy.GaussianNetwork((8, 8, 1), schedule, 0.0, 0.2)
@@ -303,7 +303,7 @@ class GaussianNetwork(keras.Model):
         self.built = True
 
     def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
-        """Predict from [x_t, t].
+        """Return the prediction for [x_t, t].
 
         Args:
             inputs: x_t float (B, H, W, C), t int (B,).
@@ -311,14 +311,14 @@ class GaussianNetwork(keras.Model):
             seed: not used.
 
         Returns:
-            float32 (B, H, W, 2 C): eps, then where the log-variance lies in its range, -1 to 1.
+            float32 (B, H, W, 2 C): eps, then the position of the log-variance in its range, -1 to 1.
         """
         x_t, t = inputs
         eps = gaussian_eps(self.schedule, x_t, t, self.mean, self.std)
         return ops.concatenate([eps, ops.zeros_like(eps) + at_t(self._fractions, t, eps)], axis=-1)
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`, the schedule as its own configuration."""
+        """Return the arguments of `__init__`, with the schedule as its configuration."""
         return {
             **super().get_config(),
             "image_shape": self.image_shape,
@@ -329,12 +329,12 @@ class GaussianNetwork(keras.Model):
 
     @classmethod
     def from_config(cls, config: Config) -> "GaussianNetwork":
-        """The network that `get_config` described."""
+        """Return the network whose `get_config` returned `config`."""
         return cls(**{**config, "schedule": NoiseSchedule.from_config(config["schedule"])})
 
 
 def gaussian_images(count: int, image_shape: Sequence[int], mean: float, std: float, seed: int = 0) -> np.ndarray:
-    """Images of independent normal pixels, rounded to uint8: (count, H, W, C)."""
+    """Return images of independent normal pixels, rounded to uint8, (count, H, W, C)."""
     x = np.random.default_rng(seed).normal(mean, std, (count, *image_shape))
     return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
 
@@ -342,30 +342,30 @@ def gaussian_images(count: int, image_shape: Sequence[int], mean: float, std: fl
 def estimator_variances(
     num_timesteps: int, images: int = 2000, pixels: int = 64, error: float = 0.05, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """How much three estimates of the bound, and their gradients, scatter from draw to draw.
+    """Return the variances of three estimates of the bound and of their gradients.
 
-    Data are N(0.1, 0.3^2) in every pixel, the network says (1 + error) times the best eps, the variance is "small" and
-    the schedule linear, respaced to T steps. The gradient is that by `error`, a weight which all pixels and t share.
+    Data are N(0.1, 0.3^2) in every pixel, the network predicts (1 + error) times the best eps, the variance is "small"
+    and the schedule linear, respaced to T steps. The gradient is by `error`, a weight that all pixels and t share.
 
     Args:
         num_timesteps: T.
-        images: estimates of the two that take one t; a tenth as many trajectories, each T calls of the network.
-        pixels: of an image; an estimate is the mean over them.
-        error: of the network, relative.
-        seed: of images, t and noise.
+        images: number of estimates by the two that use one t; a tenth as many of trajectories, each T network calls.
+        pixels: pixels of an image; an estimate is their mean.
+        error: relative error of the network.
+        seed: seed of images, t and noise.
 
     Returns:
-        For "trajectory", "pair" and "one_sample" the variance of the estimate, (nats per dimension)^2, and that of its
-        gradient.
+        For "trajectory", "pair" and "one_sample" the variance of the estimate in (nats per dimension)^2, and that of
+        its gradient.
     """
-    mean, std, rng = 0.1, 0.3, np.random.default_rng(seed + 1)  # not that of the images
+    mean, std, rng = 0.1, 0.3, np.random.default_rng(seed + 1)  # not the seed of the images
     fine = schedules.linear()
     schedule = fine.respace(schedules.timestep_grid(fine, num_timesteps))
     diffusion = GaussianDiffusion(schedule)
 
     def variances(estimate, count, *draws):
         x_0 = tf.constant(gaussian_images(count, (pixels,), mean, std, seed) / 127.5 - 1)
-        errors = tf.fill([count, 1], tf.constant(error, tf.float64))  # one an estimate, so that each has its gradient
+        errors = tf.fill([count, 1], tf.constant(error, tf.float64))  # one per estimate, each with its own gradient
 
         def reverse(x_t, t):
             eps = (1 + errors) * gaussian_eps(schedule, x_t, t, mean, std)

@@ -1,8 +1,8 @@
-"""Pictures from an exported .tflite, with LiteRT, NumPy and Pillow alone.
+"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow.
 
     python generate.py model.tflite --seeds=0-15 --out=grid.png --threads=4
 
-The random numbers, the schedule and the sampler are inside the file. Picture k depends on seed k (and label k) alone.
+The random numbers, the schedule and the sampler are inside the file. Picture k depends only on seed k (and label k).
 """
 
 import argparse
@@ -18,8 +18,8 @@ import time
 import numpy as np
 from PIL import Image
 
-DESCRIPTION_VERSION = 2  # of NAME.json; other versions give other meanings to its words
-_MOST_THREADS = 256  # LiteRT starts whatever it is asked for
+DESCRIPTION_VERSION = 2  # of NAME.json; its fields have other meanings in other versions
+_MOST_THREADS = 256  # LiteRT itself sets no limit
 _INT32 = range(-(2**31), 2**31)
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
 _GUTTER, _GUTTER_GREY = 2, 128
@@ -33,16 +33,16 @@ _SAMPLERS = {
 
 
 class InputError(ValueError):
-    """What was given cannot be used; the message says why in one line."""
+    """An input cannot be used; the message says why in one line."""
 
 
 class Generator:
     """An exported model.
 
     Args:
-        path: NAME.tflite; NAME.json must lie beside it.
-        threads: of LiteRT.
-        xnnpack: whether the XNNPACK delegate may run what it can.
+        path: NAME.tflite, with NAME.json in the same folder.
+        threads: number of LiteRT threads.
+        xnnpack: whether the XNNPACK delegate may run operators.
 
     Raises:
         InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load; a side
@@ -80,7 +80,7 @@ class Generator:
             )
 
     def generate(self, seeds: list[int], labels: list[int] | None = None, advance=lambda: None) -> np.ndarray:
-        """uint8 (N, H, W, C) from seeds; `advance` is called after every call of the network."""
+        """Return pictures of seeds, uint8 (N, H, W, C); `advance` is called after every call of the network."""
         classes, batch = self.about["num_classes"], self.about["batch_size"]
         labels = _labels(labels, seeds, classes)
         pictures = []
@@ -97,18 +97,18 @@ class Generator:
         return np.concatenate(pictures)
 
     def network_calls(self, pictures: int) -> int:
-        """Calls that so many pictures take, batch by batch."""
+        """Return the number of network calls for this many pictures, in batches."""
         return -(-pictures // self.about["batch_size"]) * self.about["network_calls"]
 
     def way(self) -> str:
-        """How a picture comes about, in words."""
+        """Return a description of the sampler and its steps, in words."""
         sampler, calls = self.about["sampler"], self.about["network_calls"]
         words = f"{_count(sampler['num_steps'], 'step')} of {_SAMPLERS.get(sampler['name'], sampler['name'])}"
         return words if calls == sampler["num_steps"] else f"{words}, {_count(calls, 'network call')}"
 
 
 def main(arguments=None):
-    """Flags to pictures."""
+    """Parse the flags and generate."""
     parser = argparse.ArgumentParser(description="Pictures from an exported .tflite.")
     parser.add_argument("model", type=pathlib.Path, help="NAME.tflite, with NAME.json beside it")
     parser.add_argument("--seeds", default="0-15", help="one picture a seed: 0-15, or 1,5,10-20")
@@ -124,7 +124,7 @@ def main(arguments=None):
 
 
 def run(flags) -> None:
-    """Check the flags, generate, write."""
+    """Check the flags, generate the pictures and write them."""
     seeds = numbers("--seeds", flags.seeds)
     labels = None if flags.labels is None else numbers("--labels", flags.labels)
     if not 1 <= flags.threads <= _MOST_THREADS:
@@ -159,7 +159,7 @@ def run(flags) -> None:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """Numbers from "0-15", "7" or "1,5,10-20"; a range includes both ends.
+    """Parse numbers such as "0-15", "7" or "1,5,10-20"; a range includes both ends.
 
     Raises:
         InputError: anything else, or numbers that do not fit int32.
@@ -177,7 +177,7 @@ def numbers(flag: str, text: str) -> list[int]:
 
 
 def grid(pictures: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, C) side by side, as square as possible, small ones enlarged, with a grey gutter."""
+    """Arrange pictures, uint8 (N, H, W, C), in a grid as square as possible, enlarged if small, with grey gutters."""
     n, height, width, channels = pictures.shape
     enlarge = max(1, round(_READABLE_SIDE / max(height, width)))
     pictures = pictures.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
@@ -192,17 +192,18 @@ def grid(pictures: np.ndarray) -> np.ndarray:
 
 
 def save(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Write a PNG beside, then rename: the file is whole or not there."""
+    """Write a PNG to a temporary file and rename it, so that the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"part.{path.name}")
+    temporary = path.with_name(f"part.{path.name}")
     try:
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(beside, "PNG")
-        beside.replace(path)
+        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _side_file(path: pathlib.Path) -> dict:
+    """Read and check NAME.json of an export."""
     if not path.is_file():
         raise InputError(f"{path} is missing: an export is NAME.tflite with NAME.json beside it")
     side = path.with_suffix(".json")
@@ -238,6 +239,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _labels(labels, seeds, classes):
+    """Check labels and return one a seed, or None for a model without classes."""
     if not classes:
         if labels is not None:
             raise InputError("--labels were given, but the model has no classes")

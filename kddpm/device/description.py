@@ -1,4 +1,4 @@
-"""NAME.json beside an exported file: what the file is, for clients and for people."""
+"""NAME.json, which describes an exported file to clients and to people."""
 
 import dataclasses
 import hashlib
@@ -16,16 +16,16 @@ from kddpm.sampling import samplers
 from kddpm.sampling.denoiser import Denoiser
 from kddpm.sampling.step_table import StepTable
 
-VERSION = 2  # of the description; a client refuses one that it does not know
+VERSION = 2  # of the description; clients refuse unknown versions
 
 
 def of_sampling(
     denoiser: Denoiser, sampler: samplers.Sampler, table: StepTable, guidance_scale: float
 ) -> dict[str, object]:
-    """What a file paints, and how: of a sampler its name, steps and arguments, each as a flag of sample.py takes it.
+    """Return the entries for the pictures and the sampler, whose arguments have the names of sample.py's flags.
 
-    `network_calls` is how often `step` is to be called for a picture, `num_steps` of the sampler how many steps it
-    takes in these: solvers of second order call the network twice a step.
+    `network_calls` is the number of calls of `step` for a picture. It differs from the sampler's `num_steps` for
+    solvers of second order that call the network twice a step.
     """
     options = dataclasses.asdict(sampler)
     if "variance" in options and options["variance"] is None:
@@ -43,7 +43,7 @@ def of_sampling(
 
 
 def write(about: dict, path: pathlib.Path) -> dict:
-    """Write the description of an export beside it; returns it as JSON gives it back."""
+    """Write the description of an export next to it, and return it as read back from JSON."""
     text = json.dumps(about, indent=2, allow_nan=False) + "\n"
     with replacing(side_file(path)) as side:
         side.write_text(text)
@@ -51,13 +51,13 @@ def write(about: dict, path: pathlib.Path) -> dict:
 
 
 def side_file(path: str | os.PathLike) -> pathlib.Path:
-    """Where the description of an export lies: NAME.json for NAME.tflite, FOLDER.json for FOLDER, whatever its name."""
+    """Return the path of an export's description: NAME.json for NAME.tflite, FOLDER.json for any FOLDER."""
     path = pathlib.Path(path)
     return path.with_suffix(".json") if path.suffix == ".tflite" else path.with_name(f"{path.name}.json")
 
 
 def report(about: dict) -> str:
-    """A about as a table to read."""
+    """Return a description as a table for people."""
     agreement, latency = about["parity"], about["latency_ms"]
     sampler = dict(about["sampler"])
     name, num_steps = sampler.pop("name"), sampler.pop("num_steps")
@@ -95,7 +95,7 @@ def report(about: dict) -> str:
 
 
 def described_before(path: pathlib.Path) -> dict | None:
-    """The description of an earlier export in the same place."""
+    """Return the description of an earlier export at the same path; None if there is none."""
     try:
         described = read_json(side_file(path))
         return described if described["file"] == path.name and "kddpm" in described else None
@@ -104,7 +104,7 @@ def described_before(path: pathlib.Path) -> dict | None:
 
 
 def facts_of_file(content: bytes) -> dict:
-    """What is known of a `.tflite` without running it: size, hash, operators, and where they run."""
+    """Return the entries for a `.tflite` that need no run: size, hash, operators, and share of XNNPACK."""
     share, outside = litert.delegation(content)
     return {
         "bytes": len(content),
@@ -115,7 +115,7 @@ def facts_of_file(content: bytes) -> dict:
 
 
 def facts_of_folder(folder: pathlib.Path) -> dict:
-    """What is known of a SavedModel: size, and the hash of each of its files."""
+    """Return the entries for a SavedModel: size, and the hash of each of its files."""
     return {
         "bytes": sum(file.stat().st_size for file in files(folder)),
         "files": {name_in(folder, file): _sha256(file.read_bytes()) for file in files(folder)},
@@ -123,12 +123,12 @@ def facts_of_folder(folder: pathlib.Path) -> dict:
 
 
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, in order."""
+    """Return all files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def name_in(folder: pathlib.Path, file: pathlib.Path) -> str:
-    """A file's name as a description lists it."""
+    """Return a file's name relative to the folder, as a description lists it."""
     return file.relative_to(folder).as_posix()
 
 

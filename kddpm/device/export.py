@@ -1,4 +1,4 @@
-"""From a model to files that generate without kddpm: the signatures (the contract), SavedModel and TFLite.
+"""Exports a model to a file that generates without kddpm, a SavedModel or a `.tflite`, with these signatures:
 
     signature   inputs                                          outputs
     generate    seed int32 (B,)                                 image int32 (B, H, W, C), 0 .. 255
@@ -7,11 +7,10 @@
     finish      x                                               image int32 (B, H, W, C)
     denoise     x, t int32 (B,)                                 eps float32 (B, H, W, C)
 
-With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers that remember something, else
-1. eps is what the network's prediction, guidance included, means as noise. Shapes are static. Sampler, number of steps,
-guidance and batch size are chosen at export; the weights are the averaged ones, once in the file. Beside it lies
-NAME.json, which says what the file is and how far it agrees with Keras. An export that fails this comparison is not
-written.
+With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers with a memory, else 1. eps is
+the network's prediction, guidance included, converted to noise. Shapes are static. Sampler, number of steps, guidance
+and batch size are fixed at export; the file contains the averaged weights once. NAME.json, in the same folder,
+describes the file and how closely it agrees with Keras. An export that fails this comparison is not written.
 """
 
 import dataclasses
@@ -39,7 +38,7 @@ FORMATS = ("litert", "tf_saved_model")
 
 _DEFAULT_STEPS = 50
 _LATENCY_SECONDS = 1.0
-_MOST_THREADS = 256  # LiteRT starts whatever it is asked for
+_MOST_THREADS = 256  # LiteRT itself sets no limit
 
 
 def export(
@@ -57,28 +56,28 @@ def export(
     threads: int = 2,
     verbose: bool = True,
 ) -> dict:
-    """Write a file, or a folder, that generates by itself, and NAME.json beside it.
+    """Write a file, or a folder, that generates without kddpm, and NAME.json next to it.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
         path: NAME.tflite, or the folder of a SavedModel.
-        format: "litert" = a `.tflite` of builtin operators; "tf_saved_model".
+        format: "litert" = a `.tflite` of builtin operators; "tf_saved_model" = a SavedModel.
         sampler: as in `generation.generate`.
-        num_steps: as in `generation.generate`; None = 50, or T where that is less.
+        num_steps: as in `generation.generate`; None = 50, or T if that is less.
         precision: "float32", "float16" or "int8", see `litert.quantize`; a SavedModel is float32.
         guidance_scale: as in `generation.generate`.
         batch_size: pictures at a time, B; phones and browsers want 1.
-        class_names: of the labels, for clients to show.
-        parity_seeds: pictures that are compared with Keras's before anything is written.
-        threads: of LiteRT, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
-        verbose: whether to tell what is going on.
+        class_names: names of the classes, for clients to show.
+        parity_seeds: number of pictures to compare with Keras's before anything is written.
+        threads: LiteRT's threads, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
+        verbose: whether to print progress.
 
     Returns:
         The content of NAME.json.
 
     Raises:
-        InputError: an unknown format, precision or sampler, a path that cannot be written, operators that TFLite does
-            not have, pictures that differ from Keras's. Nothing is written then.
+        InputError: an unknown format, precision or sampler, a path that cannot be written, operators that TFLite lacks,
+            or pictures that differ from Keras's. Nothing is written then.
     """
     denoiser = denoiser_of(model)
     path = pathlib.Path(path)
@@ -92,12 +91,12 @@ def export(
         for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
     )
     _check(denoiser, path, format, precision, class_names, threads)
-    tell = print if verbose else lambda *_: None
+    say = print if verbose else lambda *_: None
 
     denoiser = _in_float32(denoiser)
     functions = signatures.signatures(denoiser, table, batch_size, guidance_scale)
-    with replacing(path) as beside:
-        candidate, facts = _write(denoiser, functions, beside, format, precision, threads, tell)
+    with replacing(path) as temporary:
+        candidate, facts = _write(denoiser, functions, temporary, format, precision, threads, say)
         batches = _batches(denoiser, parity_seeds, batch_size)
         passes = 2 * len(batches) + table.num_rows
         with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
@@ -121,18 +120,23 @@ def export(
     return description.write(about, path)
 
 
-def _write(denoiser, functions, beside, format, precision, threads, tell) -> tuple[dict, dict]:
-    """Write the file or folder; returns its signatures, loaded again, and what its description says of it."""
-    tell("Tracing the signatures ...")
+def _write(denoiser, functions, temporary, format, precision, threads, say) -> tuple[dict, dict]:
+    """Write the file or folder, and return its signatures, loaded again, and its entries of the description."""
+    say("Tracing the signatures ...")
     if format == "tf_saved_model":
-        _save(denoiser, functions, beside)
-        return tf.saved_model.load(str(beside)).signatures, description.facts_of_folder(beside)
-    content = _litert(denoiser, functions, precision, tell)
-    beside.write_bytes(content)
+        _save(denoiser, functions, temporary)
+        return tf.saved_model.load(str(temporary)).signatures, description.facts_of_folder(temporary)
+    content = _litert(denoiser, functions, precision, say)
+    temporary.write_bytes(content)
     return litert.load(content, threads), {**description.facts_of_file(content), "threads": threads}
 
 
 def _check(denoiser, path, format, precision, class_names, threads):
+    """Check the arguments of `export` that need no tracing.
+
+    Raises:
+        InputError: as in `export`.
+    """
     for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
         if value not in choices:
             raise InputError(name, f"must be one of {', '.join(choices)}", repr(value))
@@ -162,7 +166,7 @@ def _check(denoiser, path, format, precision, class_names, threads):
 
 
 def _in_float32(denoiser: Denoiser) -> Denoiser:
-    """The denoiser itself, or one of the same weights that computes in float32, as the files do."""
+    """Return the denoiser itself if it computes in float32, as the files do, else a float32 copy of it."""
     network = denoiser.network
     if network.compute_dtype == "float32":
         return denoiser
@@ -172,9 +176,9 @@ def _in_float32(denoiser: Denoiser) -> Denoiser:
 
 
 def _save(denoiser, functions, folder):
-    """Write a SavedModel that holds the averaged weights, once, as its variables."""
+    """Write a SavedModel that contains the averaged weights once, as its variables."""
     module = tf.Module()
-    # Keras's variables mean nothing to TensorFlow's tracking: listed by hand, or they are left out without a word.
+    # TensorFlow does not track Keras's variables: without this list they would silently be missing.
     module.variables_of_network = [variable.value for variable in denoiser.network.variables]
     for name, function in functions.items():
         setattr(module, name, function)
@@ -182,20 +186,21 @@ def _save(denoiser, functions, folder):
     tf.saved_model.save(module, str(folder), signatures=functions, options=options)
 
 
-def _litert(denoiser, functions, precision, tell) -> bytes:
-    from kddpm.device import packing  # here, as a plain install has no LiteRT
+def _litert(denoiser, functions, precision, say) -> bytes:
+    """Return the content of the `.tflite`: converted, quantised and packed."""
+    from kddpm.device import packing  # imported here, because a plain install has no LiteRT
 
     with tempfile.TemporaryDirectory() as folder:
         _save(denoiser, functions, folder)
-        tell("Converting to TFLite ...")
+        say("Converting to TFLite ...")
         content = litert.convert(folder, list(functions))
     if precision != "float32":
-        tell(f"Taking the weights to {precision} ...")
+        say(f"Taking the weights to {precision} ...")
     return packing.pack(litert.quantize(content, precision), signatures.PRIMARY)
 
 
 def _batches(denoiser, count, batch_size) -> list[dict]:
-    """Inputs of `generate` for at least `count` pictures."""
+    """Return inputs of `generate` for at least `count` pictures."""
     batches = []
     for seed in np.arange(-(-count // batch_size) * batch_size, dtype=np.int32).reshape(-1, batch_size):
         label = denoiser.checked_labels(None, seed)
@@ -204,6 +209,7 @@ def _batches(denoiser, count, batch_size) -> list[dict]:
 
 
 def _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar) -> np.ndarray:
+    """Return the pictures that Keras generates from these inputs, uint8 (N, H, W, C)."""
     pictures = []
     for batch in batches:
         options = {"labels": batch.get("label"), "guidance_scale": guidance_scale, "verbose": False}
@@ -213,7 +219,7 @@ def _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar) -> np.
 
 
 def _latencies(candidate, batch) -> dict:
-    """Milliseconds of one step, the median over a second of them, and of a picture."""
+    """Return the milliseconds of a step, as the median over one second, and of a picture."""
     of_step = {**batch, "x": np.asarray(candidate["start"](seed=batch["seed"])["x"]), "index": np.zeros(1, np.int32)}
 
     def milliseconds(name, inputs):

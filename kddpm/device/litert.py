@@ -1,8 +1,6 @@
-"""`.tflite` files: made from a SavedModel, with smaller weights, packed without repetition, looked into and run.
+"""`.tflite` files: conversion from a SavedModel, quantisation, inspection and execution.
 
-LiteRT's XNNPACK delegate packs a copy of a kernel for itself, so what the file says twice costs memory on the device
-as well as on the disk. `pack` says everything once: the three signatures that call the network share its weights, its
-tensors' descriptions and the options of its operators. LiteRT is imported where it is used: a plain install has none.
+LiteRT is imported inside the functions that use it, because a plain install has none.
 """
 
 import collections
@@ -17,17 +15,17 @@ import tensorflow as tf
 from kddpm.base.errors import InputError
 
 PRECISIONS = ("float32", "float16", "int8")
-# Not to be quantised: the means and variances of `GroupNormalization`, and the first and last convolution, which are
-# small and see the picture itself (measured: benchmarks/README.md). An operator is known by the name of what it gives;
-# that of the last convolution, where it gives the output of a signature, is StatefulPartitionedCall.
+# Not quantised: the means and variances of `GroupNormalization`, and the first and last convolution, which are small
+# and see the picture itself (measured: benchmarks/README.md). The quantizer matches an operator by the name of its
+# output; the last convolution's is StatefulPartitionedCall if it is also the output of a signature.
 _QUANTIZED = r"^(?!.*(/einsum|/conv_in|/conv_out|StatefulPartitionedCall)).*$"
 
 
 def convert(saved_model: str | os.PathLike, signature_keys: list[str]) -> bytes:
-    """A float32 `.tflite` with the signatures of a SavedModel, of builtin operators alone.
+    """Convert a SavedModel to a float32 `.tflite` with its signatures, of builtin operators only.
 
     Raises:
-        InputError: an operator that TFLite does not have, by name.
+        InputError: the model needs operators that TFLite lacks; the message names them.
     """
     try:
         with _quiet():
@@ -43,13 +41,13 @@ def convert(saved_model: str | os.PathLike, signature_keys: list[str]) -> bytes:
 
 
 def quantize(content: bytes, precision: str) -> bytes:
-    """The same graph with smaller weights.
+    """Return the same graph with smaller weights.
 
     Args:
         content: a float32 `.tflite`.
-        precision: "float32" = as it is; "float16" = weights of 16 bits, computed with in float32; "int8" = weights of
-            8 bits, a scale for each output channel, multiplied with activations that are quantised as they come
-            (dynamic range). Normalisation, the first and the last convolution, noise and schedule stay as they are.
+        precision: "float32" = unchanged; "float16" = weights of 16 bits, computation in float32; "int8" = weights of 8
+            bits with a scale for each output channel, and activations quantised at run time (dynamic range).
+            Normalisation, the first and the last convolution, noise and schedule stay unchanged.
     """
     if precision == "float32":
         return content
@@ -73,7 +71,7 @@ def quantize(content: bytes, precision: str) -> bytes:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the converters' remarks, such as that gradients are not exported, and their progress bars."""
+    """Suppress the converters' warnings, such as that gradients are not exported, and their progress bars."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -83,10 +81,10 @@ def _quiet():
 
 
 def operators(content: bytes) -> dict[str, int]:
-    """How often each builtin operator occurs in a `.tflite`, most frequent first.
+    """Return how often each builtin operator occurs in a `.tflite`, most frequent first.
 
     Raises:
-        InputError: operators that are not builtin, by name.
+        InputError: the file has operators that are not builtin; the message names them.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -95,14 +93,14 @@ def operators(content: bytes) -> dict[str, int]:
     foreign = sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
     if foreign:
         raise InputError(f"A .tflite must consist of builtin operators. Received: {', '.join(foreign)}")
-    # Codes beyond 127 stand in a second field.
+    # Codes above 127 are stored in a second field.
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     uses = collections.Counter(names[codes[o.opcodeIndex]] for graph in model.subgraphs for o in graph.operators)
     return dict(uses.most_common())
 
 
 def delegation(content: bytes) -> tuple[float, dict[str, int]]:
-    """Share of the first graph's operators that run inside XNNPACK, and how many of which run outside."""
+    """Return the fraction of the first graph's operators that run in the XNNPACK delegate, and counts of the others."""
     from ai_edge_litert import interpreter
 
     runtime = interpreter.Interpreter(model_content=content)
@@ -112,7 +110,7 @@ def delegation(content: bytes) -> tuple[float, dict[str, int]]:
     outside = {op["index"]: op["op_name"] for op in details if op["op_name"] != "DELEGATE"}
     count = len(outside)
     producers = {output: op for op in details if op["op_name"] != "DELEGATE" for output in op["outputs"]}
-    for delegate in delegates:  # what lies between its inputs and its outputs
+    for delegate in delegates:  # remove the operators between its inputs and its outputs
         waiting = list(delegate["outputs"])
         while waiting:
             op = producers.get(waiting.pop())
@@ -122,12 +120,12 @@ def delegation(content: bytes) -> tuple[float, dict[str, int]]:
 
 
 def load(content: bytes, threads: int = 2, xnnpack: bool = True) -> dict:
-    """The signatures of a `.tflite`: name -> function of arrays by name, giving arrays by name.
+    """Return the signatures of a `.tflite`: name -> function from arrays by name to arrays by name.
 
     Args:
         content: a `.tflite`.
-        threads: of the runtime.
-        xnnpack: whether XNNPACK may take operators.
+        threads: number of threads of the runtime.
+        xnnpack: whether the XNNPACK delegate may run operators.
     """
     from ai_edge_litert import interpreter
 

@@ -1,8 +1,8 @@
-"""`.tflite` files in fewer bytes: nothing is said twice.
+"""Makes `.tflite` files smaller by writing equal content once.
 
-LiteRT's XNNPACK delegate packs a copy of a kernel for itself, so what the file says twice costs memory on the device
-as well as on the disk. `pack` says everything once: the three signatures that call the network share its weights, its
-tensors' descriptions and the options of its operators.
+LiteRT's XNNPACK delegate packs its own copy of each kernel, so a duplicate in the file costs memory on the device as
+well as on the disk. After `pack`, the three signatures that call the network share its weights, the flatbuffer tables
+of its tensors and the options of its operators.
 """
 
 import collections
@@ -12,17 +12,17 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-_ALIGNMENT = 16  # of weights, in bytes, as the schema demands
-_FAMILY = 64  # tensors, to be worth the gaps that their common numbers may leave
+_ALIGNMENT = 16  # of weights, in bytes, as the schema requires
+_FAMILY = 64  # fewer tensors are not worth the gaps that common numbers may leave
 _FILE_IDENTIFIER = b"TFL3"
 
 
 def pack(content: bytes, first: str) -> bytes:
-    """The same model in fewer bytes: nothing is said twice, and inner tensors lose their names.
+    """Return the same model in fewer bytes: equal tables are written once, and inner tensors lose their names.
 
     Args:
         content: a `.tflite`.
-        first: the signature whose graph comes first, where tools that know no signatures look.
+        first: the signature whose graph comes first, which tools without signatures use.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     _reorder(model, {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first])
@@ -47,14 +47,14 @@ def pack(content: bytes, first: str) -> bytes:
 
 
 class _Builder(flatbuffers.Builder):
-    """Writes a vector once, and points to it whenever it comes again."""
+    """A flatbuffer builder that writes equal vectors once and points to the first."""
 
     def __init__(self, size: int):
         super().__init__(size)
         self._vectors: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
-        """Offset of the vector."""
+        """Write the vector, unless an equal one is written, and return its offset."""
         key = (x.dtype.str, x.tobytes())
         if key not in self._vectors:
             self._vectors[key] = super().CreateNumpyVector(x)
@@ -62,11 +62,11 @@ class _Builder(flatbuffers.Builder):
 
 
 class _Once:
-    """A flatbuffer table that is written the first time it is packed and pointed to whenever its content comes again.
+    """A flatbuffer table that is written once; equal tables point to the first.
 
     Args:
         table: the table, in the schema's object form.
-        packed: offsets by content, shared by all tables of a file.
+        packed: offsets of written tables by content, shared by all tables of a file.
     """
 
     def __init__(self, table, packed: dict[tuple, int]):
@@ -75,20 +75,20 @@ class _Once:
         self._packed = packed
 
     def Pack(self, builder) -> int:
-        """Offset of the table in the file."""
+        """Write the table, unless an equal one is written, and return its offset."""
         if self.key not in self._packed:
             self._packed[self.key] = self.table.Pack(builder)
         return self._packed[self.key]
 
 
 class _Buffer:
-    """Weights, aligned: the schema's own `BufferT` forgets to."""
+    """Weights that are aligned, which the schema's own `BufferT` omits."""
 
     def __init__(self, data: bytes):
         self.data = data
 
     def Pack(self, builder) -> int:
-        """Offset of the buffer in the file."""
+        """Write the buffer and return its offset."""
         vector = None
         if self.data:
             builder.StartVector(1, len(self.data), _ALIGNMENT)
@@ -102,6 +102,7 @@ class _Buffer:
 
 
 def _hashable(value):
+    """Return a hashable key of a table, vector or number, equal for equal content."""
     if isinstance(value, _Once):
         return value.key
     if isinstance(value, np.ndarray):
@@ -114,7 +115,7 @@ def _hashable(value):
 
 
 def _reorder(model, first: int) -> None:
-    """Put one subgraph first, and follow it wherever subgraphs are called by number."""
+    """Put one subgraph first, and update all references to subgraphs by number."""
     order = [first, *(index for index in range(len(model.subgraphs)) if index != first)]
     moved = {old: new for new, old in enumerate(order)}
     for graph in model.subgraphs:
@@ -129,12 +130,12 @@ def _reorder(model, first: int) -> None:
 
 
 def _share_buffers(model, content: bytes) -> None:
-    """One buffer for each content; number 0, the empty one, for all that has none."""
+    """Merge buffers with equal content; buffer 0 is the empty one."""
     numbers = {b"": 0}
 
     def renumbered(index):
         buffer = model.buffers[index]
-        if buffer.size:  # kept behind the flatbuffer, as files beyond 2 GB must
+        if buffer.size:  # stored after the flatbuffer, as in files beyond 2 GB
             data = bytes(content[buffer.offset : buffer.offset + buffer.size])
         else:
             data = b"" if buffer.data is None else buffer.data.tobytes()
@@ -147,11 +148,11 @@ def _share_buffers(model, content: bytes) -> None:
 
 
 def _align_tensors(model, packed: dict) -> None:
-    """Number the tensors of all graphs alike, so that an operator which stands in several is the same table in each.
+    """Give a tensor the same number in all graphs, so that an operator in several graphs is the same table in each.
 
-    A tensor is known by what makes it: the operator, its options, its constants. Large families that occur in the same
-    graphs, the noise and the network, get the same numbers in each of these graphs; where that leaves a gap, the other
-    tensors fill it, and then tensors that nothing uses.
+    The operator that computes a tensor, its options and its constants identify it. Large families of tensors that occur
+    in the same graphs, such as the noise and the network, get the same numbers in each of these graphs. Gaps that this
+    leaves are filled with the other tensors, and then with unused tensors.
     """
     identities = [_identities(graph) for graph in model.subgraphs]
     homes: dict[tuple, tuple[int, ...]] = collections.defaultdict(tuple)
@@ -175,7 +176,7 @@ def _align_tensors(model, packed: dict) -> None:
     unused = _Once(schema.TensorT(), packed)
     moved = []
     for graph, known, place, end in zip(model.subgraphs, identities, places, ends, strict=True):
-        to = np.array([*(place[identity] for identity in known), -1], np.int32)  # -1: an optional input, not there
+        to = np.array([*(place[identity] for identity in known), -1], np.int32)  # -1 = an optional input that is absent
         moved.append(to)
         tensors = dict(zip(to.tolist(), graph.tensors, strict=False))
         graph.tensors = [tensors.get(number, unused) for number in range(end)]
@@ -187,7 +188,7 @@ def _align_tensors(model, packed: dict) -> None:
 
 
 def _identities(graph) -> list[tuple]:
-    """What each tensor of a graph is known by, the same in every graph where it is computed alike."""
+    """Return a key for each tensor of a graph, equal in all graphs that compute the tensor in the same way."""
     known: list[tuple] = [("given", tensor.key) for tensor in graph.tensors]
     for operator in graph.operators:
         operands = [graph.tensors[index].key for index in operator.inputs if index >= 0]

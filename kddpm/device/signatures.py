@@ -12,21 +12,21 @@ from kddpm.sampling.denoiser import Denoiser
 from kddpm.sampling.step_table import StepTable
 from kddpm.theory import parametrization
 
-PRIMARY = "step"  # its graph stands first in the file: what a tool such as benchmark_model then times is one step
+PRIMARY = "step"  # its graph is the first in the file, so that tools such as benchmark_model time one step
 
 
 def signatures(denoiser: Denoiser, table: StepTable, batch_size: int, guidance_scale: float = 1.0) -> dict:
-    """The five signatures as `tf.function`s of static shapes.
+    """Return the five signatures as `tf.function`s of static shapes.
 
     Args:
         denoiser: the network.
         table: the steps from noise to a picture.
-        batch_size: pictures at a time, B.
+        batch_size: B.
         guidance_scale: as in `generation.generate`.
     """
     shape = denoiser.image_shape
     coefficients = parametrization.eps_coefficients(denoiser.schedule, denoiser.objective.prediction)
-    # By the name of t, which is what comes in.
+    # Indexed by the timestep that the signature gets, not by its index in the schedule.
     by_name = np.zeros((2, denoiser.schedule.timesteps[-1] + 1), np.float32)
     by_name[:, denoiser.schedule.timesteps] = coefficients
 
@@ -75,7 +75,7 @@ def signatures(denoiser: Denoiser, table: StepTable, batch_size: int, guidance_s
 
 
 def described(function: tf.types.experimental.PolymorphicFunction) -> dict:
-    """Shapes and dtypes of a signature, by name, as JSON holds them."""
+    """Return the shapes and dtypes of a signature's inputs and outputs, by name, for JSON."""
     concrete = function.get_concrete_function()
     inputs_by_name = {spec.name: spec for spec in function.input_signature}
     return {

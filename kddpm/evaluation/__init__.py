@@ -1,4 +1,4 @@
-"""How good a model is, as numbers. Uses what `sampling` uses, and `sampling`.
+"""Measures the quality of a model. Uses `sampling` and what that uses.
 
 Begin with `likelihood`: bits per dimension.
 """
@@ -7,4 +7,4 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["likelihood"])
 
-METRICS = ("bits_per_dim",)  # by name; known without TensorFlow
+METRICS = ("bits_per_dim",)  # names, available without TensorFlow

@@ -25,15 +25,15 @@ class BitsPerDim:
 
     Attributes:
         total: mean over the images.
-        standard_error: of `total` as an estimate for the distribution that the images were drawn from: their spread,
-            draws of noise included; NaN for one image.
-        monte_carlo_error: of `total` as an estimate of what all terms would have given for these very images; 0 where
-            all were taken.
+        standard_error: standard error of `total` as an estimate for the distribution of the images, from their spread,
+            which includes the draws of noise; NaN for one image.
+        monte_carlo_error: standard error of `total` as an estimate of the sum of all terms for these images; 0 if all
+            terms were computed.
         images: the bound of each image, (N,).
-        terms: L_0 .. L_{T-1}, means over the images for which they were taken, (T,); NaN where for none.
+        terms: L_0 .. L_{T-1}, each the mean over the images for which it was computed, (T,); NaN if for none.
         prior: L_T, mean over the images.
-        seconds_per_image: of wall-clock time, compilation left out.
-        bytes_per_image: of memory for every image more in a batch; NaN for one image, or where replicas share it.
+        seconds_per_image: wall-clock time in seconds, without compilation.
+        bytes_per_image: memory in bytes per additional image in a batch; NaN for one image, or several replicas.
     """
 
     total: float
@@ -61,26 +61,27 @@ def bits_per_dim(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> BitsPerDim:
-    """The variational bound.
+    """Return the variational bound of a model on images.
 
     Every term is one call of the network on one noisy x_t of each image. The noise of image k, and the choice of its
-    terms, are functions of seed + k alone. The terms are computed in float64 from the network's float32.
+    terms, depend only on seed + k. The terms are computed in float64 from the network's float32.
 
     Args:
-        model: a `Denoiser`, or a `DiffusionModel`, whose averaged weights are then asked.
-        images: uint8 (N, H, W, C), as they are in the files: an image that was resized has other bits to code.
+        model: a `Denoiser`, or a `DiffusionModel`, whose averaged weights are then used.
+        images: uint8 (N, H, W, C), as in the files: a resized image has other bits to encode.
         labels: int (N,), for a network with classes.
         num_terms: None = all T terms; or L_0, L_T and this many of the others, at least 2, drawn for each image with
-            repetitions, L_t with a probability like 1 / t, which is about how large they are; T - 1 or more are all of
-            them, without.
-        clip: clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
-        seed: of the noise and of the choice of terms, int32.
+            replacement, L_t with a probability proportional to 1 / t, about its size; T - 1 or more take all of them
+            without repetition.
+        clip: whether to clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
+        seed: seed of the noise and of the choice of terms, int32.
         batch_size: images at a time.
         verbose: as in `generation.generate`.
 
     Raises:
         InputError: images that are not uint8 or of another shape, labels missing, out of range or for a network without
-            classes, fewer than 2 terms, a seed that does not fit, dynamic thresholding, which a bound knows nothing of.
+            classes, fewer than 2 terms, a seed that does not fit int32, or dynamic thresholding, for which there is no
+            bound.
     """
     denoiser = denoiser_of(model)
     if not isinstance(clip, bool | np.bool_):
@@ -94,7 +95,7 @@ def bits_per_dim(
     batch = min(arguments.count("batch_size", batch_size), len(images))
     count, num_timesteps = len(images), denoiser.schedule.num_timesteps
     labels = denoiser.labels_of_images(labels, count)
-    labels = np.zeros(count, np.int32) if labels is None else labels  # which nobody reads
+    labels = np.zeros(count, np.int32) if labels is None else labels  # not used
     arguments.int32("seed", [seed])
     seeds = arguments.int32("seed", np.arange(count) + seed)
     each = _terms_each(num_terms, num_timesteps)
@@ -103,7 +104,7 @@ def bits_per_dim(
     def arguments_of(rows: slice):
         return images[rows].astype(np.float64) / 127.5 - 1, seeds[rows], labels[rows]
 
-    # Compile before the clock runs; on one image, so that memory can be said for the others.
+    # Compile before the time is measured; on one image, so that the memory of the others can be measured.
     compute(*arguments_of(slice(1)), np.zeros((1, 1), np.int32), 0)
     bound, seconds = _Bound(count, num_timesteps), 0.0
     bar = progress.bar(-(-count // batch) * each, f"Bits per dimension of {count} images", "term", verbose)
@@ -127,12 +128,12 @@ def bits_per_dim(
 
 
 def _terms_each(num_terms, num_timesteps) -> int:
-    """How many terms are taken of each image, L_0 among them."""
+    """Return how many terms are computed for each image, including L_0."""
     return num_timesteps if num_terms is None else min(1 + arguments.count("num_terms", num_terms, 2), num_timesteps)
 
 
 def _chosen_terms(each, num_timesteps, seeds) -> np.ndarray:
-    """t of the terms of each image, int32 (N, each): all T in order, or 0 and those drawn."""
+    """Return t of the terms of each image, int32 (N, each): all T in order, or 0 and those drawn."""
     chosen = np.tile(np.arange(each, dtype=np.int32), (len(seeds), 1))
     if each < num_timesteps:
         others, shares = np.arange(1, num_timesteps), _shares(num_timesteps)
@@ -142,13 +143,13 @@ def _chosen_terms(each, num_timesteps, seeds) -> np.ndarray:
 
 
 def _shares(num_timesteps) -> np.ndarray:
-    """The probability of L_1 .. L_{T-1} to be drawn, (T - 1,)."""
+    """Return the probability of each of L_1 .. L_{T-1} to be drawn, (T - 1,)."""
     shares = 1 / np.arange(1, num_timesteps)
     return shares / shares.sum()
 
 
 def _terms_function(denoiser, clip):
-    """(x_0, seeds, label, t, start) -> nats (B, terms): one loop over the terms, on every replica."""
+    """Return a function (x_0, seeds, label, t, start) -> nats (B, terms): a loop over the terms on every replica."""
     rows = replicas.SharedRows(denoiser.strategy)
     diffusion = denoiser.process
     names = denoiser.schedule.timesteps.astype(np.int32)
@@ -167,7 +168,7 @@ def _terms_function(denoiser, clip):
             def term(index, nats):
                 t_now = tf.gather(t, index, axis=1)
                 z = noise.normal(seeds, noise.BOUND_STREAM, start + index, denoiser.image_shape)
-                # In the float32 that the network is asked about: the bound is that of this very x_t.
+                # Rounded to the float32 that the network gets, so that the bound is for exactly this x_t.
                 x_t = tf.cast(diffusion.q_sample(x_0, t_now, tf.cast(z, tf.float64)), tf.float32)
                 output = tf.cast(predict(x_t, tf.gather(names, t_now)), tf.float64)
                 value = objectives.bound_term_nats(
@@ -195,7 +196,7 @@ def _terms_function(denoiser, clip):
 
 
 class _Bound:
-    """The sums that a `BitsPerDim` is made of, over batches of images."""
+    """Sums over batches of images, from which a `BitsPerDim` is computed."""
 
     def __init__(self, count, num_timesteps):
         self.images, self.priors, self.variances = np.empty(count), np.empty(count), np.zeros(count)
@@ -203,12 +204,12 @@ class _Bound:
         self.filled = 0
 
     def add(self, chosen, terms, priors):
-        """Images more: terms (n, each) in bits, t of which is `chosen`, L_0 first; priors (n,)."""
+        """Add n images: their terms in bits (n, each) at t = `chosen` (n, each), L_0 first, and their priors (n,)."""
         rows = slice(self.filled, self.filled + len(terms))
         self.filled = rows.stop
         others, drawn = len(self.sums) - 1, terms.shape[1] - 1
         if drawn < others:
-            estimates = terms[:, 1:] / _shares(len(self.sums))[chosen[:, 1:] - 1]  # each one of the sum of all
+            estimates = terms[:, 1:] / _shares(len(self.sums))[chosen[:, 1:] - 1]  # each estimates the sum of all
             middle = estimates.mean(axis=1)
             self.variances[rows] = estimates.var(axis=1, ddof=1) / drawn
         else:
@@ -219,11 +220,12 @@ class _Bound:
         np.add.at(self.counts, chosen, 1)
 
     def result(self, seconds_per_image, bytes_per_image) -> BitsPerDim:
+        """Return the bound on all images that were added."""
         count = len(self.images)
         with np.errstate(invalid="ignore"):
             terms = self.sums / self.counts
         monte_carlo = float(np.sqrt(self.variances.sum()) / count)
-        # Their spread holds the choice of terms as well; that of a few images can miss it.
+        # The spread of the images includes the choice of terms; that of a few images can be too small by chance.
         error = max(float(self.images.std(ddof=1) / math.sqrt(count)), monte_carlo) if count > 1 else math.nan
         return BitsPerDim(
             total=float(self.images.mean()),

@@ -1,4 +1,4 @@
-"""`DiffusionModel`, the Keras model of it all. Uses every wing above.
+"""`DiffusionModel`, the Keras model that trains and generates. Uses every folder above.
 
 Begin with `diffusion_model`: `train_step` reads as Algorithm 1 of Ho et al. 2020.
 """

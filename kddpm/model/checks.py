@@ -1,4 +1,4 @@
-"""What a `DiffusionModel` is made from and compiled with, looked at before anything is built."""
+"""Checks of the arguments of `DiffusionModel` and of its `compile`, made before anything is built."""
 
 import warnings
 
@@ -15,7 +15,7 @@ _LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 def check_numbers(
     ema_momentum: float, label_dropout: float, seed: int, clip_norm: float | None, accumulation: int
 ) -> None:
-    """Whether the numbers are in their ranges.
+    """Check that the numbers are in their ranges.
 
     Raises:
         InputError: one of them is not.
@@ -30,10 +30,10 @@ def check_numbers(
 
 
 def as_schedule(schedule: schedules.NoiseSchedule | str | None) -> schedules.NoiseSchedule:
-    """A schedule itself, or by its name; None = linear.
+    """Return a schedule, given itself or by its name; None = linear.
 
     Raises:
-        InputError: something else.
+        InputError: anything else.
     """
     if isinstance(schedule, schedules.NoiseSchedule):
         return schedule
@@ -45,7 +45,7 @@ def as_schedule(schedule: schedules.NoiseSchedule | str | None) -> schedules.Noi
 
 
 def warn_of_a_rest(schedule: schedules.NoiseSchedule) -> None:
-    """Say so where x_T still shows the image."""
+    """Warn if x_T still shows the image at the end of the schedule."""
     if schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
         warnings.warn(
             f"The schedule ends at alpha_bar={schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
@@ -55,10 +55,10 @@ def warn_of_a_rest(schedule: schedules.NoiseSchedule) -> None:
 
 
 def check_channels(network: keras.Model, objective: Objective) -> None:
-    """Whether a network has the output channels that its objective needs.
+    """Check that a network has the output channels that its objective needs.
 
     Raises:
-        InputError: it has not.
+        InputError: it does not.
     """
     channels = network.image_shape[-1]
     expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
@@ -73,16 +73,16 @@ def check_channels(network: keras.Model, objective: Objective) -> None:
 
 
 def check_compile_arguments(network: keras.Model, optimizer: object, options: dict) -> None:
-    """Whether `compile` is asked for what a `DiffusionModel` can do.
+    """Check that a `DiffusionModel` supports these arguments of `compile`.
 
     Args:
-        network: that is trained.
+        network: the network that is trained.
         optimizer: as `keras.optimizers.get` takes it.
         options: the other arguments of Keras's `compile`.
 
     Raises:
-        InputError: a loss or metrics, which are the model's own; float16, whose range is too small for gradients; an
-            optimizer that clips, accumulates, averages or scales.
+        InputError: a loss or metrics, which the model defines itself; float16, whose range is too small for gradients;
+            an optimizer that clips or accumulates gradients, averages weights or scales the loss.
     """
     if options.get("loss") is not None:
         raise InputError("loss", "follows from the model's `prediction` and `weighting`", f"loss={options['loss']!r}")
@@ -94,10 +94,10 @@ def check_compile_arguments(network: keras.Model, optimizer: object, options: di
 
 
 def _check_optimizer(optimizer) -> None:
-    """Whether an optimizer leaves to the model what is the model's.
+    """Check that an optimizer does nothing that the model does itself.
 
     Raises:
-        InputError: it does not, with what to use in its place.
+        InputError: it clips, accumulates, averages or scales; the message says what to use instead.
     """
     for name, instead in (
         ("gradient_accumulation_steps", "`accumulation` of the model"),

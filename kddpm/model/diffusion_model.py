@@ -1,7 +1,7 @@
 """`DiffusionModel`: a Keras model whose `fit` is Algorithm 1 and whose `generate` is Algorithm 2 of Ho et al. 2020.
 
 Every random draw is a function of (seed, step): the timesteps, the noise and the dropout masks of training step k come
-from `fold_in((seed, purpose), k)`, so nothing has to be saved for a run to continue as if it had never stopped.
+from `fold_in((seed, purpose), k)`. So a run continues as if it had never stopped, without a saved generator state.
 """
 
 import dataclasses
@@ -36,28 +36,27 @@ class DiffusionModel(keras.Model):
     """A denoising diffusion probabilistic model around a network that predicts eps, x_0, mu or v.
 
     Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays or a `tf.data.Dataset` of
-    images or of (images, labels); labels of a network without classes are left aside. `evaluate` and `generate` use an
+    images or of (images, labels); a network without classes ignores the labels. `evaluate` and `generate` use an
     exponential moving average of the weights. The loss is chosen here; `compile` takes the optimizer and no loss.
 
     Args:
         network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
             `num_classes` and, for a learned variance, `out_channels`.
         schedule: the `NoiseSchedule` to train on, or the name of one in `schedules.BY_NAME`, with T = 1000; None =
-            linear. What a network means by mu and by a learned variance depends on every step of it.
-        prediction: what the network says: "eps", "x0", "mu" or "v".
+            linear. The meaning of mu and of a learned variance depends on every step of it.
+        prediction: what the network predicts: "eps", "x0", "mu" or "v".
         weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
         variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.
-        timestep_sampling: "uniform", or "importance" = t as often as the root of its squared loss (Nichol & Dhariwal
-            2021, section 3.3).
-        label_dropout: share of the labels that training replaces by "no class", for classifier-free guidance.
+        timestep_sampling: "uniform", or "importance" = t with probability proportional to sqrt(E[L_t^2]) (Nichol &
+            Dhariwal 2021, section 3.3).
+        label_dropout: fraction of the labels that training replaces by "no class", for classifier-free guidance.
         seed: of every random draw in training and evaluation.
-        ema_momentum: share of the average that is kept at each step, m; early on min(m, (1 + step) / (10 + step)).
+        ema_momentum: m, the fraction of the average that each step keeps; early on min(m, (1 + step) / (10 + step)).
         clip_norm: largest global norm of the gradients, None = unlimited.
-        accumulation: micro-batches that a batch is taken in, one after the other, for a share of the memory; the step
-            is that of the whole batch.
+        accumulation: micro-batches per batch, computed one after the other to save memory; the step is the same.
 
     Raises:
-        InputError: values out of range, or choices that do not go together, with the reason.
+        InputError: a value is out of range, or two choices exclude each other.
 
     Example:
         >>> model = kddpm.DiffusionModel(kddpm.UNet(image_shape=(32, 32, 3)))
@@ -104,64 +103,56 @@ class DiffusionModel(keras.Model):
         self.step = self._counter("step", "int64")
         self.last_loss, self.skipped_in_a_row = self._counter("last_loss"), self._counter("skipped_in_a_row", "int64")
         if self.objective.timestep_sampling == "importance":
-            each = (self.schedule.num_timesteps,)
-            self.loss_squares, self.loss_counts = (
-                self._counter(n, shape=each) for n in ("loss_squares", "loss_counts")
-            )
+            per_timestep = (self.schedule.num_timesteps,)
+            self.loss_squares = self._counter("loss_squares", shape=per_timestep)
+            self.loss_counts = self._counter("loss_counts", shape=per_timestep)
         self.loss_tracker = means.Mean(name="loss")
         self.gradient_norm_tracker = means.Mean(name="gradient_norm")
         self.skipped_tracker = means.Sum(name="skipped_steps")
-        self._traced_shapes: dict[str, tuple] = {}  # of a batch, by what it is for
-        self._replica_batch = None  # images of a batch on each of several replicas
+        self._traced_shapes: dict[str, tuple] = {}  # first batch shape of each purpose
+        self._replica_batch = None  # images of a training batch on each replica, if there are several
         self.built = True
 
     def _counter(self, name, dtype="float32", shape=()):
-        """A variable beside the weights, the same on every replica."""
+        """Add a variable that is not a weight of the network and has the same value on every replica."""
         return self.add_weight(
-            shape=shape,
-            dtype=dtype,
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-            name=name,
+            shape=shape, dtype=dtype, initializer="zeros", trainable=False, aggregation="only_first_replica", name=name
         )
 
     def call(self, inputs: Sequence[Tensor], training: bool = False) -> Tensor:
-        """The network's prediction for [x_t, t] or [x_t, t, label]."""
+        """Return the network's prediction for [x_t, t] or [x_t, t, label]."""
         return self.network(inputs, training=training)
 
     def compile(self, optimizer: keras.optimizers.Optimizer | str = "adam", **kwargs) -> None:
-        """Keras's `compile`; the loss is the model's own.
+        """Compile as Keras does, without a loss: the model defines it.
 
         Raises:
-            InputError: a loss or metrics; float16, whose range is too small for gradients; an optimizer that clips,
-                accumulates, averages or scales, which is the model's to do; XLA, or several steps a call, with several
-                replicas.
+            InputError: as in `checks.check_compile_arguments`; or XLA, or several steps per call, on several replicas.
         """
         checks.check_compile_arguments(self.network, optimizer, kwargs)
         super().compile(optimizer=optimizer, **kwargs)
         strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
-        # Slots made now rather than in the first step: that step is traced once instead of twice.
+        # With the optimizer's slots created here, the first training step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
 
     def _maybe_symbolic_build(self, *args, **kwargs):
-        # There is nothing left to build. Under a strategy Keras's own would draw a batch from the data, so that their
-        # order differs from that on one device, and fails on several workers.
+        # Everything is built already. Under a strategy Keras's version would draw a batch from the data, which changes
+        # their order compared with one device, and it fails on several workers.
         pass
 
     def compile_from_config(self, config: Config) -> None:
-        """Compile as `get_compile_config` described, when a saved model is loaded."""
+        """Compile a loaded model with the configuration that `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The means that `fit` and `evaluate` reset and report."""
+        """The metrics that `fit` and `evaluate` reset and report."""
         return [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
 
     # Algorithm 1: training.
 
     def train_step(self, data: Tensor) -> dict[str, Tensor]:
-        """One step of Algorithm 1; data: a batch of images, or (images, labels)."""
+        """Take one step of Algorithm 1 on a batch of images, or of (images, labels)."""
         x_0, label = self._unpack(data, "training")
         drawn = self._draw(draws.TRAINING, self.step, x_0, label)
         weights = self.network.trainable_variables
@@ -175,7 +166,7 @@ class DiffusionModel(keras.Model):
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
         descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
-        self._remember(drawn.t, losses, is_finite)
+        self._update_loss_history(drawn.t, losses, is_finite)
         self._update_ema(is_finite)
         self.step.assign_add(1)
         self.last_loss.assign(global_loss)
@@ -183,12 +174,12 @@ class DiffusionModel(keras.Model):
         return self._logs(self.get_metrics_result())
 
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
-        """The loss of one batch under the averaged weights; the same draws at every evaluation."""
+        """Compute the loss of one batch under the averaged weights, with the same draws at every evaluation."""
         x_0, label = self._unpack(data, "evaluation")
         drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
         arrays = [x_0, drawn.t, drawn.noise, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
-            # A replica may get nothing of a last batch, and a network needs at least one image.
+            # A replica may get no image of the last batch, but a network needs at least one.
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
         losses = self._image_losses(self.ema_network, *arrays)
         size = tf.shape(x_0)[0]
@@ -196,18 +187,19 @@ class DiffusionModel(keras.Model):
         return self._logs({"loss": self.loss_tracker.result()})
 
     def _logs(self, results):
-        """As Keras takes the mean of over replicas: that of several workers needs an axis."""
+        """Return results in the shape that Keras averages over replicas: with several workers it needs an axis."""
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return {name: tf.reshape(value, [1]) for name, value in results.items()}
         return results
 
     def _image_losses(self, network, x_0, t, noise, label, **kwargs):
-        """The loss of each image, (B,)."""
+        """Return the loss of each image, (B,)."""
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        output = network([x_t, self._named(t)] if label is None else [x_t, self._named(t), label], **kwargs)
+        output = network([x for x in (x_t, self._timestep_names(t), label) if x is not None], **kwargs)
         return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
 
     def _unpack(self, data, purpose):
+        """Return the images of a batch as floats, and their labels, or None for a network without classes."""
         images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
             raise InputError("sample_weight", "is not supported: every image counts the same")
@@ -236,8 +228,8 @@ class DiffusionModel(keras.Model):
             no_class=self.network.num_classes,
         )  # fmt: skip
 
-    def _remember(self, t, losses, is_finite):
-        """What importance sampling wants to know: how large the losses of each t were, in the global batch."""
+    def _update_loss_history(self, t, losses, is_finite):
+        """Update the running mean of the squared loss at each t from the global batch, for importance sampling."""
         if self.objective.timestep_sampling != "importance":
             return
         context = tf.distribute.get_replica_context()
@@ -247,12 +239,12 @@ class DiffusionModel(keras.Model):
         self.loss_squares.assign(tf.where(is_finite, squares, self.loss_squares.value))
         self.loss_counts.assign(tf.where(is_finite, counts, self.loss_counts.value))
 
-    def _named(self, t):
-        """What the network is told for index t: a respaced schedule keeps the names of its steps."""
+    def _timestep_names(self, t):
+        """Return the timesteps that the network gets for indices t; a respaced schedule keeps the original ones."""
         return tf.gather(self.schedule.timesteps.astype(np.int32), t)
 
     def _account(self, loss, gradient_norm, is_finite):
-        """The means of the steps that were taken, and how many were not."""
+        """Update the metrics: the means count the steps that were taken, the sum those that were skipped."""
         taken = tf.cast(is_finite, tf.float32)
         for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):
             tracker.update_state(tf.where(is_finite, value, 0.0), taken)
@@ -260,10 +252,10 @@ class DiffusionModel(keras.Model):
         self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
 
     def check_not_lost(self, most_skipped: int) -> None:
-        """Whether a step was taken lately.
+        """Check that a step was taken recently.
 
         Raises:
-            InputError: the last `most_skipped` were skipped, their losses or gradients not being finite.
+            InputError: the last `most_skipped` steps were skipped because loss or gradients were not finite.
         """
         skipped = int(self.skipped_in_a_row.numpy())
         if skipped >= most_skipped:
@@ -274,6 +266,7 @@ class DiffusionModel(keras.Model):
             )
 
     def _update_ema(self, is_finite):
+        """Move the exponential moving average towards the weights."""
         step = tf.cast(self.step, tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
         for average, weight in zip(self.ema_network.weights, self.network.weights, strict=True):
@@ -295,9 +288,7 @@ class DiffusionModel(keras.Model):
         verbose: bool | str = "auto",
         jit_compile: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Pictures from seeds: Algorithm 2, or any sampler, with the averaged weights.
-
-        Arguments, result and errors are those of `generation.generate`.
+        """Generate pictures from seeds (Algorithm 2); arguments, result and errors as in `generation.generate`.
 
         Example:
             >>> pictures = model.generate(range(64), sampler="ddim", num_steps=50)  # uint8 (64, H, W, C)
@@ -317,25 +308,25 @@ class DiffusionModel(keras.Model):
         )
 
     def variations(self, images: Tensor, strength: float, seeds: Integers | None = None, **kwargs) -> np.ndarray:
-        """Pictures like those given: noise to level t, denoise; arguments and errors as in `editing.variations`."""
+        """Return pictures similar to the given ones; arguments and errors as in `editing.variations`."""
         return editing.variations(self, images, strength, seeds, **kwargs)
 
     def inpaint(self, images: Tensor, mask: Tensor, seeds: Integers | None = None, **kwargs) -> np.ndarray:
-        """Paint what the mask leaves open; arguments and errors as in `editing.inpaint`."""
+        """Paint the pixels that the mask does not mark as known; arguments and errors as in `editing.inpaint`."""
         return editing.inpaint(self, images, mask, seeds, **kwargs)
 
     def interpolate(
         self, a: Tensor, b: Tensor, count: int = 9, num_steps: int | Integers | None = None, **kwargs
     ) -> np.ndarray:
-        """Pictures on the way from image a to image b; arguments and errors as in `editing.interpolate`."""
+        """Return pictures between image a and image b; arguments and errors as in `editing.interpolate`."""
         return editing.interpolate(self, a, b, count, num_steps, **kwargs)
 
     def invert(self, images: Tensor, num_steps: int | Integers | None = None, **kwargs) -> np.ndarray:
-        """The noise that DDIM paints these images from; arguments and errors as in `editing.invert`."""
+        """Return the x_T from which DDIM generates these images; arguments and errors as in `editing.invert`."""
         return editing.invert(self, images, num_steps, **kwargs)
 
     def bits_per_dim(self, images: Tensor, labels: Integers | None = None, **kwargs) -> likelihood.BitsPerDim:
-        """The variational bound on images; arguments, result and errors as in `likelihood.bits_per_dim`."""
+        """Return the variational bound of images; arguments, result and errors as in `likelihood.bits_per_dim`."""
         return likelihood.bits_per_dim(self, images, labels, **kwargs)
 
     def export(
@@ -347,25 +338,25 @@ class DiffusionModel(keras.Model):
         precision: str = "float32",
         **kwargs,
     ) -> dict:
-        """Write a file that generates by itself, seed in, picture out; arguments and errors as in `device.export`.
+        """Write a file that generates pictures from seeds without kddpm; arguments and errors as in `export.export`.
 
         Example:
             >>> model.export("phone.tflite", sampler="ddim", num_steps=20, precision="int8")
         """
         return export.export(self, path, format, sampler, num_steps, precision, **kwargs)
 
-    # What goes into `fit` and `evaluate`.
+    # Inputs of `fit` and `evaluate`.
 
     def fit(
         self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, epochs: int = 1, **kwargs
     ) -> keras.callbacks.History:
-        """Keras's `fit` on images, after a look at them.
+        """Train with Keras's `fit`, after a check of the images.
 
         A step whose loss or gradients are not finite is skipped, and counted in `skipped_steps`.
 
         Raises:
             InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
-                steps in a row that had to be skipped.
+                skipped steps in a row.
         """
         replicas = self.distribute_strategy.num_replicas_in_sync
         for name in ("sample_weight", "class_weight"):
@@ -383,9 +374,9 @@ class DiffusionModel(keras.Model):
                 seed = self.seed + int(self.step.numpy())  # the same on every worker
                 x = inputs.shareable_batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
                 y = batch_size = None
-            self._share(inputs.size_of_batches(x, replicas) // replicas)
+            self._set_replica_batch(inputs.size_of_batches(x, replicas) // replicas)
         if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # its order is its own, and Keras warns about the default
+            kwargs.setdefault("shuffle", False)  # a dataset has its own order, and Keras warns about the default
         if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
             warnings.warn(
                 f"{len(x)} images are not a multiple of batch_size={batch_size or 32}: XLA compiles the training step "
@@ -399,7 +390,7 @@ class DiffusionModel(keras.Model):
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, **kwargs) -> Any:
-        """Keras's `evaluate`: the loss of the averaged weights; the same images give the same number.
+        """Return the loss under the averaged weights, by Keras's `evaluate`; the same images give the same number.
 
         Raises:
             InputError: as in `fit`.
@@ -407,16 +398,17 @@ class DiffusionModel(keras.Model):
         with inputs.Watch() as watch:
             return super().evaluate(self._checked(x, y, watch), y, batch_size=batch_size, **kwargs)
 
-    def _share(self, replica_batch):
-        """Trace for so many images a replica: several workers' batches come without their size."""
+    def _set_replica_batch(self, replica_batch):
+        """Trace training for this many images per replica: batches of several workers have no static size."""
         if replica_batch != self._replica_batch:
             self._replica_batch, self.train_function = replica_batch, None
 
     def _checked(self, x, y, watch):
+        """Return the images x, checked; the batches of a dataset are checked by `watch` as they come."""
         return inputs.checked_images(x, y, self.image_shape, self.network.num_classes, watch)
 
     def _note_trace(self, purpose, images):
-        """Say so when a step is traced for a second batch shape: it costs as much as the first."""
+        """Warn when a step is traced for a second batch shape, which takes as long as the first trace."""
         shape = tuple(images.shape)
         first = self._traced_shapes.setdefault(purpose, shape)
         if shape != first:
@@ -425,7 +417,7 @@ class DiffusionModel(keras.Model):
     # Saving.
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {
             "network": keras.saving.serialize_keras_object(self.network),
             "schedule": self.schedule.get_config(),
@@ -440,17 +432,17 @@ class DiffusionModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: Config) -> "DiffusionModel":
-        """The model that `get_config` described, with new weights."""
+        """Return a model with the configuration from `get_config` and new weights."""
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
 
 
 class _StopWhenLost(keras.callbacks.Callback):
-    """Ends training that has not taken a step for a while."""
+    """Ends training after too many skipped steps in a row."""
 
     def on_train_batch_end(self, batch, logs=None):
-        if (batch + 1) % _MOST_SKIPPED == 0:  # reading a variable waits for an accelerator
+        if (batch + 1) % _MOST_SKIPPED == 0:  # not at every step: reading a variable waits for the accelerator
             self.on_epoch_end(batch)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -1,6 +1,6 @@
-"""What a step of training or evaluation draws: a function of (seed, purpose, step), and of nothing that is saved.
+"""The random draws of a step of training or evaluation, a function of (seed, purpose, step) without saved state.
 
-Everything is drawn for the global batch and sliced by replica, so that n replicas draw what one device does.
+Everything is drawn for the global batch and sliced by replica, so that n replicas draw the same as one device.
 """
 
 from typing import NamedTuple
@@ -14,10 +14,10 @@ TRAINING, EVALUATION = 0, 1  # purposes
 
 
 class Draws(NamedTuple):
-    """Of B images."""
+    """The draws of a batch of B images."""
 
     t: tf.Tensor  # int32 (B,), indices into the schedule
-    weight: tf.Tensor  # float32 (B,), of each loss: 1 / (T p(t))
+    weight: tf.Tensor  # float32 (B,), weight of each loss: 1 / (T p(t))
     noise: tf.Tensor  # float32 (B, H, W, C)
     label: tf.Tensor | None  # int32 (B,), some replaced by "no class"
     dropout_seed: tf.Tensor  # int32 (B,)
@@ -35,25 +35,26 @@ def draw(
     label_dropout: float = 0.0,
     no_class: int | None = None,
 ) -> Draws:
-    """The draws of one step.
+    """Return the draws of one step.
 
     Args:
-        seed: int32, of the whole run.
+        seed: int32, the seed of the run.
         purpose: `TRAINING` or `EVALUATION`.
-        index: int64 scalar, of the step.
+        index: int64 scalar, the number of the step.
         x_0: images (B, H, W, C) of this replica.
         label: classes (B,), or None.
         num_timesteps: T.
-        shares: float32 (T,), how often each t is drawn, up to a factor; None = all alike.
-        label_dropout: share of the labels that are replaced.
-        no_class: by what they are.
+        shares: float32 (T,), unnormalised probability of each t; None = uniform.
+        label_dropout: fraction of the labels that are replaced.
+        no_class: the label that replaces them.
     """
     fold_in = tf.random.experimental.stateless_fold_in
     key = fold_in(tf.constant([seed, purpose], tf.int32), index)
     size = tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
     first, batch = replicas.place_of(size)
 
-    def mine(drawn):  # of a size that stays static where the batch's is, as TPUs want it
+    def mine(drawn):
+        """Return this replica's slice; its size is static if the batch's is, as TPUs require."""
         return drawn if batch is size else tf.slice(drawn, [first, *[0] * (drawn.ndim - 1)], [size, *drawn.shape[1:]])
 
     if shares is None:

@@ -1,6 +1,6 @@
-"""From a batch to a step: gradients over micro-batches and replicas, and the step that they make, or do not.
+"""Gradients of a batch over micro-batches and replicas, and the optimizer step with them, which may be skipped.
 
-TensorFlow's replicas each see their part of a batch, and Keras's optimizers add up what the replicas bring.
+Each replica sees its part of the global batch, and Keras's optimizers sum the gradients of all replicas.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,25 @@ from kddpm.base.types import Tensor
 def loss_and_gradients(
     loss_of: Callable, weights: list, arrays: list, parts: int = 1
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The loss of a batch, taken in micro-batches one after the other.
+    """Return the loss of a batch and its gradients, computed one micro-batch after the other.
 
     Args:
-        loss_of: (*arrays) -> the loss and that of each image (B,).
-        weights: what it depends on.
-        arrays: tensors (B, ...), or None, which goes through.
-        parts: micro-batches, all of one size.
+        loss_of: (*arrays) -> the mean loss and the loss of each image (B,).
+        weights: variables to differentiate by.
+        arrays: tensors (B, ...), or None, which is passed on.
+        parts: number of micro-batches, all of the same size.
 
     Returns:
-        The loss, that of each image (B,), and the gradients of the loss.
+        The mean loss, the loss of each image (B,), and the gradients of the mean loss.
 
     Raises:
-        InputError: a batch that cannot be shared so.
+        InputError: the batch has no static size, or `parts` does not divide it.
     """
 
     def of_part(arrays):
         with tf.GradientTape() as tape:
             loss, losses = loss_of(*arrays)
-        # A table of labels has sparse gradients with repeated rows, which a norm must see added up.
+        # The label embedding has sparse gradients with repeated rows, which must be summed before a norm is taken.
         return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
 
     if parts == 1:
@@ -45,7 +45,7 @@ def loss_and_gradients(
             received=batch,
             accumulation=parts,
         )
-    # One row a micro-batch, so that its shape stays static.
+    # One row per micro-batch, so that its shape stays static.
     rows = [None if a is None else tf.reshape(a, (parts, batch // parts, *a.shape[1:])) for a in arrays]
 
     def add(index, loss, losses, sums):
@@ -72,16 +72,16 @@ def descend(
     clip_norm: float | None,
     is_finite: Tensor,
 ) -> None:
-    """Clip averaged gradients by their global norm and apply them, or leave weights and optimizer as they were.
+    """Clip the gradients by their global norm and apply them, or leave weights and optimizer unchanged.
 
-    With several replicas they are divided by the number of replicas, because the optimizer sums them once more.
+    With n replicas the gradients are divided by n, because the optimizer sums them over the replicas once more.
 
     Args:
-        optimizer: of Keras, built.
-        weights: to change.
-        gradients: of all replicas, `averaged`.
+        optimizer: a built Keras optimizer.
+        weights: variables to update.
+        gradients: averaged over all replicas (`replicas.averaged`).
         norm: their global norm.
-        clip_norm: the largest it may be, None = any.
+        clip_norm: largest norm, None = no clipping.
         is_finite: bool scalar, whether to apply them; the same on all replicas.
     """
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
@@ -95,7 +95,7 @@ def descend(
     if not tf.distribute.has_strategy():
         tf.cond(is_finite, apply, lambda: None)
         return
-    # A strategy's optimizer meets the other replicas, which it cannot do within a condition.
+    # Under a strategy the optimizer runs an all-reduce, which is not possible inside a tf.cond.
     changing = [*weights, *optimizer.variables]
     before = [tf.identity(variable.value) for variable in changing]
     apply()

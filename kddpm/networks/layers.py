@@ -1,9 +1,9 @@
 """The parts of the U-Net of Ho et al. 2020 (appendix B), as Keras layers in plain `keras.ops`.
 
-Feature maps are (B, H, W, C); `embedding` is the activated timestep embedding (B, E). Statistics, softmax and random
-bits are float32 or integers whatever the dtype policy. The layers compute what the paper's code computes, in a cheaper
-form: the normalisation touches the feature map four times, upsampling and the convolution after it are one operation,
-and dropout spends 16 bits of a hash an element instead of 32 of a random generator.
+Feature maps are (B, H, W, C); `embedding` is the timestep embedding after its SiLU, (B, E). Statistics, softmax and
+random bits are float32 or integers under every dtype policy. The layers compute the same as the paper's code, at lower
+cost: the normalisation passes over the feature map four times, upsampling and the convolution after it are one
+operation, and dropout uses 16 bits of a hash per element instead of 32 of a random generator.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _for_devices = contextvars.ContextVar("for_devices", default=False)
 
 @contextlib.contextmanager
 def for_devices() -> Iterator[None]:
-    """Within it layers take the form that LiteRT's XNNPACK runs fastest. What they compute is the same."""
+    """Let layers take the form that LiteRT's XNNPACK runs fastest, inside the context. The results are the same."""
     token = _for_devices.set(True)
     try:
         yield
@@ -32,16 +32,18 @@ def for_devices() -> Iterator[None]:
 
 
 def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
-    """The initialiser of every kernel in Ho et al.'s code: uniform, variance scale / average fan; 0 becomes 1e-10."""
+    """Return the kernel initialiser of Ho et al.'s code: uniform, of variance scale / average fan; scale 0 = 1e-10."""
     return keras.initializers.VarianceScaling(scale or 1e-10, mode="fan_avg", distribution="uniform")
 
 
 def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
-    """Sines, then cosines, of t at frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), spaced over half - 1.
+    """Return sines, then cosines, of t at `width // 2` frequencies from 1 down to 1/10,000 (Vaswani et al. 2017).
+
+    The frequencies are a geometric sequence that includes both ends.
 
     Args:
         t: integers (B,).
-        width: number of channels; an odd one ends in a zero.
+        width: number of channels; an odd number ends in a zero.
 
     Returns:
         float32 (B, width).
@@ -54,10 +56,10 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
 
 @keras.saving.register_keras_serializable("kddpm")
 class TimestepEmbedding(keras.layers.Layer):
-    """t (B,) to a vector (B, 4 width): sinusoids, dense, SiLU, dense.
+    """Embeds t (B,) as a vector (B, 4 width): sinusoids, dense, SiLU, dense.
 
     Args:
-        width: channels of the sinusoids.
+        width: number of sinusoids.
     """
 
     def __init__(self, width: int, **kwargs):
@@ -72,25 +74,25 @@ class TimestepEmbedding(keras.layers.Layer):
         self.out.build((None, 4 * self.width))
 
     def call(self, t: Tensor) -> Tensor:
-        """Equation of the class."""
+        """Return the embeddings of t (B,), (B, 4 width)."""
         return self.out(self.hidden(ops.cast(sinusoidal_embedding(t, self.width), self.compute_dtype)))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(B, 4 width)."""
+        """Return (B, 4 width)."""
         return (input_shape[0], 4 * self.width)
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "width": self.width}
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class GroupNormalization(keras.layers.Layer):
-    """Group normalisation (Wu & He 2018) of a feature map (B, H, W, C), by way of channels.
+    """Group normalisation (Wu & He 2018) of a feature map (B, H, W, C), computed from channel means.
 
-    Channel means (B, 1, 1, C) are averaged within groups, and handed back to the channels, by two small constant
-    matrices, (C, G) and (G, C); the centred map gives the variances the same way, so a large mean costs no digits.
-    keras.layers.GroupNormalization works on a five-dimensional view instead and takes about as long as a 3x3
+    Two small constant matrices, (C, G) and (G, C), average the channel means (B, 1, 1, C) within groups and copy the
+    result back to the channels. The variances come from the centred map in the same way, so a large mean costs no
+    digits. keras.layers.GroupNormalization works on a five-dimensional view and takes about as long as a 3x3
     convolution.
 
     Args:
@@ -98,7 +100,7 @@ class GroupNormalization(keras.layers.Layer):
         epsilon: added to the variance.
 
     Raises:
-        InputError: groups that do not divide the channels.
+        InputError: the groups do not divide the channels.
     """
 
     def __init__(self, groups: int = 32, epsilon: float = 1e-6, **kwargs):
@@ -112,52 +114,53 @@ class GroupNormalization(keras.layers.Layer):
         if channels % self.groups:
             raise InputError("groups", "must divide the channels", f"groups={self.groups}, channels={channels}")
         size = channels // self.groups
-        # No autocast: statistics and what is done with them stay float32 under mixed precision.
+        # No autocast: statistics, scale and offset stay float32 under mixed precision.
         self.scale = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="scale")
         self.offset = self.add_weight(shape=(channels,), initializer="zeros", autocast=False, name="offset")
         self._channel_to_group = np.kron(np.eye(self.groups), np.full((size, 1), 1 / size)).astype("float32")
         self._group_to_channel = np.kron(np.eye(self.groups), np.ones((1, size))).astype("float32")
 
     def call(self, x: Tensor) -> Tensor:
-        """Normalise x."""
+        """Return x, normalised."""
         h = ops.cast(x, "float32")
         mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
         centred = h - mean
         variance = self._average_groups(ops.mean(ops.square(centred), axis=(1, 2), keepdims=True))
         scale = ops.rsqrt(variance + self.epsilon) * self.scale
-        if _for_devices.get():  # XNNPACK squares a difference in one pass; to have the difference as well takes another
+        if _for_devices.get():  # XNNPACK squares a difference in one pass; storing it as well would take a second
             y = h * scale + (self.offset - mean * scale)
         else:
             y = centred * scale + self.offset
         return ops.cast(y, self.compute_dtype)
 
     def _average_groups(self, channel_means):
+        """Return for each channel the mean of its group, (B, 1, 1, C)."""
         group_means = ops.einsum("bhwc,cg->bhwg", channel_means, self._channel_to_group)
         return ops.einsum("bhwg,gc->bhwc", group_means, self._group_to_channel)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The input's."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class Dropout(keras.layers.Layer):
-    """Dropout whose masks are functions of the seeds it is called with, one an image.
+    """Dropout whose mask for an image is a function of a seed, one per image.
 
-    So an image has its mask in whatever batch and on whatever replica it stands. Random words are a hash of the seed
-    and the place in the image: one pass over memory under XLA, whose own generator takes a hundred times as long on a
-    CPU. One word of 32 bits serves two elements, so the rate is rounded to a multiple of 2^-16; what is kept is scaled
-    by exactly the rounded rate.
+    So the mask of an image does not depend on its batch or replica. Random words are a hash of the seed and the
+    position in the image: one pass over memory under XLA, whose own generator takes a hundred times as long on a CPU.
+    One word of 32 bits serves two elements, so the rate is rounded to a multiple of 2^-16; kept elements are scaled by
+    exactly the rounded rate.
 
     Args:
         rate: probability that an element becomes zero, in [0, 1).
 
     Raises:
-        InputError: a rate outside [0, 1).
+        InputError: the rate lies outside [0, 1).
     """
 
     def __init__(self, rate: float, **kwargs):
@@ -169,7 +172,7 @@ class Dropout(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
-        """Drop elements of x (B, ...) when training; seed: int32 (B,), None = Keras's global generator."""
+        """Return x (B, ...), with elements dropped in training; seed: int32 (B,), None = a random one."""
         if not training or not self.rate:
             return x
         shape = ops.shape(x)
@@ -178,27 +181,27 @@ class Dropout(keras.layers.Layer):
         size = math.prod(shape[1:])
         places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
         words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
-        # Each half of a word decides on an element: the lower ones on the first half of the image, and so on.
+        # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
         below = self._kept_of_65536 - 1
         lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
         kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
         return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The input's."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "rate": self.rate}
 
 
-_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: neighbours come to lie far apart
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: spreads neighbouring positions far apart
 _LOW_HALF = np.uint32(2**16 - 1)
 
 
 def _hashed(words):
-    """uint32 to uint32, one to one; the constants are of hash-prospector (C. Wellons), of least bias for two rounds."""
+    """Return a bijective hash of uint32 words; constants of hash-prospector (C. Wellons), least bias for two rounds."""
     words = (words ^ ops.right_shift(words, 16)) * np.uint32(0x21F0AAAD)
     words = (words ^ ops.right_shift(words, 15)) * np.uint32(0xD35A2D97)
     return words ^ ops.right_shift(words, 15)
@@ -206,33 +209,33 @@ def _hashed(words):
 
 @keras.saving.register_keras_serializable("kddpm")
 class Downsample(keras.layers.Layer):
-    """(B, H, W, C) to (B, H/2, W/2, C): a 3x3 convolution of stride 2; H and W even."""
+    """Halves a feature map (B, H, W, C) to (B, H/2, W/2, C) by a 3x3 convolution of stride 2; H and W are even."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
 
     def build(self, input_shape: Shape) -> None:
-        """Create the convolution."""
+        """Create the weights of the convolution."""
         self.conv = _conv(self, input_shape[-1], "conv", strides=2)
         self.conv.build(input_shape)
 
     def call(self, x: Tensor) -> Tensor:
-        """Halve the size."""
+        """Return x at half the height and width."""
         return self.conv(x)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(B, H/2, W/2, C)."""
+        """Return (B, H/2, W/2, C)."""
         batch, height, width, channels = input_shape
         return (batch, height // 2, width // 2, channels)
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class Upsample(keras.layers.Layer):
-    """(B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one operation.
+    """Doubles (B, H, W, C) to (B, 2H, 2W, C): nearest neighbour x2, then a 3x3 convolution, as one operation.
 
-    Nearest neighbour spreads each pixel over a 2x2 box, so an output pixel sees 2x2 input pixels, through sums of the
-    kernel's elements: 4 products instead of 9. That is a transposed convolution of stride 2 whose 4x4 kernel is the 3x3
-    kernel convolved with the box; or four 2x2 convolutions, one for each place in the box (see `for_devices`).
+    Nearest neighbour copies each pixel to a 2x2 box, so an output pixel depends on 2x2 input pixels, weighted by sums
+    of the kernel's elements: 4 products instead of 9. That is a transposed convolution of stride 2 whose 4x4 kernel is
+    the 3x3 kernel convolved with the box; or four 2x2 convolutions, one per position in the box (see `for_devices`).
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -242,7 +245,7 @@ class Upsample(keras.layers.Layer):
         self.bias = self.add_weight(shape=(channels,), initializer="zeros", name="bias")
 
     def call(self, x: Tensor) -> Tensor:
-        """Double the size."""
+        """Return x at twice the height and width."""
         return self._four_convolutions(x) if _for_devices.get() else self._transposed_convolution(x)
 
     def _transposed_convolution(self, x):
@@ -256,7 +259,7 @@ class Upsample(keras.layers.Layer):
         padded = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
 
         def halves(kernel, axis):
-            """The kernel as the first and as the second pixel of a box sees it: three elements become two."""
+            """Return the kernels of the first and the second pixel of a box along an axis: 3 elements become 2."""
             first, middle, last = ops.split(kernel, 3, axis)
             return ops.concatenate([first, middle + last], axis), ops.concatenate([first + middle, last], axis)
 
@@ -266,22 +269,22 @@ class Upsample(keras.layers.Layer):
                 ops.conv(padded[:, i : i + height + 1, j : j + width + 1], kernel, padding="valid") + self.bias
                 for j, kernel in enumerate(halves(of_row, 1))
             ]
-            # Side by side in the channels, so that a reshape is all it takes to put them side by side in the picture.
+            # Concatenated along the channels, so that a reshape interleaves them along the width.
             rows.append(ops.reshape(ops.concatenate(row, axis=3), (-1, height, 1, 2 * width * channels)))
         return ops.reshape(ops.concatenate(rows, axis=2), (-1, 2 * height, 2 * width, channels))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(B, 2H, 2W, C)."""
+        """Return (B, 2H, 2W, C)."""
         batch, height, width, channels = input_shape
         return (batch, 2 * height, 2 * width, channels)
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class AttentionBlock(keras.layers.Layer):
-    """Self-attention over the pixels of a feature map, one head, added to the raw input.
+    """Self-attention with one head over the pixels of a feature map, added to the input.
 
     Args:
-        groups: groups of the normalisation.
+        groups: number of groups of the normalisation.
     """
 
     def __init__(self, groups: int = 32, **kwargs):
@@ -290,17 +293,17 @@ class AttentionBlock(keras.layers.Layer):
         self.norm = GroupNormalization(groups, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
-        """Create the projections."""
+        """Create the weights of the normalisation and the projections."""
         channels = input_shape[-1]
         self.norm.build(input_shape)
-        # One product for query, key and value; scale 2 because its average fan is 2C where each part's alone is C.
+        # One product for query, key and value; scale 2 because its average fan is 2C, while that of each part is C.
         self.qkv = _dense(self, 3 * channels, "qkv", scale=2.0)
         self.qkv.build((None, None, channels))
         self.out = _dense(self, channels, "out", scale=0.0)
         self.out.build((None, None, channels))
 
     def call(self, x: Tensor) -> Tensor:
-        """x + attention(norm(x))."""
+        """Return x + attention(norm(x)), (B, H, W, C)."""
         _, height, width, channels = x.shape
         h = ops.reshape(self.norm(x), (-1, height * width, channels))
         query, key, value = ops.split(self.qkv(h), 3, axis=-1)
@@ -309,22 +312,22 @@ class AttentionBlock(keras.layers.Layer):
         return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The input's."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {**super().get_config(), "groups": self.groups}
 
 
 @keras.saving.register_keras_serializable("kddpm")
 class ResidualBlock(keras.layers.Layer):
-    """Norm, SiLU, conv; plus the timestep; norm, SiLU, dropout, conv; plus the input; then attention if asked for.
+    """Norm, SiLU, conv; plus the timestep; norm, SiLU, dropout, conv; plus the input; then optional attention.
 
     Args:
-        channels: of the output; where the input has others, a 1x1 convolution takes it there.
-        groups: groups of the normalisations.
-        dropout: rate before the second convolution.
+        channels: number of output channels; a 1x1 convolution maps an input with another number to it.
+        groups: number of groups of the normalisations.
+        dropout: dropout rate before the second convolution.
         attention: whether an `AttentionBlock` ends the block.
     """
 
@@ -357,7 +360,7 @@ class ResidualBlock(keras.layers.Layer):
             self.attention.build(inner_shape)
 
     def call(self, x: Tensor, embedding: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
-        """x: (B, H, W, C); embedding: (B, E), activated; seed: int32 (B,) for the dropout."""
+        """Return (B, H, W, channels) from x (B, H, W, C), the embedding (B, E) and dropout seeds int32 (B,)."""
         h = self.conv_1(ops.silu(self.norm_1(x)))
         h = h + ops.expand_dims(self.timestep(embedding), (1, 2))
         h = self.dropout(ops.silu(self.norm_2(h)), seed=seed, training=training)
@@ -365,11 +368,11 @@ class ResidualBlock(keras.layers.Layer):
         return h if self.attention is None else self.attention(h)
 
     def compute_output_shape(self, x_shape: Shape, embedding_shape: Shape) -> Shape:
-        """(B, H, W, channels)."""
+        """Return (B, H, W, channels)."""
         return (*x_shape[:-1], self.channels)
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {
             **super().get_config(),
             "channels": self.channels,
@@ -380,12 +383,14 @@ class ResidualBlock(keras.layers.Layer):
 
 
 def _conv(layer, channels, name, strides=1, scale=1.0):
+    """Return a 3x3 convolution with the dtype policy of `layer`."""
     return keras.layers.Conv2D(
         channels, 3, strides, "same", kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
     )
 
 
 def _dense(layer, units, name, activation=None, scale=1.0):
+    """Return a dense layer with the dtype policy of `layer`."""
     return keras.layers.Dense(
         units, activation=activation, kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
     )

@@ -1,4 +1,4 @@
-"""The levels of a U-Net, by arithmetic alone: sizes, attention, parameters. Needs no Keras.
+"""The levels of a U-Net computed without Keras: sizes, attention, number of parameters.
 
 Each level but the last halves the height and the width of the feature maps. A level is named by its larger side.
 """
@@ -7,17 +7,17 @@ from collections.abc import Collection, Sequence
 
 
 def divisor(num_levels: int) -> int:
-    """What the height and the width of an image must be divisible by."""
+    """Return the number that must divide the height and the width of an image."""
     return 2 ** (num_levels - 1)
 
 
 def sides(image_size: Sequence[int], num_levels: int) -> list[int]:
-    """The larger side of the feature maps of each level, in pixels."""
+    """Return the larger side of the feature maps of each level, in pixels."""
     return [max(image_size) // 2**level for level in range(num_levels)]
 
 
 def with_attention(image_size: Sequence[int], num_levels: int, attention_resolutions: Collection[int]) -> set[int]:
-    """The levels whose blocks end with attention, by their numbers from 0."""
+    """Return the numbers, from 0, of the levels whose blocks end with attention."""
     return {level for level, side in enumerate(sides(image_size, num_levels)) if side in attention_resolutions}
 
 
@@ -30,16 +30,16 @@ def count_parameters(
     num_classes: int | None,
     out_channels: int,
 ) -> int:
-    """How many parameters a `UNet` would have, by arithmetic alone: it need not fit in memory.
+    """Return how many parameters a `UNet` would have, without building it: it need not fit in memory.
 
     Args:
-        image_shape: as of the `UNet`, which says what these are.
-        width: likewise.
-        multipliers: likewise.
-        blocks_per_level: likewise.
-        attention_resolutions: likewise.
-        num_classes: likewise.
-        out_channels: likewise, never None.
+        image_shape: as in `UNet`.
+        width: as in `UNet`.
+        multipliers: as in `UNet`.
+        blocks_per_level: as in `UNet`.
+        attention_resolutions: as in `UNet`.
+        num_classes: as in `UNet`.
+        out_channels: as in `UNet`, but not None.
 
     Example:
         >>> count_parameters((32, 32, 3), 128, (1, 2, 2, 2), 2, (16,), None, 3)
@@ -55,7 +55,7 @@ def count_parameters(
         shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
         norms = 2 * inputs + 2 * outputs
         convolutions = conv(inputs, outputs) + conv(embedding, outputs, 1) + conv(outputs, outputs)
-        # A normalisation, query, key and value, and the way out.
+        # The normalisation, the projection to query, key and value, and the output projection.
         extra = 2 * outputs + conv(outputs, 3 * outputs, 1) + conv(outputs, outputs, 1) if attention else 0
         return norms + convolutions + shortcut + extra
 

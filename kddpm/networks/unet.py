@@ -16,26 +16,26 @@ from kddpm.networks.layers import Downsample, GroupNormalization, ResidualBlock,
 
 @keras.saving.register_keras_serializable("kddpm")
 class UNet(keras.Model):
-    """Predicts the noise in x_t: `unet([x_t, t])`, or `unet([x_t, t, label])` where there are classes.
+    """A U-Net that predicts the noise in x_t: `unet([x_t, t])`, or with classes `unet([x_t, t, label])`.
 
-    With width 128, multipliers (1, 2, 2, 2), two blocks a level and attention at 16 this is the network of the paper's
-    CIFAR-10 experiments, 35,746,307 parameters; the defaults below are those.
+    The defaults, width 128, multipliers (1, 2, 2, 2), two blocks a level and attention at 16, give the network of the
+    paper's CIFAR-10 experiments with 35,746,307 parameters.
 
     Args:
         image_shape: (H, W, C) of an image; H and W divisible by 2^(levels - 1).
         width: channels of the first level.
-        multipliers: one a level, the level's channels over `width`; each level halves H and W.
-        blocks_per_level: residual blocks on the way down; one more on the way up.
+        multipliers: for each level its channels over `width`; each level but the last halves H and W.
+        blocks_per_level: residual blocks of a level on the way down; one more on the way up.
         attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
-        dropout: rate inside the residual blocks.
-        num_classes: number of class labels, None = unconditional. The label `num_classes` stands for "no class", which
-            is what label dropout and classifier-free guidance ask for.
-        groups: groups of the normalisations, None = 32 where that leaves every group four channels, else the largest
-            smaller power of two that does.
+        dropout: dropout rate of the residual blocks.
+        num_classes: number of classes, None = unconditional. The label `num_classes` means "no class", for label
+            dropout and classifier-free guidance.
+        groups: groups of the normalisations; None = 32 if every group then has four channels, else the largest smaller
+            power of two for which that holds.
         out_channels: None = C; 2 C for a learned variance.
 
     Raises:
-        InputError: sizes that cannot be halved often enough, groups that do not divide the channels.
+        InputError: H or W cannot be halved often enough, or the groups do not divide the channels.
 
     Example:
         >>> unet = kddpm.UNet(image_shape=(32, 32, 3))
@@ -119,7 +119,7 @@ class UNet(keras.Model):
         )
 
     def build(self, input_shape: Shape | None = None) -> None:
-        """Create the weights; the shapes are those of `image_shape`, whatever is passed."""
+        """Create the weights for images of `image_shape`; `input_shape` is not used."""
         embedding_shape = (None, 4 * self.width)
         self.embed_timestep.build((None,))
         if self.embed_label is not None:
@@ -146,12 +146,12 @@ class UNet(keras.Model):
         self.built = True
 
     def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
-        """Predict from [x_t, t] or [x_t, t, label].
+        """Return the prediction for [x_t, t] or [x_t, t, label].
 
         Args:
             inputs: x_t float (B, H, W, C), t int (B,) and, with classes, label int (B,).
             training: whether dropout is active.
-            seed: int32 (B,), one an image; its dropout masks are functions of it. None = fresh masks.
+            seed: int32 (B,), one an image, which determines its dropout masks. None = fresh masks.
 
         Returns:
             float32 (B, H, W, out_channels).
@@ -183,11 +183,11 @@ class UNet(keras.Model):
         return self.conv_out(ops.silu(self.norm_out(h)))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(B, H, W, out_channels)."""
+        """Return (B, H, W, out_channels)."""
         return (*input_shape[0][:-1], self.out_channels)
 
     def get_config(self) -> Config:
-        """The arguments of `__init__`."""
+        """Return the arguments of `__init__`."""
         return {
             **super().get_config(),
             "image_shape": self.image_shape,
@@ -203,9 +203,10 @@ class UNet(keras.Model):
 
 
 def _default_groups(width: int, channels: list[int]) -> int:
-    """At least four channels a group, as in the paper: a group of one would subtract what the timestep added to it.
+    """Return a number of groups with at least four channels each, as in the paper.
 
-    They divide the channels of every level, and those that come into the first.
+    A group of one channel would subtract what the timestep added to it. The groups divide the channels of every level,
+    and the input channels of the first.
     """
     groups = math.gcd(32, width, *channels)
     while groups > 1 and min(channels) // groups < 4:
@@ -214,6 +215,7 @@ def _default_groups(width: int, channels: list[int]) -> int:
 
 
 def _checked_image_shape(image_shape, num_levels: int) -> tuple[int, int, int]:
+    """Check that `image_shape` is (H, W, C) and can be halved often enough, and return it as a tuple."""
     shape = tuple(image_shape)
     if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
         raise InputError("image_shape", "must be (height, width, channels)", image_shape)

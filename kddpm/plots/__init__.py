@@ -1,4 +1,4 @@
-"""Figures, of the theory and of a run.
+"""Figures of the theory and of a run.
 
     python -m kddpm.plots                                             # all figures of the theory, into docs/figures
     python -m kddpm.plots --only=schedules,forward --out=figures

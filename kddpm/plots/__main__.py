@@ -7,8 +7,8 @@ schedules     signal, noise and log-SNR of every noise schedule
 forward       a digit on its way to noise
 toy_points    four points in the plane turning into noise, and noise into points again (GIF)
 toy_moons     the same of two half moons (GIF)
-bits_by_term  where the bits per dimension of Gaussian data come from; of a run, see evaluate.py
-estimators    how noisy three estimates of the variational bound are, and their gradients
+bits_by_term  the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
+estimators    the variances of three estimates of the variational bound, and of their gradients
 """
 
 import pathlib
@@ -34,7 +34,7 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
 
 
 def main() -> None:
-    """Flags to figures."""
+    """Draw the figures that the flags ask for."""
     only, out = flags.FLAGS.only, pathlib.Path(flags.FLAGS.out)
     names = list(FIGURES) if only is None else [name.strip() for name in only.split(",")]
     for name in names:

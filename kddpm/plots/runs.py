@@ -1,4 +1,4 @@
-"""Figures of a run: its loss, and where its bits per dimension come from."""
+"""Figures of a run: its loss, and the terms of its bits per dimension."""
 
 import os
 from typing import TYPE_CHECKING
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
-    """The loss of a run against the step, as a PNG: every row faint, the mean over the last tenth of the way in front.
+    """Plot the loss of a run against the step, as a PNG: every row faint, and the mean over the last tenth of the rows.
 
     Args:
-        rows: of metrics.csv, with `step` and `loss`; those of steps that were all skipped are left out.
-        path: where the PNG goes; written beside and renamed.
+        rows: rows of metrics.csv, with `step` and `loss`; rows whose steps were all skipped are left out.
+        path: path of the PNG; it is written to a temporary file and renamed.
     """
     rows = [row for row in rows if np.isfinite(float(row["loss"]))]
     if not rows:
@@ -40,15 +40,14 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
 
 
 def bits_by_term(result: "BitsPerDim", path: str | os.PathLike) -> None:
-    """Where the bits per dimension come from: the terms of the bound against t, and their sum so far; a PNG.
+    """Plot the terms of the bits per dimension against t, and their cumulative sum, as a PNG.
 
     Args:
-        result: a `kddpm.BitsPerDim`. Terms that were not drawn, NaN, are left out; their share of the sum is what
-            their neighbours say.
-        path: where the PNG goes.
+        result: a `kddpm.BitsPerDim`. Terms that were not drawn, NaN, are left out; in the sum they are interpolated.
+        path: path of the PNG.
 
     Raises:
-        InputError: no L_0 among the terms.
+        InputError: the result has no L_0.
     """
     terms, last = np.asarray(result.terms, np.float64), len(result.terms)
     drawn = np.flatnonzero(np.isfinite(terms))
@@ -87,6 +86,6 @@ def bits_by_term(result: "BitsPerDim", path: str | os.PathLike) -> None:
 
 
 def _readable(value: float) -> str:
-    """Two digits, and a power of ten where it is needed."""
+    """Format a value with two digits, and a power of ten if needed."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     return rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if exponent else mantissa

@@ -1,4 +1,4 @@
-"""What the figures share: colours, axes, files."""
+"""Colours, axes and files of all figures."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from kddpm.base.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, which all kinds of colour vision tell apart.
+# Okabe & Ito's colours, which people with any kind of colour vision can distinguish.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 
 
@@ -24,13 +24,13 @@ DPI = 110
 
 
 def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: int = DPI) -> tuple["Figure", Any]:
-    """A figure of that many inches, and its axes."""
+    """Return a figure of `width` x `height` inches, and its axes."""
     extras.need("plots", "A figure")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    gc.collect()  # earlier figures: each is a net of circles, a megabyte that Python finds late
+    gc.collect()  # frees earlier figures: each is a megabyte in reference cycles
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(width, height), dpi=dpi, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
@@ -43,19 +43,19 @@ def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: 
 
 def save(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a figure as a PNG, whole or not at all."""
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def pixels(figure: "Figure") -> np.ndarray:
-    """What a figure looks like, uint8 (H, W, 3)."""
-    canvas: Any = figure.canvas  # that of `subplots`, a FigureCanvasAgg
+    """Render a figure as uint8 (H, W, 3)."""
+    canvas: Any = figure.canvas  # a FigureCanvasAgg, from `subplots`
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def few_colours(shots: list[np.ndarray], hues: Sequence[str]) -> list[np.ndarray]:
-    """The same frames in shades of grey and of these hues alone, which a GIF stores in a third of the room."""
+    """Return the frames in shades of grey and of these hues only, which makes a GIF a third as large."""
     from matplotlib.colors import to_rgb
     from PIL import Image
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
-    """Signal, noise and log-SNR of every schedule against t, as a PNG.
+    """Plot signal, noise and log-SNR of every schedule against t, as a PNG.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG.
         num_timesteps: T.
     """
     from kddpm.theory import schedules as kd_schedules
@@ -34,7 +34,7 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
     figure, (signal, noise, snr) = style.subplots(10, 3.7, columns=3)
     for name, schedule, colour, dashes in lines:
         kept, lost = schedule.alpha_bars, schedule.one_minus_alpha_bars
-        with np.errstate(divide="ignore"):  # minus infinity where nothing is left, which is not drawn
+        with np.errstate(divide="ignore"):  # minus infinity without signal, which is not drawn
             log_snr = np.log(kept) - np.log(lost)
         for axes, values in ((signal, np.sqrt(kept)), (noise, np.sqrt(lost)), (snr, log_snr)):
             axes.plot(values, color=colour, linestyle=dashes, linewidth=1.8, label=name if axes is signal else None)
@@ -56,12 +56,12 @@ def forward(
     names: tuple[str, ...] = ("linear", "quadratic", "cosine"),
     timesteps: tuple[int, ...] = (25, 50, 100, 200, 300, 450, 600, 800, 999),
 ) -> None:
-    """The forward process on a digit: a row a schedule, time from left to right, the same noise all along; a PNG.
+    """Draw the forward process on a digit as a PNG: one row per schedule, t from left to right, always the same noise.
 
     Args:
-        path: where the PNG goes.
-        image: which of the shipped digits.
-        names: schedules, T = 1000.
+        path: path of the PNG.
+        image: index of the digit in the shipped data.
+        names: names of schedules, T = 1000.
         timesteps: t of the columns after the digit itself.
     """
     from kddpm import data
@@ -100,16 +100,16 @@ def _percent_format(percent: float) -> str:
 def toy(
     plane: str, path: str | os.PathLike, model: "DiffusionModel | None" = None, count: int = 500, frames: int = 26
 ) -> None:
-    """Points in the plane becoming noise by q, and noise becoming points by the ancestral sampler, as a GIF.
+    """Draw points in the plane that q turns into noise, and noise that the ancestral sampler turns into points; a GIF.
 
-    Colours are those of the part that a point came from, and on the way back of the part that it ends at.
+    A point has the colour of the part where it starts, and on the way back of the part where it ends.
 
     Args:
         plane: "points" or "moons".
-        path: where the GIF goes.
-        model: a `DiffusionModel` of points in the plane; None = one trained for this, some seconds.
-        count: of points.
-        frames: of each way.
+        path: path of the GIF.
+        model: a `DiffusionModel` of points in the plane; None = train one, which takes some seconds.
+        count: number of points.
+        frames: number of frames of each direction.
     """
     from kddpm import toy as kd_toy
     from kddpm.data import images
@@ -142,12 +142,12 @@ def toy(
             dots.set_offsets(way[i])
             title.set_text(f"{name}\nnoise level {taken[i]} of {steps}")
             shots.append(style.pixels(figure))
-        shots += 6 * shots[-1:]  # rest where the way turns
+        shots += 6 * shots[-1:]  # pause where the direction changes
     images.save_gif(path, style.few_colours(shots, hues), duration_ms=90, hold_ms=1200)
 
 
 def gaussian_bits() -> "BitsPerDim":
-    """The `BitsPerDim` of the best network for Gaussian pixels, N(0, 0.2^2) rounded to uint8, on 64 such images."""
+    """Return the `BitsPerDim` of the optimal network for pixels N(0, 0.2^2), rounded to uint8, on 64 such images."""
     from kddpm import toy as kd_toy
     from kddpm.model.diffusion_model import DiffusionModel
     from kddpm.theory import schedules as kd_schedules
@@ -166,10 +166,10 @@ _ESTIMATORS = {
 
 
 def estimators(path: str | os.PathLike, lengths: tuple[int, ...] = (10, 30, 100, 300), images: int = 2000) -> None:
-    """How noisy estimates of the bound are against T, as a PNG: one estimate, and its gradient per network call.
+    """Plot the variance of estimates of the bound against T, as a PNG: of the value, and of the gradient per call.
 
     Args:
-        path: where the PNG goes.
+        path: path of the PNG.
         lengths: values of T.
         images: as in `toy.estimator_variances`.
     """

@@ -1,8 +1,7 @@
-"""From noise to pictures, and from pictures to pictures. Uses `base`, `theory`, `data` and `distribution`.
+"""Generates pictures from noise, and pictures from pictures. Uses `base`, `theory`, `data` and `distribution`.
 
-Begin with `samplers`, whose docstring has the equations: every sampler is a `step_table.StepTable`, which `walks` takes
-step by step inside the graph. `denoiser` is what all of it knows of a network, `generation` and `editing` are what a
-user calls.
+Begin with `samplers`, whose docstring has the equations: every sampler becomes a `step_table.StepTable`, and `walks`
+runs its steps inside the graph. `denoiser` is the interface to a network; users call `generation` and `editing`.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""`Denoiser`: all that generation, editing, likelihood and export know of a trained network.
+"""`Denoiser`: the interface of a trained network to generation, editing, likelihood and export.
 
-A `DiffusionModel` gives one, of its averaged weights; any other Keras network makes one:
+A `DiffusionModel` has one, with its averaged weights; any other Keras network can be wrapped in one:
 
     denoiser = kddpm.Denoiser(network, kddpm.schedules.cosine(1000), kddpm.Objective("v"))
     pictures = kddpm.generation.generate(denoiser, seeds=range(16), sampler="ddim", num_steps=50)
@@ -25,28 +25,28 @@ from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion
 from kddpm.theory.schedules import NoiseSchedule
 
-_MOST_COMPILED = 64  # functions that are kept; those used longest ago are forgotten
+_MOST_COMPILED = 64  # functions that are kept; the least recently used are dropped
 
 
 class HasDenoiser(Protocol):
-    """Whatever has a `Denoiser`, such as a `DiffusionModel`."""
+    """Any object with a `Denoiser`, such as a `DiffusionModel`."""
 
     @property
     def denoiser(self) -> "Denoiser":
-        """The network that generates, with what belongs to it."""
+        """The network that generates, and the meaning of its output."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Denoiser:
-    """A trained network, with what its output means.
+    """A trained network and the meaning of its output.
 
     Attributes:
         network: a Keras model called on [x_t, t], or [x_t, t, label] where it has classes, with attributes
             `image_shape` (H, W, C) and `num_classes`, None = no classes. x_t is float32 (B, H, W, C), t and label are
-            int32 (B,); the label `num_classes` asks for a picture of no class.
+            int32 (B,); the label `num_classes` means "no class".
         schedule: the `NoiseSchedule` that it was trained on.
-        objective: what it was trained to predict, and whether it predicts variances.
-        knows_no_class: whether a network with classes was trained on the label "no class", which guidance needs.
+        objective: what the network was trained to predict, and whether it predicts variances.
+        knows_no_class: whether a network with classes was trained with the label "no class", which guidance needs.
     """
 
     network: keras.Model
@@ -60,12 +60,12 @@ class Denoiser:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of a picture."""
+        """The shape of a picture, (H, W, C)."""
         return tuple(self.network.image_shape)
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, None = unconditional."""
+        """The number of classes, None = unconditional."""
         return self.network.num_classes
 
     @functools.cached_property
@@ -75,29 +75,29 @@ class Denoiser:
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
-        """Where the network's variables live."""
+        """The distribution strategy of the network's variables."""
         return self.network.distribute_strategy
 
     def steps(
         self, sampler: str | samplers.Sampler, num_steps: int | Integers | None, strength: float = 1.0
     ) -> StepTable:
-        """The table of a sampler, by name or itself, for what the network predicts; see `samplers.step_table`."""
+        """Return the step table of a sampler, given itself or by name, for this network; see `samplers.step_table`."""
         return samplers.step_table(samplers.by_name(sampler), self.schedule, num_steps, self.objective, strength)
 
     def predictor(
         self, label: Tensor = None, guidance_scale: float | Tensor = 1.0, learned_variance: bool = False
     ) -> Callable:
-        """(x_t, t) -> output of the network, float32, for `walks`.
+        """Return the function (x_t, t) -> output of the network, float32, that `walks` needs.
 
-        With classifier-free guidance (Ho & Salimans 2022, eq. 6, whose w is ours less 1) the output is
-        none + scale (given - none), "none" being the network's answer without a class; a learned variance stays the
-        given class's.
+        With classifier-free guidance (Ho & Salimans 2022, eq. 6, where w = scale - 1) the output is
+        none + scale (given - none), where "none" is the network's output for "no class"; a learned variance stays that
+        of the given class.
 
         Args:
             label: int32 (B,), None for a network without classes.
-            guidance_scale: a number, of which 1 = no guidance and 0 = no class need one answer; or a float32 scalar
-                tensor.
-            learned_variance: whether a learned variance is wanted beside the prediction.
+            guidance_scale: a number, where 1 = no guidance and 0 = no class need one network output, others two; or a
+                float32 scalar tensor.
+            learned_variance: whether the output includes a learned variance.
         """
         channels, has_variance = self.image_shape[-1], self.objective.variance == "learned"
         is_number = not tf.is_tensor(guidance_scale)
@@ -123,7 +123,7 @@ class Denoiser:
         return predict
 
     def compiled(self, key: Hashable, make: Callable[[], object]) -> Any:
-        """What `make` compiles for `key`, made once and kept, until too much else has been asked for."""
+        """Return what `make` compiles for `key`, from a cache of the most recently used."""
         kept = self._compiled
         if key in kept:
             made = kept.pop(key)
@@ -131,11 +131,15 @@ class Denoiser:
             made = make()
             while len(kept) >= _MOST_COMPILED:
                 del kept[next(iter(kept))]
-        kept[key] = made  # the last in the order of use
+        kept[key] = made  # now the most recently used
         return made
 
     def checked_labels(self, labels: Integers | None, seeds: np.ndarray) -> np.ndarray | None:
-        """Labels as int32 (N,), one a seed, of its seed where there are none; None for a network without classes.
+        """Check labels and return them as int32 (N,), one a seed; None for a network without classes.
+
+        Args:
+            labels: classes; None = derived from the seeds.
+            seeds: int32 (N,).
 
         Raises:
             InputError: labels of another number, out of range, or for a network without classes.
@@ -153,7 +157,7 @@ class Denoiser:
         return labels
 
     def labels_of_images(self, labels: Integers | None, count: int) -> np.ndarray | None:
-        """Labels of images, which have a class of their own and none to be made up: int32 (count,).
+        """Check the labels of given images, which cannot be derived from seeds, and return them as int32 (count,).
 
         Raises:
             InputError: as in `checked_labels`, or no labels for a network with classes.
@@ -166,11 +170,11 @@ class Denoiser:
         return self.checked_labels(labels, np.arange(count))
 
     def check_guidance(self, guidance_scale: float) -> None:
-        """Whether the network can be guided so.
+        """Check that the network supports this guidance scale.
 
         Raises:
-            InputError: a scale that is negative or no number, a network without classes, or one trained without label
-                dropout.
+            InputError: the scale is negative or not a number; or it is not 1, and the network has no classes or was
+                trained without label dropout.
         """
         if arguments.number("guidance_scale", guidance_scale) < 0:
             raise InputError("guidance_scale", "must be at least 0", guidance_scale)
@@ -189,5 +193,5 @@ class Denoiser:
 
 
 def denoiser_of(model: Denoiser | HasDenoiser) -> Denoiser:
-    """A `Denoiser` itself, or that of a `DiffusionModel`."""
+    """Return a `Denoiser` itself, or the `Denoiser` of a `DiffusionModel`."""
     return model if isinstance(model, Denoiser) else model.denoiser

@@ -1,4 +1,4 @@
-"""Pictures from pictures: inversion, interpolation, variations, inpainting. All with the averaged weights."""
+"""Pictures from pictures: inversion, interpolation, variations and inpainting, all with the averaged weights."""
 
 import numpy as np
 import tensorflow as tf
@@ -26,21 +26,21 @@ def invert(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """The x_T from which DDIM in the same steps paints these images (`kddpm.samplers`, equation (8)).
+    """Return the x_T from which DDIM in the same steps generates these images (`kddpm.samplers`, equation (8)).
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
         images: uint8, or float in [-1, 1], (N, H, W, C).
         num_steps: as in `generation.generate`.
         labels: classes, one an image, for a network with classes.
-        iterations: network calls a step; more = closer.
-        clip: as of the `DDIM` that shall find the way back.
-        spacing: the same.
+        iterations: network calls a step; more are more accurate.
+        clip: that of the `DDIM` sampler that generates the images again.
+        spacing: likewise.
         batch_size: images in memory at a time.
         verbose: as in `generation.generate`.
 
     Returns:
-        float32 (N, H, W, C), about standard normal for images like those of the training.
+        float32 (N, H, W, C), approximately standard normal for images like the training images.
 
     Raises:
         InputError: images of another shape or type, labels missing or out of range, or arguments out of range.
@@ -77,18 +77,19 @@ def interpolate(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """Pictures on the way from image a to image b.
+    """Return pictures between image a and image b.
 
-    Both are inverted to x_T, x_T moves from one to the other along the sphere (Song et al. 2021, section 5.3), and DDIM
-    paints every stop. What inverting and painting an end lose is added again, in proportion: the ends are a and b.
+    Both are inverted to x_T, the x_T are interpolated along the sphere (Song et al. 2021, section 5.3), and DDIM
+    generates a picture from each. The error of an inverted and regenerated end is added back, in proportion: the first
+    and the last picture are a and b.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
         a: uint8 (H, W, C).
         b: uint8 (H, W, C).
-        count: pictures, both ends included.
+        count: number of pictures, both ends included.
         num_steps: as in `generation.generate`.
-        labels: the classes of a and b, for a model with classes; every picture has that of the nearer end.
+        labels: the classes of a and b, for a model with classes; every picture has the class of the nearer end.
         iterations: as in `invert`.
         batch_size: as in `invert`.
         verbose: as in `generation.generate`.
@@ -97,7 +98,7 @@ def interpolate(
         uint8 (count, H, W, C).
 
     Raises:
-        InputError: as in `invert`, or a count below 2.
+        InputError: as in `invert`, or the count is below 2.
     """
     denoiser = denoiser_of(model)
     count = arguments.count("count", count, 2)
@@ -135,15 +136,15 @@ def variations(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """Pictures like those given: noise to a level t, then denoise (Meng et al. 2022, "SDEdit").
+    """Return pictures similar to the given ones: add noise up to a level t, then denoise (Meng et al. 2022, "SDEdit").
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
-        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
-        strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate by themselves.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) is used for every seed.
+        strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate without them.
         seeds: one a picture; None = 0 .. N - 1.
         sampler: as in `generation.generate`.
-        num_steps: of the whole way from T, as in `generation.generate`; the last `strength` of them are taken.
+        num_steps: steps of the whole way from T, as in `generation.generate`; the last `strength` of them are taken.
         labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `generation.generate`.
         batch_size: as in `generation.generate`.
@@ -153,7 +154,7 @@ def variations(
         uint8 (N, H, W, C).
 
     Raises:
-        InputError: a strength outside [0, 1], images of another shape, or as in `generation.generate`.
+        InputError: the strength lies outside [0, 1], images of another shape, or as in `generation.generate`.
     """
     denoiser = denoiser_of(model)
     strength = arguments.number("strength", strength)
@@ -193,21 +194,22 @@ def inpaint(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """Paint what the mask leaves open (Lugmayr et al. 2022, "RePaint", algorithm 1 and appendix B).
+    """Paint the unknown pixels of images (Lugmayr et al. 2022, "RePaint", algorithm 1 and appendix B).
 
-    After every step the known pixels are those of the image, noised to the level reached. So that the rest fits them,
-    the walk goes back up `jump_length` steps, `resamplings` - 1 times from every `jump_length`-th level.
+    After every step the known pixels are replaced by those of the image, noised to the level reached. So that the rest
+    fits them, the sampler adds noise again for `jump_length` steps, `resamplings` - 1 times at every `jump_length`-th
+    level.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
-        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) serves every seed.
-        mask: bool (H, W) or (N, H, W), True = known; or the same in numbers, 0 = to be painted.
+        images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) is used for every seed.
+        mask: bool (H, W) or (N, H, W), True = known; or the same as numbers, 0 = to be painted.
         seeds: one a picture; None = 0 .. N - 1.
         sampler: "ancestral" or "ddim", or one of the two with its arguments.
-        num_steps: as in `generation.generate`, resampling not counted.
+        num_steps: as in `generation.generate`, without the resampling.
         labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `generation.generate`.
-        jump_length: steps to go back, fewer than there are; None = 10, or all but one where there are fewer.
+        jump_length: steps to go back, fewer than there are; None = 10, or all but one if there are fewer.
         resamplings: how often each stretch of steps is taken; 1 = once.
         batch_size: as in `generation.generate`.
         verbose: as in `generation.generate`.
@@ -243,6 +245,7 @@ def inpaint(
 
 
 def _checked_jump(jump_length, resamplings, num_steps) -> int:
+    """Check the jump length and return it, or the default."""
     if jump_length is None:
         return min(_JUMP_LENGTH, max(num_steps - 1, 1))
     jump_length = arguments.count("jump_length", jump_length)
@@ -254,7 +257,7 @@ def _checked_jump(jump_length, resamplings, num_steps) -> int:
 
 
 def _noised(denoiser, x_0, t: int, seeds, batch_size) -> np.ndarray:
-    """x_t of images (N, H, W, C), with the noise that `generate` would start from."""
+    """Return x_t of images (N, H, W, C), with the noise that `generate` would start from."""
     chunks = []
     for rows in (slice(i, i + batch_size) for i in range(0, len(x_0), batch_size)):
         drawn = noise.normal(tf.constant(seeds[rows]), noise.INITIAL_STREAM, 0, denoiser.image_shape)
@@ -263,8 +266,8 @@ def _noised(denoiser, x_0, t: int, seeds, batch_size) -> np.ndarray:
 
 
 def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.ndarray, np.ndarray]:
-    """RePaint's way down: which step to take at each row, and how many steps to climb after it."""
-    # The authors' t = 0 is the first noising step, level 1 here; from the data themselves there is no way back.
+    """Return RePaint's order of steps: the step to take at each row, and how many noising steps follow it."""
+    # The authors' t = 0 is the first noising step, level 1 here; there is no jump back from the data themselves.
     left = dict.fromkeys(range(1, num_steps - jump_length + 1, jump_length), resamplings - 1)
     order, climbs, level = [], [], num_steps
     while level > 0:
@@ -279,9 +282,9 @@ def _resampled(num_steps: int, jump_length: int, resamplings: int) -> tuple[np.n
 
 
 def _repaint(denoiser, timesteps, order, climbs, x_0, known) -> generation.Edit:
-    """After row i: the known pixels at the level reached, then the way up."""
+    """Return the edit after row i: set the known pixels at the level reached, then add the noise of the jump."""
     schedule, shape = denoiser.schedule, denoiser.image_shape
-    indices = np.searchsorted(schedule.timesteps, timesteps)  # walking down
+    indices = np.searchsorted(schedule.timesteps, timesteps)  # decreasing
     alpha_bars = np.append(schedule.alpha_bars[indices], 1.0)  # of the levels, from noise to data
     reached = order + 1
     signal, spread = np.sqrt(alpha_bars[reached]), np.sqrt(1 - alpha_bars[reached])
@@ -300,7 +303,7 @@ def _repaint(denoiser, timesteps, order, climbs, x_0, known) -> generation.Edit:
 
 
 def _slerp(a, b, shares):
-    """Along the great circle from a (H, W, C) to b; straight where they are parallel."""
+    """Interpolate along the great circle from a (H, W, C) to b; linearly if they are parallel."""
     cosine = np.sum(a * b, dtype=np.float64) / np.sqrt(
         np.sum(a * a, dtype=np.float64) * np.sum(b * b, dtype=np.float64)
     )
@@ -311,7 +314,7 @@ def _slerp(a, b, shares):
 
 
 def _checked(denoiser, images) -> np.ndarray:
-    """Images as float32 (N, H, W, C) in [-1, 1]."""
+    """Check images and return them as float32 (N, H, W, C) in [-1, 1]."""
     images = np.asarray(images)
     inputs.checked_images(images, None, denoiser.image_shape, None)
     if not len(images):
@@ -320,6 +323,7 @@ def _checked(denoiser, images) -> np.ndarray:
 
 
 def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
+    """Check images and seeds and return them, one a picture; a single image is repeated."""
     images = np.asarray(images)
     single = images.ndim == 3
     x_0 = _checked(denoiser, images[np.newaxis] if single else images)
@@ -332,7 +336,7 @@ def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked_mask(denoiser, mask, count) -> np.ndarray:
-    """Bool (N, H, W, C)."""
+    """Check the mask and return it as bool (N, H, W, C)."""
     mask = np.asarray(mask)
     size = denoiser.image_shape[:2]
     if mask.shape not in (size, (count, *size)):

@@ -1,4 +1,4 @@
-"""Pictures from a model: the walk of `kddpm.walks` over any number of images, chunk by chunk, with a progress bar."""
+"""Generates any number of pictures with `kddpm.walks`, chunk by chunk, with a progress bar."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,25 +32,25 @@ def generate(
     verbose: bool | str = "auto",
     jit_compile: bool = False,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """Pictures from seeds: Algorithm 2, or any sampler.
+    """Generate pictures from seeds, by Algorithm 2 or any other sampler.
 
-    Picture k depends on seeds[k] (and labels[k]) alone, whatever stands beside it: its noise is the same bit for
-    bit, and the picture is, up to the rounding of floats.
+    Picture k depends only on seeds[k] (and labels[k]), not on the rest of the batch: its noise is the same bit for
+    bit, and the picture is the same up to the rounding of floats.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`, whose averaged weights then generate.
         seeds: int32 numbers, one a picture.
         sampler: a key of `samplers.BY_NAME`, or a sampler with its arguments, such as
             `kddpm.samplers.DDIM(eta=0.5)`.
-        num_steps: how many steps, or which ones; None = all T.
+        num_steps: the number of steps, or the steps themselves; None = all T.
         labels: classes, one a picture; None = seed modulo the number of classes.
-        guidance_scale: of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further from what the
-            network says without a class, 0 = no class at all. Others call the network on twice the batch.
-        x_T: float (N, H, W, C) to start from in place of the seeds' noise, such as `editing.invert` gives.
+        guidance_scale: scale of classifier-free guidance (Ho & Salimans 2022): 1 = none, more = further away from the
+            output without a class, 0 = no class at all. Others call the network on twice the batch.
+        x_T: float (N, H, W, C) to start from instead of the seeds' noise, such as the result of `editing.invert`.
         batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
-        return_trajectory: also return frames of every picture's way from noise, at most this many; True = 50.
-        verbose: whether to show a progress bar; "auto" = once sampling has taken two seconds.
-        jit_compile: compile with XLA: slower to start, faster where the network is small.
+        return_trajectory: whether to return frames from noise to each picture as well, at most this many; True = 50.
+        verbose: whether to show a progress bar; "auto" = after two seconds of sampling.
+        jit_compile: whether to compile with XLA: slower to start, faster for small networks.
 
     Returns:
         uint8 (N, H, W, C); with `return_trajectory` also uint8 (frames, N, H, W, C), from noise to the pictures.
@@ -88,12 +88,12 @@ def generate(
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """What is done to the state after every step of a walk, inside the loop.
+    """A change of the state after every step, inside the loop of `walks.walk`.
 
     Attributes:
-        name: of the function, hashable with whatever it is made from.
+        name: hashable key that identifies the function and the constants inside it.
         function: (x, index, seeds, *arrays) -> x.
-        arrays: one row an image, each (N, ...).
+        arrays: arrays with one row an image, each (N, ...).
     """
 
     name: tuple
@@ -116,7 +116,7 @@ def paint(
     jit_compile: bool = False,
     task: str = "Generating",
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Walk to the end for every seed.
+    """Take all steps of a table for every seed.
 
     Args:
         denoiser: the network.
@@ -124,20 +124,20 @@ def paint(
         seeds: int32 (N,).
         labels: int32 (N,), None for a network without classes.
         x: float32 (N, H, W, C) to start from; None = the noise of the seeds.
-        edit: what happens after every step; None = nothing.
+        edit: the change after every step; None = no change.
         guidance_scale: as in `generate`.
         batch_size: images at a time.
-        frames: how many pictures of the way to keep.
+        frames: how many frames to return.
         verbose: as in `generate`.
-        jit_compile: compile with XLA.
-        task: what the progress bar says.
+        jit_compile: whether to compile with XLA.
+        task: the first word of the progress bar.
 
     Returns:
         float32 (N, H, W, C), and uint8 (frames, N, H, W, C) or None.
     """
     batch_size = arguments.count("batch_size", batch_size)
     rows = replicas.SharedRows(denoiser.strategy)
-    # A power of two, so that a few shapes serve every number of seeds.
+    # A power of two, so that few shapes are traced for all numbers of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
     batch = -(-batch // rows.replicas) * rows.replicas
     stops = _stops(table.num_rows, frames)
@@ -151,7 +151,7 @@ def paint(
             count = len(seeds[chunk])
 
             def filled(array, chunk=chunk):
-                """The chunk as a full batch, its first rows again at the end."""
+                """Return the chunk as a full batch; its rows are repeated to fill it."""
                 return rows.share(None if array is None else np.resize(array[chunk], (batch, *array.shape[1:])))
 
             chunk_seeds, chunk_labels = filled(seeds), filled(labels)
@@ -175,6 +175,7 @@ def paint(
 
 
 def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
+    """Check x_T and return it as float32 (N, H, W, C)."""
     x_T = np.asarray(x_T)
     expected = (count, *denoiser.image_shape)
     if x_T.shape != expected or x_T.dtype.kind != "f":
@@ -183,7 +184,7 @@ def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
 
 
 def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
-    """(begin, walk) for a table and a batch size; one trace serves every guidance scale but 0 and 1."""
+    """Return compiled (begin, walk) for a table and a batch size; all guidance scales but 0 and 1 share one trace."""
     guided = guidance_scale not in (0, 1)
 
     def make():
@@ -204,7 +205,7 @@ def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
 
 
 def _stops(num_steps: int, frames: int) -> list[tuple[int, bool]]:
-    """Where a walk returns to Python: (step to stop before, whether a frame is taken before walking there)."""
+    """Return where a walk returns to Python: (step to stop before, whether a frame is taken before walking there)."""
     framed: Integers = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
     starts = sorted({0, *framed, *range(0, num_steps, _STEPS_A_CALL)})
     return [(stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_steps], strict=True)]

@@ -1,15 +1,15 @@
 """Normal noise that is the same, bit for bit, on a server, in a browser and on a phone.
 
     words   = Threefry-2x32, 20 rounds (Salmon et al. 2011), key (seed, stream), counter (element, step)
-    normal  = +-Phi^-1((i + 0.5) / 2^16 + 0.5),  i = 15 bits of a word, sign = one more bit
+    normal  = +-Phi^-1((i + 0.5) / 2^16 + 0.5),  i = 15 bits of a word, the sign is one more bit
 
 Logarithms, sines and square roots differ in their last bits between runtimes; additions, products, shifts and table
-look-ups of integers do not, and each of them is a builtin operator of TFLite. Two operators are missing there: a left
-shift is a wrapping product with a power of two instead, and a logical right shift an arithmetic one with the copies of
-the sign bit taken off again.
+look-ups of integers do not, and all of them are builtin operators of TFLite. Two operators are missing there: a left
+shift is replaced by a wrapping product with a power of two, and a logical right shift by an arithmetic one whose copies
+of the sign bit are removed again.
 
-The quantiles are rounded to multiples of 2^-12: the table is 64 KB of int16 in every exported file instead of 128, and
-the rounding, a variance of 5e-9, is far below a grey level.
+The quantiles are rounded to multiples of 2^-12, so that the table takes 64 KB of int16 in every exported file instead
+of 128; the rounding adds a variance of 5e-9, far below a grey level.
 """
 
 import functools
@@ -23,24 +23,24 @@ from kddpm.base.types import Tensor
 
 INITIAL_STREAM = 0  # x_T
 STEP_STREAM = 1  # the noise added by a sampler's steps
-KNOWN_STREAM = 2  # of the pixels that inpainting keeps
-RETURN_STREAM = 3  # of the way back up that inpainting takes
-BOUND_STREAM = 4  # of the x_t at which a bound is estimated
+KNOWN_STREAM = 2  # the noise on the pixels that inpainting keeps
+RETURN_STREAM = 3  # the noise that inpainting adds when it goes back
+BOUND_STREAM = 4  # the noise in the x_t at which a bound is estimated
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
-_UNITS = 2**12  # of the table, in one standard deviation
+_UNITS = 2**12  # units of the table per standard deviation
 
 
 @functools.cache
 def normal_table() -> np.ndarray:
-    """The 2^15 quantiles Phi^-1((i + 0.5) / 2^16 + 0.5) in units of 2^-12, int16 (32768,), from 0, not decreasing."""
+    """Return the 2^15 quantiles Phi^-1((i + 0.5) / 2^16 + 0.5) in units of 2^-12, int16 (32768,), non-decreasing."""
     inverse = statistics.NormalDist().inv_cdf
     return np.array([round(inverse((i + 0.5) / 2**16 + 0.5) * _UNITS) for i in range(2**15)], np.int16)
 
 
 def threefry2x32(key: tuple, counter: tuple) -> tuple:
-    """Two words of random bits for each counter.
+    """Return two words of random bits for each counter.
 
     Args:
         key: two int32 tensors or numbers that broadcast against each other.
@@ -65,19 +65,19 @@ def threefry2x32(key: tuple, counter: tuple) -> tuple:
 
 
 def normal(seeds: Tensor, stream: int, step: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise in which picture k depends on seed k alone.
+    """Return standard normal noise, in which row k depends only on seed k.
 
     Args:
         seeds: int32 (B,), one a picture.
-        stream: one of the above, or any other number for a stream of one's own.
-        step: int32 scalar; with the element's index it is the counter.
-        shape: of one picture, without the batch; static.
+        stream: one of the streams above, or any other number for independent noise.
+        step: int32 scalar; together with the element's index it is the counter.
+        shape: static shape of one picture, without the batch.
 
     Returns:
         float32 (B, *shape).
     """
     size = math.prod(shape)
-    quarter = -(-size // 4)  # one call gives two words of 32 bits, and a normal takes 16
+    quarter = -(-size // 4)  # one call gives two words of 32 bits, and a normal uses 16
     element = tf.range(quarter, dtype=tf.int32)[tf.newaxis, :]
     words = tf.concat(threefry2x32((seeds[:, tf.newaxis], stream), (element, step)), axis=1)
     halves = tf.bitwise.right_shift(tf.concat([words, words * 2**16], axis=1), 16)
@@ -88,6 +88,6 @@ def normal(seeds: Tensor, stream: int, step: Tensor, shape: tuple[int, ...]) -> 
 
 
 def _rotate_left(x, bits: int):
-    # x 2^bits plus a logical right shift, whose correction for the sign has the same factor.
+    # x 2^bits plus a logical right shift; the sign correction of the shift has the same factor 2^bits.
     shifted = tf.bitwise.right_shift(x, 32 - bits)
     return shifted + (x - tf.bitwise.right_shift(x, 31)) * 2**bits

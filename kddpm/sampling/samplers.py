@@ -1,33 +1,35 @@
-"""From noise to a picture: what each sampler does, as rows of coefficients.
+"""Samplers, from noise to a picture, as rows of coefficients.
 
-A row is one call of the network (`kddpm.walks` takes them in one loop inside the graph):
+A row is one call of the network (`kddpm.walks` runs them in one loop inside the graph):
 
     (1)  x_0  = a x + b output,  clipped if wanted
-    (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1),  and for a sampler with a memory  m' = f x_0 + g x + h m
+    (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1),  and for a sampler with a memory m,  m' = f x_0 + g x + h m
 
 The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - alpha_bar) at t, and s', n' at t_prev:
 
     (3)  Ancestral (Ho et al. 2020, algorithm 2 and eq. 7): c, d of the posterior mean; sigma^2 = the posterior variance
-         ("small"), beta ("large") or what the network says ("learned"); sigma = 0 at the last step.
+         ("small"), beta ("large") or from the network ("learned"); sigma = 0 at the last step.
     (4)  DDIM (Song et al. 2021, eq. 12 and 16): sigma = eta sqrt(posterior variance), and with
-         k = sqrt(n'^2 - sigma^2) along the noise that belongs to the clipped x_0,  d = k / n,  c = s' - d s.
+         k = sqrt(n'^2 - sigma^2), the factor of the noise that follows from the clipped x_0,  d = k / n,  c = s' - d s.
     (5)  DPMSolver, DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): with lambda = log(s / n) and h = lambda' - lambda,
          x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = h / (2 h of the step before),  m' = x_0;
          w = 0 at the first step, which has no memory, and at the last, whose h is infinite.
     (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In z = x / n and w = s / n
-         the ODE is dz/dw = x_0. Euler's row keeps m' = half of the way; the second row, at t_prev, goes the other half
-         with the x_0 found there. The last step, to an infinite w, is Euler's alone. Karras et al. walk in x / s and
-         n / s, where a step that changes n / s tenfold, as a cosine schedule's first ones do, overshoots by as much.
+         the ODE is dz/dw = x_0. Euler's row stores half of its step in m'; the second row, at t_prev, adds the other
+         half with the x_0 found there. The last step, to an infinite w, is Euler's only. Karras et al. integrate in
+         x / s and n / s, where a step that changes n / s tenfold, like the first of a cosine schedule, overshoots by
+         as much.
     (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
          x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
-         step size with |score|^2 of one known picture on average, d / n^2, so that no image depends on others.
+         step size with the mean of |score|^2 for one known picture, d / n^2 (d elements), so that no image depends on
+         others.
     (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: the x' from which DDIM's step, clipping
-         included, leads to x. By fixed-point iteration, because x' is what the network must be asked about:
+         included, leads to x. It needs fixed-point iteration, because x' is also the input of the network:
          x' = s'/s x + (n' - s'/s n) eps  while there is more signal than noise (s s' > n n'),
-         x' = n'/n x + (s' - n'/n s) x_0  afterwards: each where it contracts faster.
+         x' = n'/n x + (s' - n'/n s) x_0  afterwards: each form where it contracts faster.
 
-Fewer steps than T come from a respaced schedule, whose betas are those between the kept steps; a and b stay those of
-the schedule that the network was trained on.
+Fewer steps than T use a respaced schedule, whose betas are those between the kept steps; a and b remain those of the
+schedule that the network was trained on.
 """
 
 import abc
@@ -47,24 +49,24 @@ from kddpm.theory.schedules import SPACINGS, NoiseSchedule, checked_steps, times
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(abc.ABC):
-    """What all samplers share.
+    """The base class of samplers, with the arguments that all of them have.
 
     Args:
-        clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile, and scaled back
-            where that is beyond 1 (Saharia et al. 2022, section 2.3), for strong guidance.
-        spacing: which steps, where fewer than T are taken; see `schedules.timestep_grid`.
+        clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile if that is above
+            1, and then divided by it (Saharia et al. 2022, section 2.3), for strong guidance.
+        spacing: which steps are taken if there are fewer than T; see `schedules.timestep_grid`.
     """
 
-    memoryless: ClassVar[bool] = False  # whether a row is a whole step and remembers nothing, as inpainting needs
+    memoryless: ClassVar[bool] = False  # whether a row is a whole step without memory, as inpainting needs
     clip: bool | str = dataclasses.field(default=True, kw_only=True)
     spacing: str = dataclasses.field(default="trailing", kw_only=True)
 
     def __post_init__(self):
-        _check_words(self.clip, self.spacing)
+        _check_clip_and_spacing(self.clip, self.spacing)
 
     @abc.abstractmethod
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """What it does on a (respaced) schedule; `variance` is the model's."""
+        """Return the rows on a (respaced) schedule, from noise to data; `variance` is the model's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Ancestral(Sampler):
     """Algorithm 2 of Ho et al. 2020, equation (3).
 
     Args:
-        variance: "small" (posterior), "large" (beta), "learned", or one variance for each step in increasing t, of
-            which the first, that of the last step taken, is not used; None = the model's own.
+        variance: "small" (posterior), "large" (beta), "learned", or one variance for each step in increasing t; the
+            first belongs to the last step taken and is not used; None = the model's own.
         clip, spacing: see `Sampler`.
     """
 
@@ -98,7 +100,7 @@ class Ancestral(Sampler):
             raise InputError("variance", "must hold finite numbers >= 0", self.variance)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (3) on a (respaced) schedule; `variance` is the model's."""
+        """Return the ancestral steps of equation (3) on a (respaced) schedule; `variance` is the model's."""
         return _ancestral_rows(schedule, variance if self.variance is None else self.variance)
 
 
@@ -122,11 +124,11 @@ class DDIM(Sampler):
             raise InputError("eta", "must lie in [0, 1]", self.eta)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (4) on a (respaced) schedule."""
+        """Return the DDIM steps of equation (4) on a (respaced) schedule."""
         std = self.eta * np.sqrt(schedule.posterior_variances)
         rest = np.maximum(
             schedule.one_minus_alpha_bars_prev - std**2, 0.0
-        )  # 0 but for rounding, at eta = 1 after pure noise
+        )  # at eta = 1 after pure noise it is 0 up to rounding
         from_xt = np.sqrt(rest) / np.sqrt(schedule.one_minus_alpha_bars)
         from_x0 = np.sqrt(schedule.alpha_bars_prev) - from_xt * np.sqrt(schedule.alpha_bars)
         down = np.arange(schedule.num_timesteps)[::-1]
@@ -144,15 +146,15 @@ class DPMSolver(Sampler):
     order: ClassVar[int] = 2
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (5) on a (respaced) schedule."""
+        """Return the second-order steps of equation (5) on a (respaced) schedule."""
         down = np.arange(schedule.num_timesteps)[::-1]
         signal, noise_ = _levels(schedule)
         with np.errstate(divide="ignore"):
             log_snr = np.log(signal / noise_)
-            steps = np.diff(log_snr)[::-1] * -1  # h of each step, in walking order
+            steps = np.diff(log_snr)[::-1] * -1  # h of each step, from noise to data
         ratio, towards = (column[::-1] for column in _euler(schedule))
         weight = np.zeros(len(down))
-        weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 where the step before was infinite
+        weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 if the previous h was infinite
         zero = np.zeros(len(down))
         return Rows(
             down, towards * (1 + weight), ratio, zero,
@@ -171,9 +173,9 @@ class Heun(Sampler):
     order: ClassVar[int] = 2
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
+        """Return the Euler and Heun rows of equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
         ratio, towards = (column[::-1] for column in _euler(schedule))
-        step = np.repeat(np.arange(schedule.num_timesteps), 2)[:-1]  # of each row, in walking order
+        step = np.repeat(np.arange(schedule.num_timesteps), 2)[:-1]  # step of each row, from noise to data
         second = np.arange(len(step)) % 2 == 1
         at = schedule.num_timesteps - 1 - step - second
         ratio, towards, zero = np.where(second, 0.0, ratio[step]), towards[step], np.zeros(len(step))
@@ -189,7 +191,7 @@ class PredictorCorrector(Sampler):
 
     Args:
         corrections: Langevin steps after each ancestral step, one network call each.
-        snr: of the Langevin step size.
+        snr: signal-to-noise ratio that sets the Langevin step size.
         clip, spacing: see `Sampler`.
     """
 
@@ -204,7 +206,7 @@ class PredictorCorrector(Sampler):
             raise InputError("snr", "must lie between 0 and 0.7", self.snr)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (7) on a (respaced) schedule: N (1 + corrections) - corrections rows for N steps."""
+        """Return ancestral and Langevin rows, equation (7), N (1 + corrections) - corrections of them for N steps."""
         predictor = _ancestral_rows(schedule, variance)
         share = 2 * schedule.alphas * self.snr**2  # delta / n^2
         count = 1 + self.corrections
@@ -227,7 +229,12 @@ class PredictorCorrector(Sampler):
         return Rows(at, **columns, log_variance_range=(low, high))
 
 
-def _check_words(clip: bool | str, spacing: str) -> None:
+def _check_clip_and_spacing(clip: bool | str, spacing: str) -> None:
+    """Check that `clip` and `spacing` are known.
+
+    Raises:
+        InputError: one of them is not.
+    """
     if clip not in (True, False, "dynamic"):
         raise InputError("clip", 'must be True, False or "dynamic"', repr(clip))
     if spacing not in SPACINGS:
@@ -236,13 +243,13 @@ def _check_words(clip: bool | str, spacing: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """DDIM backwards, from an image to the x_T that DDIM of the same steps paints it from, equation (8).
+    """DDIM backwards, from an image to the x_T from which DDIM in the same steps generates it, equation (8).
 
-    No `Sampler`, as it does not paint; it is told what to clip and where to stop in the same words.
+    It is not a `Sampler`, because it does not generate, but `clip` and `spacing` mean the same.
 
     Args:
-        iterations: of the fixed point, network calls a step; 1 asks about the x that the step starts from.
-        clip, spacing: as of the `DDIM` that shall find the way back.
+        iterations: fixed-point iterations, each a network call, per step; 1 calls it only at the x of the step's start.
+        clip, spacing: those of the `DDIM` sampler that generates the images again.
     """
 
     iterations: int = 3
@@ -250,11 +257,11 @@ class Inversion:
     spacing: str = "trailing"
 
     def __post_init__(self):
-        _check_words(self.clip, self.spacing)
+        _check_clip_and_spacing(self.clip, self.spacing)
         object.__setattr__(self, "iterations", arguments.count("iterations", self.iterations))
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Equation (8) on a (respaced) schedule: `iterations` rows a step."""
+        """Return the fixed-point iterations of equation (8) on a (respaced) schedule: `iterations` rows a step."""
         if schedule.zero_terminal_snr:
             raise InputError(
                 "schedule", "must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert"
@@ -263,14 +270,14 @@ class Inversion:
         s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
         of_eps = n_next - s_next / s * n  # times eps = (x' - s' x_0) / n' of the iterate
         early = s * s_next > n * n_next
-        with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is taken
+        with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is used
             c = np.where(early, -of_eps * s_next / n_next, s_next - n_next / n * s)
             e = np.where(early, s_next / s, n_next / n)
         d = np.where(early, of_eps / n_next, 0.0)
         at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
         c, d, e = c[at], d[at], e[at]
         last = np.arange(len(at)) % self.iterations == self.iterations - 1
-        # The memory holds the x that the step starts from, until the last iteration puts x' there.
+        # The memory holds the x that the step starts from; the last iteration replaces it by x'.
         return Rows(at, c, d, np.zeros(len(at)), e, last * c, last * d, np.where(last, e, 1.0))
 
 
@@ -284,7 +291,7 @@ BY_NAME: dict[str, type[Sampler]] = {
 
 
 def by_name(sampler: str | Sampler, **options) -> Sampler:
-    """The sampler of that name, `options` being its arguments; a sampler passes through, changed by them."""
+    """Return the sampler with this name and these arguments, or a given sampler with these arguments replaced."""
     if isinstance(sampler, Sampler):
         return dataclasses.replace(sampler, **options)
     if not isinstance(sampler, str) or sampler not in BY_NAME:
@@ -293,7 +300,7 @@ def by_name(sampler: str | Sampler, **options) -> Sampler:
 
 
 def name_of(sampler: Sampler) -> str:
-    """The name by which `by_name` finds it."""
+    """Return the name by which `by_name` finds a sampler."""
     return next(name for name, kind in BY_NAME.items() if isinstance(sampler, kind))
 
 
@@ -304,31 +311,31 @@ def step_table(
     objective: Objective | None = None,
     strength: float = 1.0,
 ) -> StepTable:
-    """The coefficients of a sampler in fewer steps.
+    """Return the coefficients of a sampler, in all T steps or fewer.
 
     Args:
-        sampler: one of the above.
-        schedule: of all T steps.
-        num_steps: how many steps, spaced as the sampler says; or the steps themselves, increasing and ending at T - 1;
+        sampler: one of the samplers above.
+        schedule: the schedule of all T steps.
+        num_steps: how many steps, with the sampler's spacing; or the steps themselves, increasing and ending at T - 1;
             None = all T.
-        objective: what the network was trained to predict, and its variance, for samplers that leave it to the model;
+        objective: what the network was trained to predict, and its variance, for samplers that use the model's;
             None = eps and the posterior's.
-        strength: the share of the steps to take, the last ones; they begin at the t that is left.
+        strength: fraction of the steps to take; they are the last ones.
 
     Raises:
-        InputError: more steps than T, steps that do not increase or leave out T - 1, where the noise is; variances of
-            another number, a learned variance of a model that has none; or a sampler that needs some signal in x_T on
-            a schedule that leaves none.
+        InputError: more steps than T, steps that do not increase or do not end at T - 1; variances of another number; a
+            learned variance of a model that has none; or a sampler that needs some signal in x_T on a schedule that
+            leaves none.
     """
     objective = objective or Objective()
     kept = _kept_steps(schedule, num_steps, sampler.spacing)
     respaced = schedule if num_steps is None else schedule.respace(kept)
     variances = getattr(sampler, "variance", None)
     if isinstance(variances, tuple):
-        taken: Config = {"variance": _one_each(variances, kept)[: _share(strength, kept)]}
+        taken: Config = {"variance": _checked_variances(variances, kept)[: _num_taken(strength, kept)]}
         sampler = dataclasses.replace(sampler, **taken)
     if strength < 1:
-        kept = kept[: _share(strength, kept)]
+        kept = kept[: _num_taken(strength, kept)]
         respaced = respaced.respace(range(len(kept)))
     if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
         raise InputError("variance", "learned needs a model that learned one", f"a model with {objective.variance!r}")
@@ -339,7 +346,7 @@ def step_table(
 
 
 def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
-    """Indices of the steps to take, increasing, of which the last is where the noise is."""
+    """Return the indices of the steps to take, increasing, up to T - 1."""
     if num_steps is None:
         return np.arange(schedule.num_timesteps)
     if isinstance(num_steps, str) or np.ndim(num_steps) == 0:
@@ -354,17 +361,20 @@ def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
     return kept
 
 
-def _share(strength, kept) -> int:
+def _num_taken(strength, kept) -> int:
+    """Return how many of the kept steps a strength leaves."""
     return round(strength * len(kept))
 
 
-def _one_each(variances, kept):
+def _checked_variances(variances, kept):
+    """Check that there is one variance for each step, and return them."""
     if len(variances) != len(kept):
         raise InputError("variance", f"must have one entry for each of {len(kept)} steps", f"{len(variances)} entries")
     return variances
 
 
 def _ancestral_rows(schedule, variance) -> Rows:
+    """Return the rows of equation (3) for a variance by name or one for each step."""
     down = np.arange(schedule.num_timesteps)[::-1]
     learned: tuple[np.ndarray, np.ndarray] | None = None
     if isinstance(variance, tuple):
@@ -381,13 +391,16 @@ def _ancestral_rows(schedule, variance) -> Rows:
 
 
 def _levels(schedule):
-    """s and n of the data and of every step, (T + 1,) each: sqrt(alpha_bar) and sqrt(1 - alpha_bar)."""
+    """Return s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar) of the data and of every step, (T + 1,) each."""
     signal = np.sqrt(np.concatenate([[1.0], schedule.alpha_bars]))
     return signal, np.sqrt(np.concatenate([[0.0], schedule.one_minus_alpha_bars]))
 
 
 def _euler(schedule):
-    """n'/n and s' - s n'/n of every step, (T,) each: x' = n'/n x + (s' - s n'/n) x_0 is Euler's step, and DDIM's."""
+    """Return n'/n and s' - s n'/n of every step, (T,) each.
+
+    x' = n'/n x + (s' - s n'/n) x_0 is Euler's step, and DDIM's.
+    """
     signal, noise_ = _levels(schedule)
     ratio = noise_[:-1] / noise_[1:]
     return ratio, signal[:-1] - signal[1:] * ratio

@@ -4,7 +4,7 @@
     (2)  x'   = c x_0 + d x + e m + sigma z,  z ~ N(0, 1)
          m'   = f x_0 + g x + h m,                           a memory, for the samplers that have one
 
-`kddpm.samplers` says what c to h and sigma are; `kddpm.walks` takes the steps.
+`kddpm.samplers` defines c to h and sigma; `kddpm.walks` runs the steps.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What a sampler makes of a (respaced) schedule: equation (2), arrays (rows,) in the order they are taken.
+    """The coefficients of equation (2) on a (respaced) schedule, arrays (rows,) in the order of the steps.
 
     Attributes:
-        at: index into the schedule of the t at which the network is asked.
+        at: index into the schedule of the t at which the network is called.
         from_x0, from_xt, noise_std: c, d and sigma.
         from_memory: e; None = no memory.
         memory_from_x0, memory_from_xt, memory_from_memory: f, g and h; None = no memory.
-        log_variance_range: where sigma is learned, the two ends of its log-variance; `noise_std` is a factor then.
+        log_variance_range: for a learned sigma, the two ends of its log-variance, and `noise_std` is then a factor.
     """
 
     at: np.ndarray
@@ -37,10 +37,10 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class StepTable:
-    """All coefficients of equations (1) and (2), float64 (steps,) each, in the order the steps are taken.
+    """All coefficients of equations (1) and (2), float64 (rows,) each, in the order of the steps.
 
     Attributes:
-        timesteps: t of each step as the network knows it, int64 (steps,).
+        timesteps: t of each row as passed to the network, int64 (rows,).
         x0_from_xt, x0_from_output: a and b.
         rows: c to h and sigma.
         clip: whether x_0 is clipped: True, False, or "dynamic" thresholding.
@@ -54,27 +54,27 @@ class StepTable:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows, each one network call; a sampler may take several a step."""
+        """The number of rows, each one network call; some samplers have several rows per step."""
         return len(self.timesteps)
 
     @property
     def has_memory(self) -> bool:
-        """Whether the state is x and a memory, 2 C channels, instead of x alone."""
+        """Whether the state is x and a memory, 2 C channels, instead of only x."""
         return self.rows.from_memory is not None
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network must give 2 C channels, of which the others are a variance."""
+        """Whether the network must output 2 C channels, of which the last C are the variance."""
         return self.rows.log_variance_range is not None
 
     @property
     def fingerprint(self) -> tuple:
-        """The same for tables of the same steps, and hashable."""
+        """A hashable key, equal for tables with the same steps."""
         values = [self.timesteps, self.x0_from_xt, self.x0_from_output, *vars(self.rows).values()]
         return self.clip, *(None if value is None else np.asarray(value).tobytes() for value in values)
 
     def take(self, order: np.ndarray) -> "StepTable":
-        """The table with its rows in another order, perhaps some of them several times."""
+        """Return the table with its rows in this order, in which a row may occur several times."""
 
         def taken(value):
             if isinstance(value, tuple):

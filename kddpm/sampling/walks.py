@@ -1,7 +1,7 @@
-"""The one loop of all samplers: the steps of a `StepTable`, taken one after the other inside the graph.
+"""The loop of all samplers: it runs the steps of a `StepTable` inside the graph.
 
 Equations (1) and (2) are those of `kddpm.sampling.step_table`. `predict` is any function (x_t, t) -> output on tensors
-(B, H, W, C) and int32 (B,); nothing here knows a model or a file.
+(B, H, W, C) and int32 (B,); nothing here depends on a model or a file.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,32 +18,32 @@ _DYNAMIC_QUANTILE = 0.995  # Saharia et al. 2022, section 2.3
 
 
 def initial_noise(seeds: Tensor, image_shape: Sequence[int]) -> Tensor:
-    """x_T for int32 seeds (B,): float32 (B, *image_shape)."""
+    """Return x_T for int32 seeds (B,), float32 (B, *image_shape)."""
     return noise.normal(seeds, noise.INITIAL_STREAM, 0, tuple(image_shape))
 
 
 def initial_state(x: Tensor, table: StepTable) -> Tensor:
-    """The sampler's state that begins at x (B, H, W, C): x, or x and a memory, (B, H, W, 2 C)."""
+    """Return the sampler's state that starts at x (B, H, W, C): x, or x and a memory, (B, H, W, 2 C)."""
     return tf.concat([x, x], axis=-1) if table.has_memory else x
 
 
 def picture_of(state: Tensor, table: StepTable) -> Tensor:
-    """x (B, H, W, C) of a sampler's state."""
+    """Return x (B, H, W, C) of a sampler's state."""
     return tf.split(state, 2, axis=-1)[0] if table.has_memory else state
 
 
 def take_step(predict: Callable, table: StepTable, state: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
-    """One step: the state before it to the state after it.
+    """Take one step and return the state after it.
 
     Args:
         predict: (x_t, t) -> output of the network.
         table: the steps.
         state: float32 (B, H, W, C), x_t before the step, or (B, H, W, 2 C) with a memory; `initial_state` at step 0.
         seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
-        index: int32 scalar, which step.
+        index: int32 scalar, the row of the table.
 
     Returns:
-        float32, like `state`.
+        float32, the shape of `state`.
     """
     x = picture_of(state, table)
     batch, *image_shape = x.shape
@@ -62,7 +62,7 @@ def walk(
     stop: Tensor = None,
     after_step: Callable | None = None,
 ) -> Tensor:
-    """Take the steps start .. stop - 1 in one `tf.while_loop`.
+    """Take the steps start .. stop - 1 in one `tf.while_loop` and return the state after them.
 
     Args:
         predict: (x_t, t) -> output of the network.
@@ -87,14 +87,14 @@ def walk(
 
 
 def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z: Tensor = None) -> Tensor:
-    """The state after a step, equations (1) and (2), from what the network said.
+    """Return the state after a step, equations (1) and (2), from the network's output.
 
     Args:
         table: the steps.
         state: float32 (B, ..., C), or (B, ..., 2 C) with a memory.
         output: the network's at x, (B, ..., C), or (B, ..., 2 C) with a learned variance.
-        index: int32 scalar, which step.
-        z: standard normal noise like x, None = none.
+        index: int32 scalar, the row of the table.
+        z: standard normal noise of the shape of x, None = none.
     """
 
     def at(column):
@@ -121,6 +121,7 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
 
 
 def _clipped(x_0, clip):
+    """Return x_0, clipped to [-1, 1] or by dynamic thresholding, or as it is."""
     if clip == "dynamic":
         size = np.prod(x_0.shape[1:])
         beyond = int(size - np.ceil(_DYNAMIC_QUANTILE * (size - 1)))  # values at and above the quantile

@@ -1,7 +1,7 @@
-"""The equations of DDPM without weights, in the order of docs/theory.md. Uses `base`.
+"""The equations of DDPM, without networks, in the order of docs/theory.md. Uses `base`.
 
-Begin with `schedules`, then `process` (q and what follows from it), `parametrization` (what a network predicts, with
-which weight and variance) and `objectives` (losses and the variational bound).
+Begin with `schedules`, then `process` (q and what follows from it), `parametrization` (what a network predicts,
+and the loss weight and variance that go with it) and `objectives` (losses and the variational bound).
 """
 
 import lazy_loader

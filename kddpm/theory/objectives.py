@@ -1,4 +1,4 @@
-"""What training minimises and what a model is worth: losses, the variational bound, its estimators, the decoder.
+"""Training losses and the variational bound, with its estimators and the decoder.
 
 The bound on -log p(x_0) of a chain p(x_{t-1} | x_t) (Ho et al. 2020, eq. 3 and 5), with 0-based t and "x_{-1}" = x_0:
 
@@ -6,14 +6,14 @@ The bound on -log p(x_0) of a chain p(x_{t-1} | x_t) (Ho et al. 2020, eq. 3 and 
     (2)  L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t > 0
     (3)  p(x_0 | x_t at t = 0) = the normal's mass in a pixel's bin, 2/255 wide; the outermost are open     (Ho, eq. 13)
 
-The same number can be had from other samples (Ho et al. 2020, appendix A; Luo 2022, section 3):
+Other samples estimate the same number (Ho et al. 2020, appendix A; Luo 2022, section 3):
 
     (4)  L = E[-log p(x_T) + sum_t log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t)]     over whole trajectories x_1 .. x_T
-    (5)  the same with T times one term of the sum, of a t drawn evenly                         over pairs x_{t-1}, x_t
-    (6)  L_T + T L_t of a t drawn evenly, the KL in closed form                                                over x_t
+    (5)  the same with T times one term of the sum, t drawn uniformly                           over pairs x_{t-1}, x_t
+    (6)  L_T + T L_t, t drawn uniformly, the KL in closed form                                                 over x_t
 
 Losses and bounds are means over the pixels of an image, (B,), the bounds in nats; divided by log 2 they are bits per
-dimension. Arithmetic has the dtype of what comes in, float32 or float64. All of it is plain `keras.ops`.
+dimension. Arithmetic has the dtype of the inputs, float32 or float64. Everything is plain `keras.ops`.
 """
 
 import math
@@ -28,14 +28,14 @@ from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t, split_output
 
 _HYBRID_BOUND_WEIGHT = 0.001  # Nichol & Dhariwal 2021, eq. 16
-_HALF_BIN = 1 / 255  # uint8 in [-1, 1]
-_FAR = 8.0  # standard deviations beyond which a tail is taken in logarithms; float32 underflows at 13
-_FRACTIONS = 12  # of the tail's continued fraction, whose error is then 2e-15 at 8 standard deviations
-_TINY = 1e-37  # keeps logarithms finite in the branch that is not taken
-_HISTORY_DECAY = 0.9  # a memory of about 10 losses of each t, as long as Nichol & Dhariwal 2021, section 3.3
+_HALF_BIN = 1 / 255  # half the distance between uint8 values scaled to [-1, 1]
+_FAR = 8.0  # standard deviations beyond which a tail is computed in logarithms; float32 underflows at 13
+_FRACTIONS = 12  # depth of the tail's continued fraction; its error is 2e-15 at 8 standard deviations
+_TINY = 1e-37  # keeps logarithms finite in the branch that is not selected
+_HISTORY_DECAY = 0.9  # averages over about 10 losses of each t, as many as Nichol & Dhariwal 2021, section 3.3
 _HISTORY_NEEDED = 10
 _UNIFORM_SHARE = 0.001
-_LARGEST_LOSS = 1e15  # whose square is a float32
+_LARGEST_LOSS = 1e15  # its square still fits float32
 
 
 def training_loss(
@@ -47,7 +47,7 @@ def training_loss(
     output: Tensor,
     objective: Objective | None = None,
 ) -> Tensor:
-    """What one training step minimises (`kddpm.parametrization`, equation (2)).
+    """Return the loss that one training step minimises (`kddpm.parametrization`, equation (2)).
 
     Args:
         diffusion: a `GaussianDiffusion`.
@@ -56,11 +56,11 @@ def training_loss(
         x_0: images in [-1, 1], (B, ..., C).
         noise: eps, like x_0.
         output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
-        objective: what is trained; None = eps, by its mean squared error.
+        objective: prediction, weighting and variance; None = eps, by its mean squared error.
 
     Returns:
-        (B,), one value an image; for "vlb" in nats, its mean over t being 1 / T of the bound but for constants; at t
-        = 0 the square stands in for the decoder, unless the variance is learned.
+        (B,), one value an image; for "vlb" in nats: its mean over t is 1 / T of the bound, up to constants. At t = 0
+        the squared error replaces the decoder, unless the variance is learned.
     """
     objective = objective or Objective()
     predicted, fraction = split_output(output, objective)
@@ -77,7 +77,7 @@ def training_loss(
 
 
 def mean_squared_error(target: Tensor, predicted: Tensor) -> Tensor:
-    """|target - predicted|^2 as a mean over everything but the batch, (B,); at least float32."""
+    """Return the mean of |target - predicted|^2 over all axes but the batch, (B,); at least float32."""
     target = as_float(target)
     return _mean(ops.square(target - ops.cast(predicted, ops.dtype(target))))
 
@@ -85,21 +85,21 @@ def mean_squared_error(target: Tensor, predicted: Tensor) -> Tensor:
 def last_step_loss_nats(
     diffusion: GaussianDiffusion, x_t: Tensor, t: Tensor, x_prev: Tensor, predicted: Tensor
 ) -> Tensor:
-    """The bound's term from the noise of the last step alone, up to a constant: the "denoising" view.
+    """Return the bound's term from the noise of the last step only, up to a constant: the "denoising" view.
 
-    x_t = sqrt(alpha_t) x_{t-1} + beta_t e, with e in units in which the mean of p(x_{t-1} | x_t) is
+    x_t = sqrt(alpha_t) x_{t-1} + beta_t e, where e has the units in which the mean of p(x_{t-1} | x_t) is
     (x_t - beta_t e_theta) / sqrt(alpha_t). Then
 
         L = beta_t^2 / (2 sigma_t^2 alpha_t) |e - e_theta|^2,   sigma_t^2 the posterior variance.
 
-    Given x_t and x_0, e is eps / sqrt(1 - alpha_bar_t) on average, which is minus the score: this is the "vlb" loss of
-    eps with a noisier target, and has the same best prediction (Vincent 2011; Ho et al. 2020, section 3.2).
+    Given x_t and x_0, the mean of e is eps / sqrt(1 - alpha_bar_t), minus the score: this is the "vlb" loss of eps with
+    a noisier target, and has the same best prediction (Vincent 2011; Ho et al. 2020, section 3.2).
 
     Args:
         diffusion: a `GaussianDiffusion`.
         x_t: noisy images, (B, ...).
         t: int (B,), at least 1.
-        x_prev: x_{t-1}, one step earlier, (B, ...).
+        x_prev: x_{t-1}, one step closer to the data, (B, ...).
         predicted: e_theta(x_t, t), (B, ...).
 
     Returns:
@@ -117,36 +117,36 @@ def last_step_loss_nats(
 
 
 def gaussian_kl_nats(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
-    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
+    """Return KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each element, in nats; the arguments broadcast."""
     ratio = log_variance_1 - log_variance_2
     return 0.5 * (ops.expm1(ratio) - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
 
 
 def decoder_log_likelihood_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
+    """Return log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
 
-    Seen from the mean, a bin lies between `near` and `far` standard deviations, in the upper tail Q of a normal, where
-    nothing cancels. Far out, where Q is too small for a float, its logarithm is that of a continued fraction:
+    A bin lies between `near` and `far` standard deviations from the mean, and its mass is a difference of the upper
+    tail Q of a normal, without cancellation. Where Q underflows, a continued fraction gives its logarithm:
 
         log p = log(Q(near) - Q(far)),  Q = 1 or 0 at the open end of an outermost bin
         log Q(z) = -z^2 / 2 - log(sqrt(2 pi) c(z)),  c(z) = z + 1 / (z + 2 / (z + 3 / ...))
 
-    So there is no floor: a wrong mean costs what it costs, and its gradient points back to the pixel.
+    So log p has no lower limit: even far from the pixel, the gradient by the mean points back to it.
 
     Args:
         x_0: pixels in [-1, 1], x / 127.5 - 1 of a uint8 x.
-        mean: of the normal; broadcasts.
-        log_variance: of the normal; broadcasts.
+        mean: mean of the normal; broadcasts.
+        log_variance: log-variance of the normal; broadcasts.
 
     Returns:
-        Nats of each element, at most 0.
+        log p of each element in nats, at most 0.
 
     Reference:
         Abramowitz & Stegun 1964, "Handbook of mathematical functions", 26.2.14 (the continued fraction).
     """
     scale = ops.exp(-0.5 * log_variance)
     centred = x_0 - mean
-    right = centred > 0  # of the mean
+    right = centred > 0  # the pixel is above the mean
     distance = ops.where(right, centred, -centred)
     lowest, highest = x_0 < -1 + _HALF_BIN, x_0 > 1 - _HALF_BIN
     open_near, open_far = ops.where(right, lowest, highest), ops.where(right, highest, lowest)
@@ -163,7 +163,7 @@ def decoder_log_likelihood_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor)
 
 
 def prior_nats(diffusion: GaussianDiffusion, x_0: Tensor) -> Tensor:
-    """L_T, equation (1): how far x_T still is from pure noise; (B,)."""
+    """Return L_T, equation (1): how far x_T is from pure noise, in nats, (B,)."""
     alpha_bar = float(diffusion.schedule.alpha_bars[-1])
     mean = math.sqrt(alpha_bar) * as_float(x_0)
     zero = ops.zeros_like(mean)
@@ -179,7 +179,7 @@ def bound_term_nats(
     objective: Objective | None = None,
     clip: bool = False,
 ) -> Tensor:
-    """L_t of equation (1), (B,): the KL of (2), or at t = 0 the decoder (3).
+    """Return L_t of equation (1) in nats, (B,): the KL of (2), or at t = 0 the decoder (3).
 
     Args:
         diffusion: a `GaussianDiffusion`.
@@ -187,8 +187,8 @@ def bound_term_nats(
         t: int (B,).
         x_0: images in [-1, 1], (B, ..., C).
         output: the network's at (x_t, t), (B, ..., C), or (B, ..., 2 C) with a learned variance.
-        objective: what it means; None = eps, and the posterior's variance.
-        clip: whether the x_0 that it implies is clipped to [-1, 1], as samplers do.
+        objective: the meaning of the output; None = eps, and the posterior's variance.
+        clip: whether the predicted x_0 is clipped to [-1, 1], as samplers do.
     """
     objective = objective or Objective()
     return _bound_term(diffusion, x_t, t, x_0, *split_output(output, objective), objective, clip)
@@ -198,7 +198,7 @@ def bound_term_nats(
 
 
 def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, noises: Tensor) -> Tensor:
-    """Equation (4): a whole trajectory, T calls of `reverse`.
+    """Estimate the bound by equation (4), from a whole trajectory: T calls of `reverse`.
 
     Args:
         diffusion: a `GaussianDiffusion`.
@@ -221,13 +221,13 @@ def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, 
 def bound_from_pair_nats(
     diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise_prev: Tensor, noise: Tensor
 ) -> Tensor:
-    """Equation (5): x_{t-1} and x_t of one t drawn evenly from 0 .. T - 1; one call of `reverse`.
+    """Estimate the bound by equation (5), from x_{t-1} and x_t at one t: one call of `reverse`.
 
     Args:
         diffusion: a `GaussianDiffusion`.
         reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
         x_0: images in [-1, 1], (B, ...).
-        t: int (B,).
+        t: int (B,), drawn uniformly from 0 .. T - 1.
         noise_prev: standard normal, leads from x_0 to x_{t-1}; (B, ...).
         noise: standard normal, leads from x_{t-1} to x_t; (B, ...).
 
@@ -240,7 +240,7 @@ def bound_from_pair_nats(
     x_prev = mean + at_t(np.sqrt(schedule.one_minus_alpha_bars_prev), t, x_0) * noise_prev
     x_t = diffusion.q_step(x_prev, t, noise)
     alpha_bar = float(schedule.alpha_bars[-1])
-    # E[-log p(x_T)], x_T being N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
+    # E[-log p(x_T)], where x_T ~ N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
     last = 0.5 * _mean(math.log(2 * math.pi) + alpha_bar * ops.square(x_0) + 1 - alpha_bar)
     return last + schedule.num_timesteps * _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
 
@@ -248,13 +248,13 @@ def bound_from_pair_nats(
 def bound_from_one_sample_nats(
     diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise: Tensor
 ) -> Tensor:
-    """Equation (6): x_t of one t drawn evenly from 0 .. T - 1, the KL in closed form; one call of `reverse`.
+    """Estimate the bound by equation (6), from x_t at one t and the KL in closed form: one call of `reverse`.
 
     Args:
         diffusion: a `GaussianDiffusion`.
         reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
         x_0: images in [-1, 1], (B, ...).
-        t: int (B,).
+        t: int (B,), drawn uniformly from 0 .. T - 1.
         noise: standard normal, leads from x_0 to x_t; (B, ...).
 
     Returns:
@@ -270,14 +270,16 @@ def bound_from_one_sample_nats(
 
 
 def importance_probabilities(squares: Tensor, counts: Tensor) -> Tensor:
-    """How often to draw each t: as sqrt(E[L_t^2]) (Nichol & Dhariwal 2021, eq. 18), evenly until every t was seen.
+    """Return the probability to draw each t, proportional to sqrt(E[L_t^2]) (Nichol & Dhariwal 2021, eq. 18).
+
+    It is uniform until every t has been seen 10 times; after that a uniform part of 0.001 is mixed in.
 
     Args:
         squares: running means of squared losses, (T,).
         counts: how many losses of each t have been seen, (T,).
 
     Returns:
-        (T,), adding up to 1; a loss drawn so counts 1 / (T p_t).
+        (T,), of sum 1; a loss at a t drawn with p_t has the weight 1 / (T p_t).
     """
     size = squares.shape[0]
     roots = ops.sqrt(ops.maximum(squares, 1e-30))
@@ -286,16 +288,16 @@ def importance_probabilities(squares: Tensor, counts: Tensor) -> Tensor:
 
 
 def updated_loss_history(squares: Tensor, counts: Tensor, t: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """The running means of `importance_probabilities`, and the counts, after a batch.
+    """Return the running means and counts of `importance_probabilities` after another batch.
 
-    The mean of a t that the batch holds n times becomes 0.9^n of what it was and 1 - 0.9^n of the batch's mean square;
-    the first time, the batch's mean square.
+    If the batch holds a t n times, its mean becomes 0.9^n times the old mean plus 1 - 0.9^n times the batch's mean
+    square; the first time, it becomes the batch's mean square.
 
     Args:
         squares: running means of squared losses, (T,).
         counts: how many losses of each t have been seen, (T,).
         t: int (B,), may hold a t several times.
-        losses: of the batch, without the weights 1 / (T p_t), (B,).
+        losses: losses of the batch, without the weights 1 / (T p_t), (B,).
 
     Returns:
         The new squares and counts.
@@ -309,13 +311,13 @@ def updated_loss_history(squares: Tensor, counts: Tensor, t: Tensor, losses: Ten
 
 
 def _bound_term(diffusion, x_t, t, x_0, predicted, fraction, objective, clip=False):
-    """`bound_term_nats` of an output that has been split."""
+    """Return `bound_term_nats` of an output that is already split."""
     reverse = diffusion.p_mean_log_variance(x_t, t, predicted, fraction, objective, clip)
     return _term(diffusion, x_t, t, x_0, *reverse)
 
 
 def _term(diffusion, x_t, t, x_0, mean, log_variance):
-    """L_t of a p(x_{t-1} | x_t) of that mean and log-variance."""
+    """Return L_t if p(x_{t-1} | x_t) has this mean and log-variance, (B,)."""
     x_t = as_float(x_t)
     x_0 = ops.cast(x_0, ops.dtype(x_t))
     true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
@@ -324,7 +326,7 @@ def _term(diffusion, x_t, t, x_0, mean, log_variance):
 
 
 def _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev):
-    """log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), (B,); at t = 0 p is the decoder's."""
+    """Return log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), (B,); at t = 0 p is the decoder."""
     schedule = diffusion.schedule
     mean, log_variance = reverse(x_t, t)
     forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
@@ -334,16 +336,17 @@ def _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev):
 
 
 def _log_normal(x, mean, log_variance):
+    """Return the log-density of a normal at x, of each element."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
 
 
 def _upper_tail(z):
-    """Q(z), the mass of a standard normal above z."""
+    """Return Q(z), the mass of a standard normal above z."""
     return 0.5 * ops.erfc(z * math.sqrt(0.5))
 
 
 def _tail_fraction(z):
-    """c(z) of `decoder_log_likelihood_nats`, for z of at least `_FAR`."""
+    """Return c(z) of `decoder_log_likelihood_nats`, for z >= `_FAR`."""
     fraction = z
     for k in range(_FRACTIONS, 0, -1):
         fraction = z + k / fraction
@@ -351,4 +354,5 @@ def _tail_fraction(z):
 
 
 def _mean(x):
+    """Return the mean over all axes but the batch, (B,)."""
     return ops.mean(x, axis=tuple(range(1, len(x.shape))))

@@ -1,7 +1,7 @@
-"""What a network predicts, with which weight and which variance: tables that follow from a schedule and these names.
+"""What a network predicts, its loss weight and its variance: names, and the tables that they give with a schedule.
 
-Given x_t and t, each of eps, x_0, mu (the posterior mean) and v determines the others, and the way from any of them to
-x_0 is a straight line:
+Given x_t and t, each of eps, x_0, mu (the posterior mean) and v determines the others, and x_0 is a linear function of
+x_t and any of them:
 
     (1)  x_0 = a_t x_t + b_t output
          eps  a = 1 / sqrt(alpha_bar),  b = -sqrt(1 - alpha_bar) / sqrt(alpha_bar)               (Ho et al. 2020, eq. 4)
@@ -9,21 +9,21 @@ x_0 is a straight line:
          mu   a = -ct / c0,             b = 1 / c0,  c0 and ct of the posterior mean             (Ho et al. 2020, eq. 7)
          v    a = sqrt(alpha_bar),      b = -sqrt(1 - alpha_bar)                         (Salimans & Ho 2022, section 4)
 
-So an error of the output is b_t times as large in x_0, and every weight of |x_0 - x_0'|^2 is one of |output error|^2:
+So an output error e is an error b_t e of x_0, and a weight w of |x_0 - x_0'|^2 is a weight w b_t^2 of |e|^2:
 
     (2)  simple   1                                                                             (Ho et al. 2020, eq. 14)
-         vlb      c0_t^2 b_t^2 / (2 sigma_t^2), the bound's own, in nats                  (Ho et al. 2020, eq. 8 and 12)
+         vlb      c0_t^2 b_t^2 / (2 sigma_t^2), that of the bound, in nats                (Ho et al. 2020, eq. 8 and 12)
          min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                (Hang et al. 2023, section 3.4)
-         hybrid   simple + 0.001 T L_t, whose gradient reaches the variance alone       (Nichol & Dhariwal 2021, eq. 16)
+         hybrid   simple + 0.001 T L_t, whose gradient only reaches the variance        (Nichol & Dhariwal 2021, eq. 16)
 
     (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
          small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t              (Ho et al. 2020, section 3.2)
          learned  exp(f log beta_t + (1 - f) log posterior variance), f = (1 + output) / 2 from the network's other
-                  C channels, held to 20 nats around the two             (Nichol & Dhariwal 2021, eq. 15)
-         At t = 0 the posterior variance is 0, and that of t = 1 stands in for it and for the beta of "large", as in
-         Ho et al.'s code.
+                  C channels, clipped 20 nats beyond the two             (Nichol & Dhariwal 2021, eq. 15)
+         At t = 0 the posterior variance is 0; that of t = 1 replaces it, and also the beta of "large", as in Ho et
+         al.'s code.
 
-All of it is float64 NumPy; needs neither Keras nor TensorFlow.
+Everything is float64 NumPy and needs neither Keras nor TensorFlow.
 """
 
 import dataclasses
@@ -43,17 +43,17 @@ _MIN_SNR_GAMMA = 5  # Hang et al. 2023, section 4.1
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a network is trained to do: what it predicts, how errors are weighted, and which variance belongs to it.
+    """What a network is trained for: its prediction, the weighting of errors and the variance.
 
     Attributes:
-        prediction: what the network says, equation (1): "eps", "x0", "mu" or "v".
+        prediction: what the network predicts, equation (1): "eps", "x0", "mu" or "v".
         weighting: of the loss, equation (2): "simple", "vlb", "min_snr" or "hybrid".
         variance: of p(x_{t-1} | x_t), equation (3): "small", "large", or "learned" by C more output channels.
-        timestep_sampling: "uniform", or "importance" = t as often as the root of its squared loss (Nichol & Dhariwal
-            2021, section 3.3).
+        timestep_sampling: "uniform", or "importance" = t with probability proportional to sqrt(E[L_t^2]) (Nichol &
+            Dhariwal 2021, section 3.3).
 
     Raises:
-        InputError: a name that is none of these, or a combination that means nothing; the text says why.
+        InputError: an unknown name, or a combination without meaning; the message says why.
     """
 
     prediction: str = "eps"
@@ -87,10 +87,10 @@ class Objective:
             )
 
     def check_schedule(self, schedule: NoiseSchedule) -> None:
-        """Whether it can be trained on a schedule.
+        """Check that a network can be trained for this objective on a schedule.
 
         Raises:
-            InputError: a schedule that leaves no signal, and eps, which then says nothing.
+            InputError: the network predicts eps, but the schedule ends without signal, where eps is x_t itself.
         """
         if schedule.zero_terminal_snr and self.prediction == "eps":
             raise InputError(
@@ -101,12 +101,12 @@ class Objective:
             )
 
     def out_channels(self, channels: int) -> int:
-        """Output channels of a network for images of so many channels."""
+        """Return the number of output channels of a network for images with this many channels."""
         return channels * (2 if self.variance == "learned" else 1)
 
 
 def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
-    """a_t and b_t of equation (1), (T,) each."""
+    """Return a_t and b_t of equation (1), (T,) each."""
     if prediction == "eps":
         with np.errstate(divide="ignore"):
             a = 1 / np.sqrt(schedule.alpha_bars)
@@ -122,9 +122,9 @@ def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarra
 
 
 def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarray, np.ndarray]:
-    """a_t and b_t of eps = a_t x_t + b_t output, (T,) each.
+    """Return a_t and b_t of eps = a_t x_t + b_t output, (T,) each.
 
-    That is equation (1) put into x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps.
+    They follow from equation (1) in x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps.
     """
     if prediction == "eps":
         return np.zeros(schedule.num_timesteps), np.ones(schedule.num_timesteps)
@@ -134,7 +134,7 @@ def eps_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarr
 
 
 def log_variances(schedule: NoiseSchedule, variance: str) -> np.ndarray:
-    """log sigma_t^2 of equation (3) for "small" or "large", (T,)."""
+    """Return log sigma_t^2 of equation (3) for "small" or "large", (T,)."""
     small = schedule.posterior_variances.copy()
     small[0] = small[1] if len(small) > 1 else schedule.betas[0]
     if variance == "small":
@@ -145,19 +145,19 @@ def log_variances(schedule: NoiseSchedule, variance: str) -> np.ndarray:
 
 
 def log_variance_range(schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
-    """The ends between which a learned log-variance lies, equation (3): log posterior variance and log beta, (T,)."""
+    """Return the range of a learned log-variance, equation (3): log posterior variance and log beta, (T,) each."""
     return log_variances(schedule, "small"), np.log(schedule.betas)
 
 
 def loss_weights(schedule: NoiseSchedule, objective: Objective) -> np.ndarray:
-    """The weight of the mean squared error of the output at each t, equation (2), (T,).
+    """Return the weight of the mean squared error of the output at each t, equation (2), (T,).
 
     Args:
         schedule: of all T steps.
-        objective: of weighting "simple", "vlb" or "min_snr", the second without a learned variance.
+        objective: its weighting is "simple", "vlb" without a learned variance, or "min_snr".
 
     Raises:
-        InputError: a loss that is more than a weighted square.
+        InputError: the loss is not a weighted squared error.
     """
     _, b = x0_coefficients(schedule, objective.prediction)
     if objective.weighting == "simple":

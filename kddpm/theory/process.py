@@ -1,4 +1,4 @@
-"""The forward process of a DDPM and what follows from it in closed form (Ho et al. 2020, sections 2 and 3).
+"""The forward process of a DDPM and its consequences in closed form (Ho et al. 2020, sections 2 and 3).
 
     (1)  q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t)                                            (Ho, eq. 2)
     (2)  q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, 1 - alpha_bar_t)                                      (Ho, eq. 4)
@@ -21,7 +21,7 @@ from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.schedules import NoiseSchedule
 
-_FAR_NATS = 20.0
+_FAR_NATS = 20.0  # how far a learned log-variance may leave its range
 
 
 class GaussianDiffusion:
@@ -29,7 +29,7 @@ class GaussianDiffusion:
 
     Throughout, `x_0`, `x_t`, `noise` and predictions are float tensors (B, ...), `t` is an integer tensor (B,) of
     0-based steps, and a result has the shape of `x_t`. Arithmetic is float32, or float64 where the first argument is
-    float64: the others, and the float64 tables, are cast as they are read.
+    float64; the other arguments and the float64 tables are cast to it.
 
     Args:
         schedule: a `NoiseSchedule`.
@@ -46,73 +46,73 @@ class GaussianDiffusion:
         self._sqrt_one_minus_alpha_bars = np.sqrt(schedule.one_minus_alpha_bars)
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t from x_0 and standard normal noise, equation (2)."""
-        x_0, noise = _alike(x_0, noise)
+        """Return x_t from x_0 and standard normal noise, equation (2)."""
+        x_0, noise = _same_dtype(x_0, noise)
         return at_t(self._sqrt_alpha_bars, t, x_0) * x_0 + at_t(self._sqrt_one_minus_alpha_bars, t, x_0) * noise
 
     def q_mean_variance(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, ...) and variance (B, 1, ...) of q(x_t | x_0), equation (2)."""
+        """Return mean (B, ...) and variance (B, 1, ...) of q(x_t | x_0), equation (2)."""
         x_0 = as_float(x_0)
         return at_t(self._sqrt_alpha_bars, t, x_0) * x_0, at_t(self.schedule.one_minus_alpha_bars, t, x_0)
 
     def q_step(self, x_prev: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t from x_{t-1} and standard normal noise, equation (1)."""
-        x_prev, noise = _alike(x_prev, noise)
+        """Return x_t from x_{t-1} and standard normal noise, equation (1)."""
+        x_prev, noise = _same_dtype(x_prev, noise)
         return (
             at_t(np.sqrt(self.schedule.alphas), t, x_prev) * x_prev
             + at_t(np.sqrt(self.schedule.betas), t, x_prev) * noise
         )
 
     def posterior_mean_variance(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0), equation (3)."""
+        """Return mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0), equation (3)."""
         return self.mu_from_x0(x_t, t, x_0), at_t(self.schedule.posterior_variances, t, as_float(x_t))
 
     def x0_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), equation (2)."""
-        x_t, eps = _alike(x_t, eps)
+        x_t, eps = _same_dtype(x_t, eps)
         return (x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * eps) / at_t(self._sqrt_alpha_bars, t, x_t)
 
     def eps_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), equation (2)."""
-        x_t, x_0 = _alike(x_t, x_0)
+        x_t, x_0 = _same_dtype(x_t, x_0)
         return (x_t - at_t(self._sqrt_alpha_bars, t, x_t) * x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
     def mu_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """mu = c0_t x_0 + ct_t x_t, equation (3)."""
-        x_t, x_0 = _alike(x_t, x_0)
+        x_t, x_0 = _same_dtype(x_t, x_0)
         return (
             at_t(self.schedule.posterior_coefs_x0, t, x_t) * x_0 + at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t
         )
 
     def x0_from_mu(self, x_t: Tensor, t: Tensor, mu: Tensor) -> Tensor:
         """x_0 = (mu - ct_t x_t) / c0_t, equation (3)."""
-        x_t, mu = _alike(x_t, mu)
+        x_t, mu = _same_dtype(x_t, mu)
         return (mu - at_t(self.schedule.posterior_coefs_xt, t, x_t) * x_t) / at_t(
             self.schedule.posterior_coefs_x0, t, x_t
         )
 
     def v_from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """v = (sqrt(alpha_bar_t) x_t - x_0) / sqrt(1 - alpha_bar_t), equations (2) and (4)."""
-        x_t, x_0 = _alike(x_t, x_0)
+        x_t, x_0 = _same_dtype(x_t, x_0)
         return (at_t(self._sqrt_alpha_bars, t, x_t) * x_t - x_0) / at_t(self._sqrt_one_minus_alpha_bars, t, x_t)
 
     def x0_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
         """x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v, equations (2) and (4)."""
-        x_t, v = _alike(x_t, v)
+        x_t, v = _same_dtype(x_t, v)
         return at_t(self._sqrt_alpha_bars, t, x_t) * x_t - at_t(self._sqrt_one_minus_alpha_bars, t, x_t) * v
 
     def score_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """score = -eps / sqrt(1 - alpha_bar_t), equation (5)."""
-        eps = _alike(x_t, eps)[1]
+        eps = _same_dtype(x_t, eps)[1]
         return -eps / at_t(self._sqrt_one_minus_alpha_bars, t, eps)
 
     def eps_from_score(self, x_t: Tensor, t: Tensor, score: Tensor) -> Tensor:
         """eps = -sqrt(1 - alpha_bar_t) score, equation (5)."""
-        score = _alike(x_t, score)[1]
+        score = _same_dtype(x_t, score)[1]
         return -at_t(self._sqrt_one_minus_alpha_bars, t, score) * score
 
     def x0_from(self, x_t: Tensor, t: Tensor, output: Tensor, prediction: str) -> Tensor:
-        """x_0 from what the network predicts: "eps", "x0", "mu" or "v"."""
+        """Return x_0 from the output of a network that predicts "eps", "x0", "mu" or "v"."""
         if prediction == "eps":
             return self.x0_from_eps(x_t, t, output)
         if prediction == "x0":
@@ -124,7 +124,7 @@ class GaussianDiffusion:
         raise _unknown(prediction)
 
     def from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor, prediction: str) -> Tensor:
-        """What a network that predicts "eps", "x0", "mu" or "v" should say at x_t: the inverse of `x0_from`."""
+        """Return the target at x_t of a network that predicts "eps", "x0", "mu" or "v": the inverse of `x0_from`."""
         if prediction == "eps":
             return self.eps_from_x0(x_t, t, x_0)
         if prediction == "x0":
@@ -136,16 +136,16 @@ class GaussianDiffusion:
         raise _unknown(prediction)
 
     def log_variance(self, x_t: Tensor, t: Tensor, variance: str, fraction: Tensor = None) -> Tensor:
-        """log sigma_t^2 of p(x_{t-1} | x_t), equation (6); `kddpm.parametrization`, equation (3), says which.
+        """Return log sigma_t^2 of p(x_{t-1} | x_t), equation (6), as `kddpm.parametrization`, equation (3), defines it.
 
         Args:
-            x_t: for the dtype and the rank.
+            x_t: float (B, ...); only its dtype and rank matter.
             t: int (B,).
             variance: "small", "large" or "learned".
-            fraction: (B, ..., C), of a learned variance: the network's other channels, -1 = the posterior's, 1 = beta.
+            fraction: (B, ..., C), for a learned variance: the network's other channels, -1 = the posterior's, 1 = beta.
 
         Returns:
-            (B, 1, ..., 1), or like `fraction`.
+            (B, 1, ..., 1), or the shape of `fraction`.
         """
         x_t = as_float(x_t)
         if variance != "learned":
@@ -156,18 +156,18 @@ class GaussianDiffusion:
     def p_mean_log_variance(
         self, x_t: Tensor, t: Tensor, predicted: Tensor, fraction: Tensor, objective: Objective, clip: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(x_{t-1} | x_t), equation (6).
+        """Return mean and log-variance of p(x_{t-1} | x_t), equation (6).
 
         Args:
             x_t: float (B, ..., C).
             t: int (B,).
-            predicted: what the network predicts, (B, ..., C).
-            fraction: of a learned variance, (B, ..., C), else None; `split_output` gives both.
-            objective: what they mean.
-            clip: whether the x_0 that is predicted is clipped to [-1, 1].
+            predicted: the network's prediction, (B, ..., C).
+            fraction: for a learned variance, (B, ..., C), else None; `split_output` returns both.
+            objective: the meaning of both.
+            clip: whether the predicted x_0 is clipped to [-1, 1].
 
         Returns:
-            Mean (B, ..., C) and log-variance that broadcasts against it.
+            Mean (B, ..., C), and log-variance, which broadcasts against it.
         """
         x_0 = self.x0_from(x_t, t, predicted, objective.prediction)
         if clip:
@@ -176,16 +176,16 @@ class GaussianDiffusion:
 
 
 def learned_log_variance(fraction: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Between `low` and `high` where `fraction`, the network's other channels, goes from -1 to 1, and a little beyond.
+    """Return the log-variance from `low` to `high` as `fraction`, the network's other channels, goes from -1 to 1.
 
-    This is equation (3) of `kddpm.parametrization`. It ends 20 nats beyond, so that no variance leaves float32.
+    This is equation (3) of `kddpm.parametrization`, clipped 20 nats beyond, so that no variance leaves float32.
     """
     log_variance = low + (fraction + 1) / 2 * (high - low)
     return ops.clip(log_variance, low - _FAR_NATS, high + _FAR_NATS)
 
 
 def split_output(output: Tensor, objective: Objective) -> tuple[Tensor, Tensor | None]:
-    """A network's output as (prediction, fraction of a learned variance or None)."""
+    """Split a network's output into (prediction, fraction of a learned variance or None)."""
     return ops.split(output, 2, axis=-1) if objective.variance == "learned" else (output, None)
 
 
@@ -194,18 +194,18 @@ def _unknown(prediction):
 
 
 def as_float(x: Tensor) -> Tensor:
-    """x as a float32 tensor, or the float64 tensor that came."""
+    """Return x as a float32 tensor, or a float64 x as it is."""
     x = ops.convert_to_tensor(x)
     return x if ops.dtype(x) == "float64" else ops.cast(x, "float32")
 
 
-def _alike(x, other):
-    """Both in the dtype of x, float32 or float64."""
+def _same_dtype(x, other):
+    """Return both as tensors of x's dtype, float32 or float64."""
     x = as_float(x)
     return x, ops.cast(other, ops.dtype(x))
 
 
 def at_t(table: np.ndarray, t: Tensor, x: Tensor) -> Tensor:
-    """table[t] of a (T,) table and int (B,) t, in the dtype of x, shaped (B, 1, ..., 1) to broadcast against x."""
+    """Return table[t] for a (T,) table and int (B,) t, in the dtype of x, as (B, 1, ..., 1) to broadcast against x."""
     values = ops.take(ops.convert_to_tensor(table.astype(ops.dtype(x))), t)
     return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))

@@ -1,7 +1,7 @@
 """Noise schedules: how much signal is left after each of T noising steps.
 
-Index t is 0-based: index 0 is the first noising step (x_1 of the papers), T - 1 the last, and before index 0 the signal
-is whole. Everything follows from beta_t (Ho et al. 2020, section 2):
+Index t is 0-based: index 0 is the first noising step (x_1 of the papers), T - 1 the last; before index 0 there is no
+noise. Everything follows from beta_t (Ho et al. 2020, section 2):
 
     (1)  alpha_t = 1 - beta_t
     (2)  alpha_bar_t = alpha_0 alpha_1 ... alpha_t,  alpha_bar_{-1} = 1                                    (Ho, eq. 4)
@@ -10,8 +10,8 @@ is whole. Everything follows from beta_t (Ho et al. 2020, section 2):
          c0_t = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t)
          ct_t = sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)
 
-Products are sums of logarithms here and 1 - alpha_bar is -expm1(log alpha_bar), so that neither end of the schedule
-loses digits. All tables are float64 NumPy arrays of shape (T,) and read-only.
+Products are computed as sums of logarithms and 1 - alpha_bar as -expm1(log alpha_bar), so that neither end of the
+schedule loses digits. All tables are float64 NumPy arrays of shape (T,) and read-only.
 """
 
 import math
@@ -31,13 +31,13 @@ class NoiseSchedule:
     Args:
         betas: noise added by each step, shape (T,), each strictly between 0 and 1; the last may be 1, which leaves no
             signal at all ("zero terminal SNR").
-        timesteps: what index i is called when the network is asked, shape (T,), increasing. None = 0 .. T - 1. A
-            respaced schedule keeps the names of the steps it was made from.
+        timesteps: the timestep that the network gets for each index, shape (T,), increasing. None = 0 .. T - 1. A
+            respaced schedule keeps the timesteps of the schedule it was made from.
 
     Attributes:
         num_timesteps: T.
         timesteps: int64 (T,).
-        betas, alphas, log_alpha_bars, alpha_bars, alpha_bars_prev: equations (1) and (2); `_prev` is one step earlier.
+        betas, alphas, log_alpha_bars, alpha_bars, alpha_bars_prev: equations (1) and (2); `_prev` is at t - 1.
         one_minus_alpha_bars, one_minus_alpha_bars_prev: the variance of x_t given x_0.
         posterior_variances, posterior_coefs_x0, posterior_coefs_xt: equations (3) and (4); the variance is 0 at t = 0.
 
@@ -69,7 +69,7 @@ class NoiseSchedule:
             raise InputError("timesteps", f"must have {len(betas)} entries, one a beta", len(self.timesteps))
 
         self.alphas = 1 - betas
-        with np.errstate(divide="ignore"):  # log 0, of a last beta of 1
+        with np.errstate(divide="ignore"):  # log 0 if the last beta is 1
             self.log_alpha_bars = np.cumsum(np.log1p(-betas))
         log_alpha_bars_prev = np.concatenate([[0.0], self.log_alpha_bars[:-1]])
         self.alpha_bars, self.alpha_bars_prev = np.exp(self.log_alpha_bars), np.exp(log_alpha_bars_prev)
@@ -86,17 +86,17 @@ class NoiseSchedule:
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """Whether x_T keeps nothing of the image."""
+        """Whether x_T contains no signal at all."""
         return bool(self.betas[-1] == 1)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The walk from noise to data as (t, t_prev) pairs in `timesteps`; the last t_prev is -1, the data itself."""
+        """The steps from noise to data as (t, t_prev) pairs of `timesteps`; the last t_prev is -1, the data."""
         steps = [-1, *self.timesteps.tolist()]
         return list(zip(steps[:0:-1], steps[-2::-1], strict=True))
 
     def respace(self, timesteps: Integers) -> "NoiseSchedule":
-        """The schedule that visits only some steps, with the same alpha_bar at each of them.
+        """Return the schedule that visits only some steps, with the same alpha_bar at each of them.
 
         Between two kept steps, beta' = 1 - alpha_bar_t / alpha_bar_t_prev (Nichol & Dhariwal 2021, section 4).
 
@@ -112,12 +112,12 @@ class NoiseSchedule:
         return NoiseSchedule(betas, self.timesteps[kept])
 
     def get_config(self) -> dict:
-        """What `from_config` needs, as JSON-ready lists; float64 survives JSON exactly."""
+        """Return the arguments of `from_config` as JSON-ready lists; JSON preserves float64 exactly."""
         return {"betas": self.betas.tolist(), "timesteps": self.timesteps.tolist()}
 
     @classmethod
     def from_config(cls, config: dict) -> "NoiseSchedule":
-        """The schedule that `get_config` described."""
+        """Return the schedule whose `get_config` returned `config`."""
         return cls(**config)
 
     def __repr__(self):
@@ -125,26 +125,26 @@ class NoiseSchedule:
 
 
 def linear(num_timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
-    """beta rises linearly from `start` to `end` (Ho et al. 2020, section 4)."""
+    """Return the schedule whose beta rises linearly from `start` to `end` (Ho et al. 2020, section 4)."""
     return NoiseSchedule(np.linspace(start, end, _steps(num_timesteps)))
 
 
 def quadratic(num_timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
-    """sqrt(beta) rises linearly; called "scaled linear" by latent diffusion (Rombach et al. 2022)."""
+    """Return the schedule whose sqrt(beta) rises linearly, the "scaled linear" of Rombach et al. 2022."""
     _check_ends(start, end)
     return NoiseSchedule(np.linspace(math.sqrt(start), math.sqrt(end), _steps(num_timesteps)) ** 2)
 
 
 def constant(num_timesteps: int = 1000, beta: float = 0.01) -> NoiseSchedule:
-    """The same beta at every step."""
+    """Return the schedule with the same beta at every step."""
     return NoiseSchedule(np.full(_steps(num_timesteps), beta))
 
 
 def cosine(num_timesteps: int = 1000, offset: float = 0.008) -> NoiseSchedule:
-    """alpha_bar follows a squared cosine (Nichol & Dhariwal 2021, eq. 17), betas clipped at 0.999.
+    """Return the schedule whose alpha_bar is a squared cosine (Nichol & Dhariwal 2021, eq. 17); betas clipped at 0.999.
 
-    Written as beta = sin(b - a) sin(b + a) / cos(a)^2 with a, b the angles before and after the step: the textbook's
-    1 - cos(b)^2 / cos(a)^2 without its cancellation.
+    beta = sin(b - a) sin(b + a) / cos(a)^2, where a and b are the angles before and after the step. This equals
+    1 - cos(b)^2 / cos(a)^2, but does not suffer from cancellation.
     """
     if not offset > 0:
         raise InputError("offset", "must be positive", f"offset={offset}")
@@ -155,7 +155,10 @@ def cosine(num_timesteps: int = 1000, offset: float = 0.008) -> NoiseSchedule:
 
 
 def sigmoid(num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
-    """alpha_bar falls along a sigmoid from `start` to `end` at temperature `tau` (Jabri et al. 2022, algorithm 1)."""
+    """Return the schedule whose alpha_bar is a sigmoid from `start` to `end`, at temperature `tau`.
+
+    This is algorithm 1 of Jabri et al. 2022.
+    """
     if not (end > start and tau > 0):
         raise InputError("sigmoid", "needs start < end and tau > 0", f"start={start}, end={end}, tau={tau}")
 
@@ -167,14 +170,14 @@ def sigmoid(num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, ta
 
 
 def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000) -> NoiseSchedule:
-    """A schedule from any decreasing alpha_bar(u), u from 0 (data) to 1 (noise), betas clipped at 0.999.
+    """Return the schedule of any decreasing alpha_bar(u), u from 0 (data) to 1 (noise); betas clipped at 0.999.
 
     Args:
         function: alpha_bar at u, a number in [0, 1]; scaled so that alpha_bar(0) = 1.
-        num_timesteps: T; the function is read at the T + 1 points u = t / T.
+        num_timesteps: T; the function is evaluated at the T + 1 points u = t / T.
 
     Raises:
-        InputError: a function that does not decrease, or leaves [0, 1].
+        InputError: the function does not decrease, or leaves [0, 1].
     """
     steps = _steps(num_timesteps)
     values = np.array([function(i / steps) for i in range(steps + 1)], np.float64)
@@ -188,10 +191,10 @@ def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000
 
 
 def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The same schedule, with sqrt(alpha_bar) shifted and stretched so that it ends at 0 (Lin et al. 2023, alg. 1).
+    """Return the schedule with sqrt(alpha_bar) shifted and scaled so that it ends at 0 (Lin et al. 2023, alg. 1).
 
-    Sampling then starts from what training saw last, pure noise. A network that predicts eps cannot follow: where there
-    is no signal, eps is x_t itself and says nothing about the image.
+    Sampling then starts from pure noise, as seen at the last step in training. It needs a network that does not predict
+    eps: without signal, eps is x_t itself and says nothing about the image.
     """
     roots = np.sqrt(schedule.alpha_bars)
     shifted = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]) if len(roots) > 1 else np.zeros(1)
@@ -209,7 +212,7 @@ BY_NAME: dict[str, Callable[..., NoiseSchedule]] = {
 
 
 def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
-    """The schedule of that name with its default shape, for flags and configurations."""
+    """Return the schedule with this name and its default shape, for flags and configurations."""
     if name not in BY_NAME:
         raise InputError("schedule", f"must be one of {', '.join(BY_NAME)}", repr(name))
     return BY_NAME[name](num_timesteps)
@@ -220,7 +223,7 @@ _KARRAS_RHO = 7
 
 
 def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trailing") -> np.ndarray:
-    """Which `num_steps` of the T steps to take.
+    """Return which `num_steps` of the T steps to take.
 
         trailing   evenly spaced, counted from the end (Lin et al. 2023, table 2)
         linspace   evenly spaced, from 0 to T - 1
@@ -228,15 +231,15 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
         karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar) (Karras et al. 2022, eq. 5)
 
     Args:
-        schedule: of all T steps.
-        num_steps: how many.
-        spacing: one of the above. Where rounding would take a step twice, its neighbour is taken instead.
+        schedule: the schedule of all T steps.
+        num_steps: how many to take.
+        spacing: one of the above. If rounding gives a step twice, its neighbour is taken instead.
 
     Returns:
         int64 (num_steps,), increasing, ending at T - 1.
 
     Raises:
-        InputError: num_steps that is no integer in 1 .. T, or another spacing.
+        InputError: `num_steps` is not an integer in 1 .. T, or the spacing is unknown.
     """
     last = schedule.num_timesteps - 1
     if not _is_count(num_steps) or num_steps > last + 1:
@@ -260,15 +263,15 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     steps = np.round(steps).astype(np.int64)
     steps[-1] = last
     room = np.arange(num_steps)
-    steps = np.maximum.accumulate(steps - room) + room  # each at least one after the one before ...
-    return np.minimum(steps, last - room[::-1])  # ... and none beyond what is left to the end
+    steps = np.maximum.accumulate(steps - room) + room  # each is greater than the one before ...
+    return np.minimum(steps, last - room[::-1])  # ... and leaves room for those after it
 
 
 def checked_steps(name: str, steps: object, num_timesteps: int | None = None) -> np.ndarray:
-    """`steps` as int64 (N,).
+    """Check that `steps` are increasing integers, and return them as int64 (N,).
 
     Raises:
-        InputError: no integers, none at all, an order that does not increase, or some outside 0 .. num_timesteps - 1.
+        InputError: they are not, there are none, or some lie outside 0 .. num_timesteps - 1.
     """
     array = np.array(steps)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or np.any(np.diff(array) <= 0):
@@ -279,6 +282,7 @@ def checked_steps(name: str, steps: object, num_timesteps: int | None = None) ->
 
 
 def _steps(num_timesteps) -> int:
+    """Check that T is a positive integer, and return it."""
     if not _is_count(num_timesteps):
         raise InputError("num_timesteps", "must be a positive integer", repr(num_timesteps))
     return int(num_timesteps)
