@@ -170,7 +170,7 @@ class DiffusionModel(keras.Model):
         self._update_ema(is_finite)
         self.step.assign_add(1)
         self.last_loss.assign(global_loss)
-        self._account(global_loss, gradient_norm, is_finite)
+        self._update_metrics(global_loss, gradient_norm, is_finite)
         return self._logs(self.get_metrics_result())
 
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
@@ -243,7 +243,7 @@ class DiffusionModel(keras.Model):
         """Return the timesteps that the network gets for indices t; a respaced schedule keeps the original ones."""
         return tf.gather(self.schedule.timesteps.astype(np.int32), t)
 
-    def _account(self, loss, gradient_norm, is_finite):
+    def _update_metrics(self, loss, gradient_norm, is_finite):
         """Update the metrics: the means count the steps that were taken, the sum those that were skipped."""
         taken = tf.cast(is_finite, tf.float32)
         for tracker, value in ((self.loss_tracker, loss), (self.gradient_norm_tracker, gradient_norm)):

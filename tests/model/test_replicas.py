@@ -101,7 +101,7 @@ with mirrored.scope():
 
 @tf.function
 def account(value):
-    mirrored.run(lambda: model._account(value, value / 3, tf.constant(True)))
+    mirrored.run(lambda: model._update_metrics(value, value / 3, tf.constant(True)))
 
 
 rows = []
