@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Collection, Iterator
 
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import PART, held, read_json, replacing
+from kddpm.base.files import PART, locked, read_json, replacing
 from kddpm.base.version import __version__
 from kddpm.runs.config import CHANGEABLE, TrainConfig
 
@@ -133,7 +133,7 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(self.path))
+                stack.enter_context(locked(self.path))
                 free = shutil.disk_usage(self.path).free
                 there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
                 for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path):
