@@ -134,7 +134,7 @@ class Checkpoints:
         return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
 
     def _check_new(self):
-        """Check that there never was a complete checkpoint: a kill during the first save leaves at most arrays and weights.
+        """Check that there never was a complete checkpoint: a kill in the first save leaves at most arrays and weights.
 
         Raises:
             InputError: there may have been one.
