@@ -1,4 +1,4 @@
-"""`python -m kddpm.local_cluster`: the command of `kddpm.distribution.local_cluster`."""
+"""`python -m kddpm.local_cluster`: runs the command line of `kddpm.distribution.local_cluster`."""
 
 from kddpm.distribution.local_cluster import main
 

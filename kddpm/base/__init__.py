@@ -1,4 +1,4 @@
-"""What every other wing stands on: errors, checks of arguments, files, memory, progress. Imports nothing of kddpm.
+"""The base of all other wings: errors, argument checks, files, memory, progress. Imports no other wing of kddpm.
 
-Begin with `errors`: everything that a user can get wrong ends in an `InputError`.
+Begin with `errors`: every mistake that a user can make raises an `InputError`.
 """

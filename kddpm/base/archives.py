@@ -1,7 +1,7 @@
-"""Zip archives of pictures and of arrays (.npz) that may come from anyone.
+"""Reading of untrusted zip archives of pictures and of arrays (.npz).
 
-What a member claims of its size is believed no further than memory allows: an archive of a few kilobytes can hold
-gigabytes of zeros, the same bytes many times over, or more than it says.
+The size that a member claims is not trusted: an archive of a few kilobytes can hold gigabytes of zeros, the same bytes
+many times over, or more than it says.
 """
 
 import os
@@ -11,16 +11,16 @@ from typing import IO
 from kddpm.base.files import check_regular
 
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
-_HEADER_BYTES = 30  # before the name of a member, at the least
+_HEADER_BYTES = 30  # minimum size of a local file header, without the name
 _UNSUSPICIOUS_BYTES = 2**26
-_LARGEST_RATIO = 100  # above that size; deflate itself ends at 1,032
+_LARGEST_RATIO = 100  # compression ratio allowed above that size; deflate itself reaches at most 1,032
 
 
 def opened(path: str | os.PathLike) -> zipfile.ZipFile:
-    """An archive whose members lie beside each other.
+    """Open an archive and check that its members do not overlap.
 
     Raises:
-        OSError, ValueError, NotImplementedError or zipfile.BadZipFile: no such file, or no such archive.
+        OSError, ValueError, NotImplementedError or zipfile.BadZipFile: the file is missing, or no such archive.
     """
     check_regular(path)
     archive = zipfile.ZipFile(path)
@@ -34,10 +34,10 @@ def opened(path: str | os.PathLike) -> zipfile.ZipFile:
 
 
 def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
-    """A member to read from, by a number of bytes: no more than that is inflated.
+    """Open a member for reading; `read(n)` inflates no more than n bytes.
 
     Raises:
-        ValueError: a member that is compressed in another way than stored or deflated, whose pieces have no bounds.
+        ValueError: the member is neither stored nor deflated; other methods do not bound what one read inflates.
     """
     if member.compress_type not in _METHODS:
         method = zipfile.compressor_names.get(member.compress_type, member.compress_type)  # type: ignore[attr-defined]
@@ -46,12 +46,12 @@ def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """The whole of a member.
+    """Return the whole content of a member.
 
     Raises:
-        ValueError: as `open_member`, and one that is large and nearly nothing but compression.
+        ValueError: as in `open_member`, or the member is large and its compression ratio is suspicious.
     """
     if member.file_size > max(_UNSUSPICIOUS_BYTES, _LARGEST_RATIO * member.compress_size):
         raise ValueError(f"{member.compress_size:,} bytes that claim to be {member.file_size:,} (zip bomb?)")
     with open_member(archive, member) as file:
-        return file.read(member.file_size)  # without a number it would inflate what lies beyond, too
+        return file.read(member.file_size)  # without a size it would also inflate what lies beyond

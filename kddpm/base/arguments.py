@@ -10,10 +10,10 @@ from kddpm.base.errors import InputError
 
 
 def number(name: str, value: object) -> float:
-    """`value` as a float.
+    """Return `value` as a float.
 
     Raises:
-        InputError: anything else than a finite real number.
+        InputError: `value` is not a finite real number.
     """
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InputError(name, "must be a number", repr(value))
@@ -21,10 +21,10 @@ def number(name: str, value: object) -> float:
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """`value` as an int.
+    """Return `value` as an int.
 
     Raises:
-        InputError: anything else than an integer of at least `least`.
+        InputError: `value` is not an integer of at least `least`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(name, f"must be an integer of at least {least}", repr(value))
@@ -32,10 +32,10 @@ def count(name: str, value: object, least: int = 1) -> int:
 
 
 def int32(name: str, values: object) -> np.ndarray:
-    """`values` as int32 (N,), N > 0.
+    """Return `values` as int32 (N,), N > 0.
 
     Raises:
-        InputError: anything else than a list of integers, or integers that do not fit.
+        InputError: `values` is not a non-empty list of integers, or they do not fit int32.
     """
     array = np.asarray(list(values) if isinstance(values, Iterable) and not hasattr(values, "dtype") else values)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""The exceptions that a user is told in one line."""
+"""The exceptions that the scripts report to the user in one line."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,16 @@ _NOTHING = object()
 
 
 class InputError(ValueError):
-    """A value that a user gave and that cannot be used.
+    """A user's value that cannot be used.
 
-    It reads as one line: the argument or file, what was expected and what came. The library names arguments as
-    arguments, the scripts as flags (`as_flags`); anything else that goes wrong keeps its traceback.
+    The message is one line: the argument or file, what was expected and what was received. The library names arguments
+    as arguments, the scripts as flags (`as_flags`); all other errors keep their traceback.
 
     Args:
-        argument: the argument's name; or, alone, the whole line, where the fault is a file's.
-        expected: what it must be: "must be at least 1". Other arguments stand in braces: "must divide {batch_size}".
-        received: what came; may name others in the same way.
-        **others: the values of those others; `...` = the name says it all.
+        argument: the argument's name; or, if `expected` is None, the whole message, as for a faulty file.
+        expected: what it must be: "must be at least 1". Names other arguments in braces: "must divide {batch_size}".
+        received: the value received; may name other arguments in the same way.
+        **others: the values of those other arguments; `...` = show the name without a value.
 
     Example:
         >>> error = InputError("accumulation", "must divide {batch_size}", 3, batch_size=64)
@@ -33,10 +33,10 @@ class InputError(ValueError):
         super().__init__(self._rendered({}))
 
     def as_flags(self, flags: Mapping[str, str]) -> str:
-        """The same line for a command line.
+        """Return the message with arguments named as flags.
 
         Args:
-            flags: {argument: flag}; what is not among them is no flag, and named as an argument.
+            flags: {argument: flag}; an argument that is missing here has no flag and keeps its name.
         """
         return self._rendered(flags)
 
@@ -52,16 +52,16 @@ class InputError(ValueError):
 
 
 def _named(name: str, value: object, flags: Mapping[str, str]) -> str:
-    """An argument as a flag, or as itself where it is none; with its value, if there is one to say."""
+    """Return an argument as its flag, or as itself if it has none; with its value, unless that is `...`."""
     if (flag := flags.get(name)) is not None:
         return f"--{flag}" if value is ... else f"--{flag}={value}"
     return f"`{name}`" if value is ... else f"{name}={value!r}"
 
 
 class WorkerLostError(RuntimeError):
-    """Another worker of the group is gone; what was saved is not."""
+    """Another worker of the group ended or cannot be reached; saved checkpoints are intact."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

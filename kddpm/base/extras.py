@@ -1,11 +1,11 @@
-"""Packages that a plain install leaves out, by the extra that brings them: `pip install kddpm[export]`."""
+"""Optional packages, grouped by the extra that installs them: `pip install kddpm[export]`."""
 
 import importlib.util
 import sys
 
 from kddpm.base.errors import InputError
 
-# {extra: {module: what the package index calls it}}
+# {extra: {module: its name on the package index}}
 EXTRAS = {
     "tfds": {"tensorflow_datasets": "tensorflow-datasets", "importlib_resources": "importlib_resources"},
     "export": {
@@ -18,7 +18,7 @@ EXTRAS = {
 
 
 def missing(extra: str) -> str | None:
-    """What to do to have an extra, such as "needs matplotlib: pip install kddpm[plots]"; None = it is there."""
+    """Return how to install an extra, such as "needs matplotlib: pip install kddpm[plots]"; None = it is installed."""
     for module, package in EXTRAS[extra].items():
         if not _is_there(module):
             return f"needs {package}: pip install kddpm[{extra}]"
@@ -26,22 +26,22 @@ def missing(extra: str) -> str | None:
 
 
 def need(extra: str, what: str, **values: str) -> None:
-    """Whether an extra is there.
+    """Check that an extra is installed.
 
     Args:
         extra: a key of `EXTRAS`.
-        what: needs it; arguments stand in braces, as in an `InputError`: "{format}".
-        **values: those arguments' values.
+        what: what needs it; arguments are named in braces, as in an `InputError`: "{format}".
+        **values: the values of those arguments.
 
     Raises:
-        InputError: it is not.
+        InputError: the extra is not installed.
     """
     if (text := missing(extra)) is not None:
         raise InputError(f"{what} {text}", **values)
 
 
 def _is_there(module: str) -> bool:
-    """Whether a module can be imported, without the seconds that importing it takes."""
+    """Return whether a module can be imported, without spending the seconds to import it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Atomic replacement, locks, checks and digests of files and folders."""
 
 import contextlib
 import hashlib
@@ -20,45 +20,46 @@ except ImportError:  # Windows
     fcntl = None
 
 _MOST_JSON_BYTES = 2**25
-PART = ".part-"  # begins the names of the folders of `replacing`
+PART = ".part-"  # prefix of the temporary folders of `replacing`
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A path of the same name, in a folder of its own beside `path`, to write to; moved there if the block ends well.
+    """Yield a temporary path to write to; rename it to `path` if the block succeeds.
 
-    Whatever the block makes there, a file or a folder, takes the place of what was there before.
+    The temporary path has the same name, in a folder of its own next to `path`. The block may make a file or a folder
+    there; it replaces what was at `path`.
 
     Example:
-        >>> with replacing("grid.png") as beside:
-        ...     beside.write_bytes(content)
+        >>> with replacing("grid.png") as temporary:
+        ...     temporary.write_bytes(content)
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PART, dir=path.parent, ignore_cleanup_errors=True) as folder:
-        beside = pathlib.Path(folder) / path.name
-        yield beside
-        if beside.is_dir() and path.exists():  # a folder is not renamed over another
-            old = beside.with_name(f"{path.name}.old")
+        temporary = pathlib.Path(folder) / path.name
+        yield temporary
+        if temporary.is_dir() and path.exists():  # os.replace refuses to rename a folder over another
+            old = temporary.with_name(f"{path.name}.old")
             os.replace(path, old)
             try:
-                os.replace(beside, path)
+                os.replace(temporary, path)
             except OSError:
                 os.replace(old, path)
                 raise
         else:
-            os.replace(beside, path)
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager
-def held(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a file or folder for this process alone: until the block ends, or the process does, however it does.
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Lock a file or folder exclusively for this process until the block or the process ends, even by a kill.
 
-    Where the system has no such locks the block runs all the same.
+    On systems without such locks the block runs unlocked.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the path cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -67,7 +68,7 @@ def held(path: str | os.PathLike) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise
-            except OSError:  # a network disk that does not do this
+            except OSError:  # a network disk without locks
                 pass
         yield
     finally:
@@ -75,10 +76,10 @@ def held(path: str | os.PathLike) -> Iterator[None]:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Whether there is a file that ends: a pipe or a device may not.
+    """Check that a path is a regular file: reading a pipe or a device might never end.
 
     Raises:
-        OSError: there is none.
+        OSError: the path is missing or not a regular file.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -86,10 +87,10 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def read_json(path: str | os.PathLike, most_bytes: int = _MOST_JSON_BYTES) -> Any:
-    """What a JSON file says that is no larger than that.
+    """Return the content of a JSON file of at most `most_bytes`.
 
     Raises:
-        OSError or ValueError: no such file, or no such JSON.
+        OSError or ValueError: the file is missing, too large or not valid JSON.
     """
     check_regular(path)
     with open(path, "rb") as file:
@@ -103,22 +104,23 @@ def read_json(path: str | os.PathLike, most_bytes: int = _MOST_JSON_BYTES) -> An
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The hash of a file, in hexadecimal."""
+    """Return the SHA-256 digest of a file, in hexadecimal."""
     check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
-    """Whether something can be written at `path`, before the work that it is for.
+    """Check that output can be written at `path`, before doing the work for it.
 
     Args:
-        name: of the argument.
-        path: where to write.
-        is_folder: whether a folder will be written there, or a file.
+        name: name of the argument.
+        path: where the output will go.
+        is_folder: whether the output is a folder rather than a file.
 
     Raises:
-        InputError: a file where a folder is meant, a folder where a file is, or a place that cannot be written to.
+        InputError: a file is where a folder should go, a folder is where a file should, or the parent folder is not
+            writable.
     """
     path = pathlib.Path(path)
     if not path.name:

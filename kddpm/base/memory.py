@@ -1,4 +1,4 @@
-"""The memory that this process holds, and the machine has, in bytes."""
+"""Memory used by this process and installed in this machine, in bytes."""
 
 import sys
 import threading
@@ -12,23 +12,23 @@ try:
 except ImportError:  # Windows
     resource = None
 
-_SECONDS = 0.01  # between two looks
+_SECONDS = 0.01  # between two measurements
 
 
 def peak() -> int:
-    """The most that this process has held so far; on Linux at least what its parent held when it started this one."""
+    """Return the peak resident memory of this process so far; on Linux never less than its parent had at the start."""
     if resource is None:
         return psutil.Process().memory_info().peak_wset
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def total() -> int:
-    """What this machine has in all."""
+    """Return the memory installed in this machine."""
     return psutil.virtual_memory().total
 
 
 class Gain:
-    """How much more the process comes to hold, at most, while a block runs; looked at a hundred times a second.
+    """Measures by how much the process's memory rises at most while a block runs, sampled a hundred times a second.
 
     Example:
         >>> with Gain() as gain:

@@ -1,4 +1,4 @@
-"""Progress of long work: one kind of bar for all of it."""
+"""The progress bar of all long work."""
 
 import sys
 
@@ -6,14 +6,14 @@ from tqdm.auto import tqdm
 
 
 def bar(total: int, text: str | None, unit: str, shown: bool | str = True, **kwargs) -> tqdm:
-    """A progress bar on stderr; where that is no terminal but a log, a line every 20 seconds.
+    """Return a progress bar on stderr; if that is not a terminal, it prints a line every 20 seconds.
 
     Args:
         total: number of units.
         text: what is being done.
-        unit: its name.
-        shown: True, False, or "auto" = once it has taken two seconds.
-        **kwargs: of tqdm.
+        unit: name of a unit.
+        shown: True, False, or "auto" = only after two seconds.
+        **kwargs: further arguments of tqdm.
     """
     return tqdm(
         total=total,

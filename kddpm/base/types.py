@@ -1,12 +1,12 @@
-"""Names for types in signatures. Shapes, units and what is expected of the values stand in the docstrings."""
+"""Type aliases for signatures. The docstrings give shapes, units and value ranges."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-Tensor: TypeAlias = Any  # what the backend computes with: a NumPy array, a TensorFlow or a Keras tensor
+Tensor: TypeAlias = Any  # a NumPy array, a TensorFlow tensor or a Keras tensor
 Integers: TypeAlias = Sequence[int] | np.ndarray  # one-dimensional
-Shape: TypeAlias = tuple[Any, ...]  # of a tensor, its integers, None = any size; or of several, one such tuple each
-Config: TypeAlias = dict[str, Any]  # arguments of a constructor, as JSON or Keras's serialisation holds them
-Logs: TypeAlias = dict[str, Any]  # what Keras gives to callbacks
+Shape: TypeAlias = tuple[Any, ...]  # integers, None = any size; or one such tuple for each of several tensors
+Config: TypeAlias = dict[str, Any]  # constructor arguments, serialised for JSON or Keras
+Logs: TypeAlias = dict[str, Any]  # what Keras passes to callbacks

@@ -1,3 +1,3 @@
-"""The version of the package, for files that say what wrote them."""
+"""The version of the package, recorded in the files that it writes."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the scripts share: flags, errors in one line, pictures in files. Uses `base`, `theory`, `data`, `sampling`.
+"""Code shared by the scripts: flags, one-line errors, picture files. Uses `base`, `theory`, `data`, `sampling`.
 
 Begin with `commands`.
 """

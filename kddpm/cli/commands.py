@@ -1,4 +1,4 @@
-"""What the scripts share: one line for bad input, the flags of data, the notation of seeds. No TensorFlow."""
+"""Code shared by the scripts: one-line errors, flags of data and devices, parsing of seeds. Needs no TensorFlow."""
 
 import contextlib
 import os
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main()` under absl.
 
-    Bad input and a failing disk end in one line on stderr and exit status 2, Ctrl-C in one line and 130, and the loss
-    of another worker in one line and 3. --help shows the docstring and the flags of the module of `main`, whether that
-    is the program itself or what a script or an installed command begins.
+    Bad input and disk errors print one line on stderr and exit with status 2, Ctrl-C with 130 and the loss of another
+    worker with 3. --help shows the docstring and the flags of the module of `main`, whether it is run directly, by a
+    script or by an installed command.
     """
 
     def guarded(arguments):
@@ -40,7 +40,7 @@ def run(main: Callable[[], None]) -> None:
         except WorkerLostError as error:
             print(f"{_program(arguments[0])}: {error}", file=sys.stderr, flush=True)
             sys.stdout.flush()
-            os._exit(3)  # TensorFlow would wait for the lost one
+            os._exit(3)  # a normal exit would make TensorFlow wait for the lost worker
         except KeyboardInterrupt:
             print(f"\n{_program(arguments[0])}: interrupted", file=sys.stderr)
             sys.exit(130)
@@ -52,7 +52,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _show_as_program(module: str) -> None:
-    """Let --help take a module for the program: absl shows the docstring of __main__, and the flags of sys.argv[0]."""
+    """Make --help describe a module: absl shows the docstring of __main__ and the flags of sys.argv[0]."""
     text = sys.modules[module].__doc__ or ""
     if _is_installed():
         text = re.sub(r"python (?:-m )?(\w+)(?:\.py)?(?= --)", r"kddpm-\1", text)
@@ -62,41 +62,41 @@ def _show_as_program(module: str) -> None:
 
 
 def _is_installed() -> bool:
-    """Whether the program is a command that an installation made, not a file of the source tree."""
+    """Return whether the program is an installed command, not a file of the source tree."""
     return _program(sys.argv[0]).startswith("kddpm-")
 
 
 def command(script: str) -> list[str]:
-    """The words that start another script by the door that this one was started by, such as python, sample.py."""
+    """Return the command that starts another script in the way this one was started, such as python, sample.py."""
     return [f"kddpm-{script}"] if _is_installed() else ["python", f"{script}.py"]
 
 
 def _flags_of_arguments() -> dict[str, str]:
-    """{argument of the library: flag that it comes from}; the names are the same, but for that of an exported file."""
+    """Return {argument of the library: its flag}; the names are the same, except for the path of an exported file."""
     names = {name: name for name in flags.FLAGS}
     return names | ({"path": names["out"]} if "out" in names else {})
 
 
 def _program(path: str) -> str:
-    """The script's name; of a package started with -m, the package's."""
+    """Return the script's name; for a package started with -m, the package's."""
     program = pathlib.Path(path)
     return program.parent.name if program.name == "__main__.py" else program.name
 
 
 def define_data_flags() -> None:
-    """Where images are read from and kept: the same for every script that opens a data set."""
+    """Define the flags of every script that opens a data set."""
     flags.DEFINE_string("tfds_data_dir", None, "where TensorFlow Datasets keeps its data")
     flags.DEFINE_string("cache_dir", None, "for decoded images that do not fit in memory; the run's if not given")
     flags.DEFINE_bool("skip_bad_images", False, "leave unreadable images out, with a list of them")
 
 
 def data_options() -> dict:
-    """The arguments of the same names, of `training.train` and `evaluation.evaluate`, from these flags."""
+    """Return these flags as arguments of `training.train` and `evaluate.evaluate`, under the same names."""
     return {name: flags.FLAGS[name].value for name in ("tfds_data_dir", "cache_dir", "skip_bad_images")}
 
 
 def define_strategy_flags() -> None:
-    """The devices that share the work."""
+    """Define the flags of the devices that share the work."""
     flags.DEFINE_enum(
         "strategy",
         "auto",
@@ -108,10 +108,10 @@ def define_strategy_flags() -> None:
 
 
 def needed(flag: str, what: str) -> str:
-    """The value of a flag that there is no default for.
+    """Return the value of a required flag.
 
     Raises:
-        InputError: it was not given.
+        InputError: the flag was not given.
     """
     if not (value := flags.FLAGS[flag].value):
         raise InputError(f"--{flag} is needed: {what}")
@@ -119,10 +119,10 @@ def needed(flag: str, what: str) -> str:
 
 
 def check_least(**least: int) -> None:
-    """Whether the flags of these names, where they were given, are as large.
+    """Check that the flags of these names, if given, are at least this large.
 
     Raises:
-        InputError: one of them is not.
+        InputError: a flag is smaller.
     """
     for name, low in least.items():
         if (value := flags.FLAGS[name].value) is not None and value < low:
@@ -130,10 +130,10 @@ def check_least(**least: int) -> None:
 
 
 def check_among(flag: str, names: Sequence[str], choices: Sequence[str]) -> None:
-    """Whether a flag that takes a list names one or more of the choices.
+    """Check that a list flag names one or more of the choices, and nothing else.
 
     Raises:
-        InputError: none, or another name.
+        InputError: the list is empty or has an unknown name.
     """
     unknown = [name for name in names if name not in choices]
     if unknown or not names:
@@ -141,15 +141,15 @@ def check_among(flag: str, names: Sequence[str], choices: Sequence[str]) -> None
 
 
 def start_tensorflow() -> None:
-    """Import TensorFlow and say on what it runs.
+    """Import TensorFlow and print its version and devices.
 
-    Its native libraries write a page of notes to stderr while they start, whatever the log level; they are held back
-    unless the import fails, or TF_CPP_MIN_LOG_LEVEL asks for them.
+    Its native libraries write a page of notes to stderr at start, at any log level; they are suppressed unless the
+    import fails or TF_CPP_MIN_LOG_LEVEL is set.
     """
     print("Starting TensorFlow ...", flush=True)
     wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with contextlib.nullcontext() if wanted else _held_back_stderr():
+    with contextlib.nullcontext() if wanted else _suppressed_stderr():
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
@@ -172,7 +172,7 @@ def start_strategy() -> "tf.distribute.Strategy":
 
 
 @contextlib.contextmanager
-def _held_back_stderr():
+def _suppressed_stderr():
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:
@@ -189,10 +189,10 @@ def _held_back_stderr():
 
 
 def parse_numbers(flag: str, text: str) -> list[int]:
-    """Numbers from "0-63", "7" or "1,5,10-20"; a range includes both ends.
+    """Parse numbers such as "0-63", "7" or "1,5,10-20"; a range includes both ends.
 
     Raises:
-        InputError: anything else, or numbers that do not fit int32.
+        InputError: another format, or numbers that do not fit int32.
     """
     numbers: list[int] = []
     for part in text.split(","):

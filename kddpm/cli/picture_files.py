@@ -1,7 +1,7 @@
-"""Pictures in files, as `sample.py` takes them to edit and as it leaves what it painted. No TensorFlow.
+"""Reading of pictures to edit and writing of generated pictures, for `sample.py`. Needs no TensorFlow.
 
-A picture to edit is an image file, or one of those in a .npz archive; it is made to fit a model by the rules of
-`kddpm.data.decoding`. A mask is an image file, white where the picture is kept and black where it is painted anew.
+A picture to edit comes from an image file or a .npz archive; it is fitted to the model by the rules of
+`kddpm.data.decoding`. A mask is an image file: white = keep the picture, black = paint it anew.
 """
 
 import collections
@@ -17,7 +17,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import replacing
 from kddpm.data import decoding, images, npz_files
 
-_FRAME_MS = 120  # of an interpolation
+_FRAME_MS = 120  # duration of a frame of an interpolation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Photos:
     """Pictures to edit.
 
     Attributes:
-        images: uint8 (N, H, W, C), as a model takes them.
-        sizes: (height, width) that each has in its file.
-        notes: what was done to make them fit, a line for each file that was changed.
+        images: uint8 (N, H, W, C), in the model's size.
+        sizes: (height, width) of each in its file.
+        notes: how they were fitted, a line for each file that was changed.
     """
 
     images: np.ndarray
@@ -36,18 +36,18 @@ class Photos:
 
     @property
     def for_seeds(self) -> np.ndarray:
-        """The pictures, one a seed; a single one (H, W, C) is for every seed."""
+        """The pictures (N, H, W, C), one a seed; or a single one (H, W, C) for every seed."""
         return self.images[0] if len(self.images) == 1 else self.images
 
 
 def read_inputs(
     edit: str, value: str, mask: str | None, image_shape: tuple[int, int, int]
 ) -> tuple[Photos, np.ndarray | None]:
-    """What an edit is made from: the pictures, and the mask of --inpaint.
+    """Read the inputs of an edit: the pictures, and the mask of --inpaint.
 
     Args:
         edit: one of `sampling_flags.EDITS`.
-        value: of its flag: a file, or for --interpolate two, A,B.
+        value: value of its flag: a file, or A,B for --interpolate.
         mask: the file of --mask, for --inpaint.
         image_shape: (H, W, C) of the model.
 
@@ -65,15 +65,15 @@ def read_inputs(
 
 
 def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, int]) -> Photos:
-    """Pictures from image files and .npz archives, in this order.
+    """Read the pictures of image files and .npz archives, in the order of `paths`.
 
     Args:
-        name: of the flag or argument, as the error shall name it.
-        paths: the files; what does not end in .npz is an image file.
+        name: flag or argument to name in the error.
+        paths: the files; one that does not end in .npz is an image file.
         image_shape: (H, W, C) of the model.
 
     Raises:
-        InputError: a file that is missing or holds no picture.
+        InputError: a file is missing or holds no picture.
     """
     height, width, channels = image_shape
     arrays, sizes, notes = [], [], []
@@ -95,20 +95,20 @@ def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, in
 
 
 def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tuple[int, int]) -> np.ndarray:
-    """Which pixels to keep.
+    """Read which pixels to keep.
 
     Args:
-        name: of the flag or argument, as the error shall name it.
-        path: an image file of the model's size, or of the picture's: it is cropped and resized as the picture is then,
-            by area when it shrinks and to the nearest pixel when it grows. Above half grey is white.
+        name: flag or argument to name in the error.
+        path: an image file of the model's size, or of the picture's: then it is cropped and resized like the picture,
+            by area when it shrinks and by nearest pixel when it grows. Above half grey counts as white.
         image_size: (height, width) of the model.
-        photo_size: the same of the picture in its file.
+        photo_size: (height, width) of the picture in its file.
 
     Returns:
         bool (height, width), True = white = keep.
 
     Raises:
-        InputError: a file that is missing or no picture, one of another size, or one without black.
+        InputError: the file is missing, not a picture, of another size or without black.
     """
     mask, _, size = decoding.read_image(name, path, None, 1)
     if size not in (tuple(image_size), tuple(photo_size)):
@@ -126,10 +126,10 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
 
 
 def check_names(out: pathlib.Path, seeds: Sequence[int], labels: Sequence[int] | None) -> None:
-    """Whether every picture has a name of its own, in a folder.
+    """Check that the pictures of a folder have distinct file names.
 
     Raises:
-        InputError: two pictures of one name.
+        InputError: two pictures have the same name.
     """
     names = collections.Counter(_names(seeds, labels))
     name, count = names.most_common(1)[0]
@@ -153,15 +153,16 @@ def save(
     frames: np.ndarray | None = None,
     columns: int | None = None,
 ) -> None:
-    """Write pictures in the form that the suffix says: .png a grid, .gif an animation, .npz an archive, else a folder.
+    """Write pictures in the form of the suffix: .png a grid, .gif an animation, .npz an archive, else a folder.
 
     Args:
-        out: where to.
+        out: output path.
         pictures: uint8 (N, H, W, C).
-        seeds: (N,); they name a folder's files, SEED.png or SEED_LABEL.png.
+        seeds: (N,); they name the files of a folder, SEED.png or SEED_LABEL.png.
         labels: (N,), None for a model without classes.
-        frames: uint8 (frames, N, H, W, C), stages of the pictures, for .gif; given for .png, they are a row a picture.
-        columns: of a grid; None = as square as possible.
+        frames: uint8 (frames, N, H, W, C), stages of the pictures, for .gif; for .png they become a filmstrip, a row a
+            picture.
+        columns: columns of a grid; None = as square as possible.
     """
     suffix = out.suffix.lower()
     if suffix == ".png":
@@ -169,19 +170,19 @@ def save(
     elif suffix == ".gif" and frames is not None:
         images.save_gif(out, [images.grid(frame, columns) for frame in frames])
     elif suffix == ".npz":
-        with replacing(out) as beside:
+        with replacing(out) as temporary:
             arrays: dict[str, Any] = {"images": pictures, "seeds": np.array(seeds, np.int32)}
             if labels is not None:
                 arrays["labels"] = np.array(labels, np.int32)
-            np.savez_compressed(beside, **arrays)
+            np.savez_compressed(temporary, **arrays)
     else:
         for name, picture in zip(_names(seeds, labels), pictures, strict=True):
             images.save_png(out / name, picture)
 
 
 def save_way(out: pathlib.Path, pictures: np.ndarray, columns: int | None = None) -> None:
-    """Write pictures (N, H, W, C) that lead from one to another: as `save`, but a grid is one row, an animation goes
-    to and fro for ever, and numbers take the place of seeds."""
+    """Write an interpolation (N, H, W, C) like `save`, but a grid has one row, an animation repeats to and fro, and
+    indices replace seeds."""
     if out.suffix.lower() == ".gif":
         frames = [images.grid(picture[np.newaxis]) for picture in (*pictures, *pictures[-2:0:-1])]
         images.save_gif(out, frames, duration_ms=_FRAME_MS, hold_ms=_FRAME_MS)

@@ -1,4 +1,4 @@
-"""Flags of the scripts that sample: of samplers, edits, labels and seeds. No TensorFlow."""
+"""Flags of the scripts that sample: samplers, edits, labels and seeds. Needs no TensorFlow."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ from kddpm.theory.parametrization import VARIANCES
 from kddpm.theory.schedules import SPACINGS
 
 _OF_ALL = {field.name for field in dataclasses.fields(samplers.Sampler)}
-# Flags of one sampler alone: {flag: name of the sampler}.
+# Flags of a single sampler: {flag: name of the sampler}.
 _OWNERS = {
     field.name: name
     for name, kind in samplers.BY_NAME.items()
@@ -25,7 +25,7 @@ _CLIPS = {"true": True, "false": False, "dynamic": "dynamic"}
 
 
 def define_sampler_flags(sampler: str, num_steps: str) -> None:
-    """The flags --sampler, --num_steps and what the samplers take beside; the arguments say what is the default."""
+    """Define --sampler, --num_steps and the other flags of samplers; the arguments describe the defaults."""
     flags.DEFINE_string("sampler", None, f"{', '.join(samplers.BY_NAME)}; {sampler} if not given")
     flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
     flags.DEFINE_enum("spacing", None, SPACINGS, "which steps, where fewer than T; trailing if not given")
@@ -44,10 +44,10 @@ def define_sampler_flags(sampler: str, num_steps: str) -> None:
 
 
 def check_num_steps(num_timesteps: int) -> None:
-    """Whether --num_steps is a number of steps that a schedule of that many has.
+    """Check that --num_steps, if given, lies in 1 .. num_timesteps.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
     num_steps = flags.FLAGS.num_steps
     if num_steps is not None and not 1 <= num_steps <= num_timesteps:
@@ -55,14 +55,14 @@ def check_num_steps(num_timesteps: int) -> None:
 
 
 def sampler_options(name: str, edit: str | None = None) -> dict:
-    """The arguments of the sampler of that name, from its flags.
+    """Return the arguments of a sampler from its flags.
 
     Args:
-        name: of the sampler.
-        edit: one of `EDITS` that it is for, None = generating.
+        name: name of the sampler.
+        edit: one of `EDITS`, None = generating.
 
     Raises:
-        InputError: no such sampler, one that the edit cannot use, or a flag of another one.
+        InputError: unknown sampler, one that the edit cannot use, or a flag of another sampler.
     """
     if name not in samplers.BY_NAME:
         raise InputError(f"--sampler must be one of {', '.join(samplers.BY_NAME)}. Received: {name}")
@@ -82,9 +82,9 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
     return options
 
 
-_SEEDS_OF_ONE = 8  # pictures made from one
+_SEEDS_OF_ONE = 8  # default number of variants of a single picture
 EDITS = ("variations", "inpaint", "interpolate")
-# Flags of one edit alone, and flags that some of them do not take.
+# Flags of a single edit: {flag: edit}. Below, flags that edits, or interpolation, do not take.
 _OF_AN_EDIT = {
     "strength": "variations", "mask": "inpaint", "jump_length": "inpaint", "resamplings": "inpaint",
     "count": "interpolate",
@@ -97,7 +97,7 @@ _OF_NO_INTERPOLATION = ("seeds", "sampler", "spacing", "clip", "guidance_scale",
 
 
 def define_edit_flags() -> None:
-    """The flags of pictures made from pictures: which edit of what, and what the edits take beside."""
+    """Define the flags that choose an edit and its picture, and the other flags of edits."""
     flags.DEFINE_string("variations", None, "an image file, or NAME.npz with images: paint pictures like it")
     flags.DEFINE_float("strength", 0.5, "of --variations: 0 = the picture itself, 1 = another one")
     flags.DEFINE_string(
@@ -113,10 +113,10 @@ def define_edit_flags() -> None:
 
 
 def chosen_edit() -> str | None:
-    """Which of `EDITS` the flags ask for, None = none.
+    """Return the one of `EDITS` that the flags choose, None = none.
 
     Raises:
-        InputError: two at once, a flag of another one, or a value out of range.
+        InputError: two edits at once, a flag of another edit, or a value out of range.
     """
     given = [name for name in flags.FLAGS if flags.FLAGS[name].present]
     chosen = [name for name in EDITS if name in given]
@@ -138,10 +138,10 @@ def chosen_edit() -> str | None:
 
 
 def check_form(out: pathlib.Path, edit: str | None) -> None:
-    """Whether --out names a form in which the pictures can be written, one for which --frames and --columns mean some.
+    """Check that --out has a suffix that the edit can write, to which --frames and --columns, if given, apply.
 
     Raises:
-        InputError: another suffix, or a flag that it has no use for.
+        InputError: another suffix, or a flag that does not apply to it.
     """
     animated = edit in (None, "interpolate")
     if out.suffix.lower() not in (".png", ".gif" if animated else ".png", ".npz", ""):
@@ -157,10 +157,10 @@ def check_form(out: pathlib.Path, edit: str | None) -> None:
 
 
 def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
-    """The seeds of edited pictures: one for each picture, of a single picture any number; None = from 0, 8 of that one.
+    """Return the seeds of edited pictures: one a picture, any number for a single one; None = from 0, 8 for that one.
 
     Raises:
-        InputError: another number of seeds.
+        InputError: the number of seeds does not match.
     """
     if seeds is None:
         return list(range(photos if photos > 1 else _SEEDS_OF_ONE))
@@ -170,10 +170,10 @@ def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
 
 
 def parse_labels(text: str | None, count: int, needed: bool = False) -> list[int] | None:
-    """The labels of `count` pictures from --labels, one for all or one for each; None if there are none.
+    """Return the labels of `count` pictures from --labels, one for all or one for each; None without the flag.
 
     Raises:
-        InputError: as in `parse_numbers`, another number of them, or none where they are needed.
+        InputError: as in `parse_numbers`, wrong number of labels, or none although they are needed.
     """
     if not text:
         if needed:

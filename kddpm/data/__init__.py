@@ -1,6 +1,6 @@
-"""Images: where they come from, how they are decoded, in which order they are trained on. Uses `base`.
+"""Image data sets: sources, decoding and the order of training batches. Uses `base`.
 
-Begin with `sources`, whose `load` reads a data set by name, and `order`, whose `batches` puts it in order.
+Begin with `sources`, whose `load` reads a data set by name, and `order`, whose `batches` makes its training batches.
 """
 
 import lazy_loader

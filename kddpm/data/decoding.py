@@ -1,17 +1,17 @@
-"""Encoded image files to uint8 arrays of one shape.
+"""Decode image files to uint8 arrays of one shape.
 
-What becomes of a picture, in this order:
+A picture goes through these steps, in this order:
 
-1. its EXIF orientation is applied; of an animation the first frame is taken; colour profiles are ignored;
-2. 16-bit grey becomes 8-bit by round(value / 257); 16-bit colour is what Pillow gives, the high bytes;
+1. its EXIF orientation is applied; only the first frame of an animation is used; colour profiles are ignored;
+2. 16-bit grey becomes 8-bit by round(value / 257); of 16-bit colour Pillow keeps the high bytes;
 3. transparency, from an alpha channel or a palette, is composited over white;
-4. colour becomes RGB, or luma (ITU-R 601-2) where one channel is asked for;
-5. a picture of another size is cropped around its centre to the aspect ratio asked for, then resized: by area (each
+4. colour becomes RGB, or luma (ITU-R 601-2) if one channel is requested;
+5. a picture of another size is cropped around its centre to the requested aspect ratio, then resized: by area (each
    target pixel is the mean of the source pixels whose centres lie in it) when it shrinks, bicubic when it grows.
-   A picture that already has the size is left bit for bit as it is.
+   A picture that already has the size stays the same bit for bit.
 
-Which of this changed the pixels that the decoder gave is said beside the result: turning a picture, reading a palette
-and dropping an alpha channel that hides nothing change none.
+The result comes with a description of the steps that changed the decoder's pixels: rotating a picture, reading a
+palette and dropping an opaque alpha channel do not count as changes.
 """
 
 import collections
@@ -32,29 +32,29 @@ from kddpm.base import progress
 from kddpm.base.errors import InputError
 from kddpm.data.image_files import EXTENSIONS, ImageFiles, check_file_size, printable
 
-# The only decoders a file may reach, whatever its name says: Pillow knows others, some of which start programs.
+# The only decoders used, whatever a file's name: Pillow has others, some of which start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
-MAX_PIXELS = 178_956_970  # where Pillow itself refuses an image as a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it refuses an image as a decompression bomb
 PROGRESS_FROM_FILES = 2_000
 
 _PNG = b"\x89PNG"
-_BLOCK = 16  # files a thread takes at a time
-_LARGE_PIXELS = 2**25  # above that, pictures are decoded one after the other: each may take a gigabyte
+_BLOCK = 16  # files that a thread decodes at a time
+_LARGE_PIXELS = 2**25  # larger pictures are decoded one at a time: each may take a gigabyte
 
 
 def common_shape(
     files: ImageFiles, image_size: tuple[int, int] | None, channels: int | None, verbose: bool = True
 ) -> tuple[int, int, int]:
-    """The (height, width, channels) that all images get, from their headers where an argument is None.
+    """Return the (height, width, channels) of all decoded images, read from the headers where an argument is None.
 
     Args:
-        files: what to look into.
-        image_size: (height, width); None = the size all images have.
-        channels: 1 or 3; None = 1 when every file is stored as grey, or with a grey palette, else 3.
+        files: the image files.
+        image_size: (height, width); None = the common size of all images.
+        channels: 1 or 3; None = 1 if every file is stored as grey, or with a grey palette, else 3.
         verbose: whether to show a progress bar when there are many files.
 
     Returns:
-        (height, width, channels). Unreadable files are passed over here; `decode_all` names them.
+        (height, width, channels). Unreadable files are ignored here; `decode_all` reports them.
 
     Raises:
         InputError: `image_size` is None and the images differ in size.
@@ -77,23 +77,23 @@ def common_shape(
             image_size=...,
         )
     if not headers:
-        return 1, 1, 1  # every file is bad, which `decode_all` says with the reasons
+        return 1, 1, 1  # every file is bad; `decode_all` reports why
     return (*(image_size or sizes[0]), channels or (1 if all(grey for _, grey in headers) else 3))
 
 
 def decode_all(
     files: ImageFiles, out: np.ndarray, verbose: bool = True
 ) -> tuple[dict[str, str], collections.Counter[str]]:
-    """Decodes file i into `out[i]`.
+    """Decode file i into `out[i]`.
 
     Args:
-        files: what to decode.
-        out: uint8 (N, H, W, C), written in place; rows of bad files are left as they were.
+        files: the image files.
+        out: uint8 (N, H, W, C), written in place; rows of bad files stay unchanged.
         verbose: whether to show a progress bar when there are many files.
 
     Returns:
-        {name: reason} of the files that cannot be used, without those of `files.bad`; and {what was done: images} of
-        the pictures that are not the pixels of their files, as `to_array` says it.
+        {name: reason} of the files that cannot be used, without those in `files.bad`; and {changes: number of images}
+        of the pictures whose pixels were changed, described as in `to_array`.
     """
     height, width, channels = out.shape[1:]
     one_at_a_time = threading.Lock()
@@ -113,19 +113,19 @@ def decode_all(
 def read_image(
     name: str, path: str | os.PathLike, image_size: tuple[int, int] | None, channels: int
 ) -> tuple[np.ndarray, str, tuple[int, int]]:
-    """One picture from a file.
+    """Read one picture from a file.
 
     Args:
-        name: of the flag or argument, as the error shall name it.
-        path: the file; its name may end in anything.
-        image_size: (height, width); None = the file's own.
+        name: flag or argument to name in the error.
+        path: the file; its suffix does not matter.
+        image_size: (height, width); None = the size in the file.
         channels: 1 or 3.
 
     Returns:
-        uint8 (height, width, channels) and what was done to it, as `to_array` gives them; (height, width) of the file.
+        uint8 (height, width, channels) and the description of changes, as from `to_array`; (height, width) in the file.
 
     Raises:
-        InputError: a file that is missing or no picture.
+        InputError: the file is missing or not a picture.
     """
     try:
         with warnings.catch_warnings():
@@ -146,19 +146,19 @@ def to_array(
     channels: int,
     enlarge: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> tuple[np.ndarray, str]:
-    """One picture as uint8 (height, width, channels), by the five steps of the module's docstring.
+    """Convert one picture by the five steps of the module's docstring.
 
     Args:
         image: any Pillow image; it is changed in place.
         image_size: (height, width).
         channels: 1 or 3.
-        enlarge: how a picture grows.
+        enlarge: resampling filter for enlarging.
 
     Returns:
-        uint8 (height, width, channels); and what changed the decoder's pixels, such as "cropped and resized", or "".
+        uint8 (height, width, channels); and the changes to the decoder's pixels, such as "cropped and resized", or "".
     """
     changes = []
-    deep = _is_deep(image)  # Pillow forgets it on loading
+    deep = _is_deep(image)  # before loading, after which Pillow no longer knows
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if channels == 1:
@@ -194,14 +194,14 @@ def _listed(words: list[str]) -> str:
 
 
 def fit_arrays(blocks: Iterable[np.ndarray], out: np.ndarray) -> tuple[int, collections.Counter[str]]:
-    """Writes blocks of images, resized and recoloured where they must be, into the rows of `out`.
+    """Write blocks of images into the rows of `out`, resized and recoloured if necessary.
 
     Args:
         blocks: uint8 (n, h, w, c) each, c = 1, 3 or 4.
         out: uint8 (N, H, W, C), written in place.
 
     Returns:
-        How many images there were; and {what was done: images} of those that were changed, as `to_array` says it.
+        The number of images; and {changes: number of images} of those that were changed, described as in `to_array`.
     """
     row = 0
     altered: collections.Counter[str] = collections.Counter()
@@ -218,7 +218,7 @@ def fit_arrays(blocks: Iterable[np.ndarray], out: np.ndarray) -> tuple[int, coll
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether a colour picture, not loaded yet, has 16 bits a channel in its file; Pillow has no mode for that."""
+    """Return whether an unloaded colour picture has 16 bits a channel in its file; Pillow has no mode for that."""
     for codec, _, _, args in getattr(image, "tile", ()):
         raw, *more = args if isinstance(args, tuple) else (args,)
         largest = more[0] if codec.startswith("ppm") else 0
@@ -240,7 +240,7 @@ def _resize(image: Image.Image, image_size: tuple[int, int], enlarge: Image.Resa
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey to 8 bits; Pillow's own conversion clips at 255."""
+    """Convert 16-bit grey to 8 bits; Pillow's own conversion clips at 255."""
     if image.mode == "F":
         raise ValueError("floating-point pixels; expected 8 or 16 bits a channel")
     values = np.asarray(image).astype(np.int64)
@@ -254,7 +254,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _is_grey(image: Image.Image) -> bool:
     if image.mode == "P":
-        found: Any = image.palette  # None in a damaged file: an error like any other
+        found: Any = image.palette  # None in a damaged file: the attribute error is caught like any other
         layout, palette = found.getdata()
         if layout in ("RGB", "RGBA", "BGR", "BGRX") and len(palette) % len(layout) == 0:
             entries = np.frombuffer(palette, np.uint8).reshape(-1, len(layout))
@@ -263,17 +263,17 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) after the EXIF orientation, of which 5 to 8 lay the image on its side."""
+    """Return (height, width) after the EXIF orientation, of which 5 to 8 swap the two."""
     width, height = image.size
-    # A square stays one; not asking for its EXIF saves Pillow decoding whole PNG files in search of it.
+    # A square keeps its size; skipping its EXIF saves Pillow from decoding whole PNG files to find it.
     return (width, height) if width != height and image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def _open(data: bytes) -> Image.Image:
-    """Reads the header; refuses too many pixels before any of them is decoded."""
+    """Read the header; refuse too many pixels before any of them is decoded."""
     if not data:
         raise ValueError("empty file")
-    if data.startswith(_PNG):  # whose checksums Pillow leaves aside, and paints what is left
+    if data.startswith(_PNG):  # Pillow would ignore wrong PNG checksums and decode what is left
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             try:
                 image.verify()
@@ -286,7 +286,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> list[tuple]:
-    """(work(i), None), or (None, reason) where it failed, for every file in order, on a few threads."""
+    """Return (work(i), None), or (None, reason) if it failed, for every file in order; runs on a few threads."""
     count = len(files.names)
 
     def block(start: int) -> list[tuple]:
@@ -296,18 +296,18 @@ def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> li
                 results.append((work(i), None))
             except MemoryError:
                 raise
-            except Exception as error:  # decoders raise anything on a damaged file, struct.error and IndexError too
+            except Exception as error:  # on a damaged file decoders raise anything, even struct.error and IndexError
                 results.append((None, _reason(error)))
         return results
 
     results: list[tuple] = []
-    Image.init()  # loads Pillow's plugins, which threads would race for
+    Image.init()  # loads Pillow's plugins now, so that the threads do not race for it
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     with (
         warnings.catch_warnings(),
         progress.bar(count, text, "file", verbose and count >= PROGRESS_FROM_FILES) as bar,
     ):
-        # Pillow warns from half of MAX_PIXELS on; here the limit is an error and the rest is welcome.
+        # Pillow warns above half of MAX_PIXELS; here only the limit itself matters, and that is an error.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             for done in pool.map(block, range(0, count, _BLOCK)):
@@ -319,7 +319,7 @@ def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> li
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its text is the address of a buffer
+    if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
         return "not a readable image; expected " + ", ".join(EXTENSIONS)
     if isinstance(error, Image.DecompressionBombError):
         return f"expected at most {MAX_PIXELS:,} pixels (decompression bomb?)"

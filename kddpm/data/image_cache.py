@@ -1,8 +1,8 @@
-"""Where decoded images live: in memory, or above a limit in a memory-mapped file that the next start uses again.
+"""Storage of decoded images: in memory, or above a limit in a memory-mapped file that later runs reuse.
 
-The file `images-<hash of the spec>.npy` and the small JSON file beside it are written under other names and renamed,
-the JSON last and removed first, so that a stop at any moment leaves either a whole pair or none. What it leaves of a
-pair that was not finished the next start removes.
+The array `images-<hash of the spec>.npy` and its small JSON file are written under temporary names and renamed. The
+JSON is removed first and renamed last, so that a kill at any moment leaves a complete pair or none. The next start
+removes the temporary files that a kill left.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ from collections.abc import Callable
 import numpy as np
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_regular, held, read_json, replacing
+from kddpm.base.files import check_regular, locked, read_json, replacing
 
 MAX_RAM_BYTES = 2 * 2**30
 _DIGEST_BYTES = 2**24
-_MOST_RECORD_BYTES = 2**30  # labels are in it
-_UNFINISHED = ".tmp"  # ends the names of arrays that are being written
+_MOST_RECORD_BYTES = 2**30  # it contains the labels
+_UNFINISHED = ".tmp"  # suffix of arrays that are being written
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Images with what belongs to them."""
+    """Decoded images with their labels and digest."""
 
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray | None  # int32 (N,)
     class_names: tuple[str, ...]
-    dropped: dict[str, str]  # {name: reason} of bad files that were skipped
-    altered: dict[str, int]  # {what was done: images} of those that are not the pixels of their files
+    dropped: dict[str, str]  # {name: reason} of the bad files that were skipped
+    altered: dict[str, int]  # {changes: number of images} of those whose pixels were changed
     digest: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
-    """What a source says after it has written its images into an array."""
+    """What a source returns after it has written its images into an array."""
 
     count: int  # rows in use
     labels: np.ndarray | None
@@ -51,7 +51,7 @@ class Filled:
 
 
 def digest(images: np.ndarray, labels: np.ndarray | None) -> str:
-    """The sha256, in hex, over the shape, the pixels and the labels, in this order.
+    """Return the SHA-256 digest over the shape, the pixels and the labels, in this order.
 
     Args:
         images: uint8 (N, H, W, C); read in pieces of a few megabytes.
@@ -76,20 +76,20 @@ def decoded(
     fill: Callable[[np.ndarray], Filled],
     cache_dir: str | None,
 ) -> Decoded:
-    """Has a source write its images into a new array, or takes the array of an earlier start.
+    """Return the images from the cache, or have the source write them into a new array.
 
     Args:
-        spec: names the data, in errors and in the file's name.
-        manifest: JSON values that are equal when the images would be.
-        shape: gives (N, H, W, C), of which some rows may stay unused; not called when an earlier array serves.
-        fill: writes the images into the first rows of an array of that shape; not called either.
-        cache_dir: where arrays above `MAX_RAM_BYTES` go; None = nowhere.
+        spec: names the data in errors and, hashed, in the file's name.
+        manifest: JSON values that are equal whenever the images would be.
+        shape: returns (N, H, W, C), of which some rows may stay unused; not called when the cache has the images.
+        fill: writes the images into the first rows of an array of that shape; not called in that case either.
+        cache_dir: folder for arrays above `MAX_RAM_BYTES`; None = refuse them.
 
     Returns:
         The images, in memory or as a read-only `np.memmap`.
 
     Raises:
-        InputError: the images need a `cache_dir`, or more room than it has.
+        InputError: the images need a `cache_dir`, or more disk space than it has.
     """
     key = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     stem = (
@@ -114,7 +114,7 @@ def decoded(
     try:
         os.makedirs(cache_dir, exist_ok=True)
         _remove_unfinished(stem)
-        # A full disk would end a write through a memory map with a signal, not with an exception.
+        # On a full disk, a write through a memory map raises a signal, not an exception: check the space first.
         room = shutil.disk_usage(cache_dir).free
         handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix=f"{os.path.basename(stem)}-", suffix=_UNFINISHED)
     except OSError as error:
@@ -123,7 +123,7 @@ def decoded(
         ) from None
     os.close(handle)
     try:
-        with held(temporary):
+        with locked(temporary):
             if room < need:
                 raise InputError("cache_dir", f"must have {_gib(need)} of free disk for {spec}", _gib(room))
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, full_shape)
@@ -140,7 +140,7 @@ def decoded(
 
 
 def _write_record(stem: str, key: str, result: Decoded) -> None:
-    """Write the description of an array, with which it is there."""
+    """Write the JSON file of an array, which makes the pair complete."""
     record = {
         "manifest": key,
         "count": len(result.images),
@@ -150,8 +150,8 @@ def _write_record(stem: str, key: str, result: Decoded) -> None:
         "altered": result.altered,
         "digest": result.digest,
     }
-    with replacing(f"{stem}.json") as beside:
-        beside.write_text(json.dumps(record), encoding="ascii")
+    with replacing(f"{stem}.json") as temporary:
+        temporary.write_text(json.dumps(record), encoding="ascii")
 
 
 def _finish(images: np.ndarray, filled: Filled) -> Decoded:
@@ -161,18 +161,18 @@ def _finish(images: np.ndarray, filled: Filled) -> Decoded:
 
 
 def _remove_unfinished(stem: str) -> None:
-    """What kills left of earlier attempts; not what another process is writing."""
+    """Remove the temporary arrays that kills left, but not those that another process is writing."""
     for left in glob.glob(f"{glob.escape(stem)}-*{_UNFINISHED}"):
-        with contextlib.suppress(BlockingIOError), held(left):
+        with contextlib.suppress(BlockingIOError), locked(left):
             os.remove(left)
 
 
-# What a damaged array or description may end in.
+# What reading a damaged array or JSON file may raise.
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError, tokenize.TokenError)
 
 
 def _earlier(stem: str, key: str) -> Decoded | None:
-    """The array of an earlier start with the same manifest, or None: it is then made again."""
+    """Return the cached images of the same manifest; None = there are none, or they are damaged, and are made again."""
     try:
         record = read_json(f"{stem}.json", _MOST_RECORD_BYTES)
         if record["manifest"] != key:

@@ -1,7 +1,7 @@
-"""The image files of a folder or a zip archive: which there are, their order and their classes.
+"""Lists of the image files in a folder or a zip archive, with their order and classes.
 
-Nothing is opened here but the list itself: `kddpm.data.decoding` turns the files into arrays. A file that cannot be
-used never stops the others: it is kept in a {name: reason} dictionary, so that one error can list them all.
+The files themselves are not opened here: `kddpm.data.decoding` turns them into arrays. A file that cannot be used does
+not stop the others: it is put in a {name: reason} dictionary, so that one error can list them all.
 """
 
 import dataclasses
@@ -18,57 +18,57 @@ from kddpm.base import archives
 from kddpm.base.errors import InputError, first_line
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
-MAX_FILE_BYTES = 2**30  # of one encoded file; a zip member may claim any size
+MAX_FILE_BYTES = 2**30  # limit of one encoded file; a zip member may claim any size
 MAX_LISTED = 50
 _NUMBER = re.compile("[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """The image files that one spec names, in a fixed order; nothing is decoded yet."""
+    """The image files of one spec, in a fixed order, not decoded yet."""
 
     spec: str
     names: list[str]  # natural order, "/" between the parts
-    stamps: list[list]  # [name, bytes, time or checksum] of each file: what changes when a file does
-    labels: np.ndarray | None  # int32 (N,), or None when there are no class folders
+    stamps: list[list]  # [name, bytes, time or checksum] of each file, which change with its content
+    labels: np.ndarray | None  # int32 (N,), or None without class folders
     class_names: tuple[str, ...]
-    bad: dict[str, str]  # names that were refused unopened, with the reason
-    read: Callable[[int], bytes]  # the encoded bytes of file i
+    bad: dict[str, str]  # {name: reason} of the files refused without opening them
+    read: Callable[[int], bytes]  # returns the encoded bytes of file i
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Sorts "img2" before "img10", and folders before what follows them; the name itself decides between equals."""
+    """Return a sort key: "img2" before "img10", the files of folder "a" before "a-b"; ties go by the name."""
     return _NUMBER.sub(_by_value, name).replace("/", "\0"), name
 
 
 def _by_value(number: re.Match) -> str:
-    """Digits, so that they compare by value and before any letter: int() refuses very long ones, and takes memory."""
+    """Rewrite digits to sort by value and before any letter; int() would refuse very long ones, and take memory."""
     digits = number[0].lstrip("0")
     return f"\1{chr(len(digits))}{digits}"
 
 
 def printable(name: str) -> str:
-    """The name on one line, whatever bytes the file system held."""
+    """Return the name on one line, with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 def list_bad(bad: dict[str, str]) -> str:
-    """One indented line a file, the first 50, then a count."""
+    """Return one indented line for each of the first 50 files, then a count of the others."""
     lines = [f"  {printable(name)}: {bad[name]}" for name in sorted(bad, key=natural_key)]
     more = [f"  and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
     return "\n".join(lines[:MAX_LISTED] + more)
 
 
 def open_folder(path: str) -> ImageFiles:
-    """Lists the images of a folder: flat, or one subfolder a class.
+    """List the images of a folder, which is flat or has one subfolder a class.
 
-    Hidden files and folders and files without an image's extension are passed over.
+    Hidden files and folders and files without an image's extension are ignored.
 
     Args:
         path: the folder.
 
     Returns:
-        The files. Symbolic links that leave the folder, or that lead to a folder, are among the bad ones.
+        The files. Symbolic links that lead out of the folder, or to a folder, are listed as bad.
 
     Raises:
         InputError: the folder does not exist, holds no image, or is neither flat nor one subfolder a class.
@@ -127,24 +127,24 @@ def open_folder(path: str) -> ImageFiles:
 
 
 def open_zip(path: str) -> ImageFiles:
-    """Lists the images of a zip archive, which is read where it lies: nothing is extracted.
+    """List the images of a zip archive, which is read in place: nothing is extracted.
 
-    A top folder that all images share is passed over; below it the layout is that of `open_folder`. So are
-    `__MACOSX`, hidden members and members without an image's extension.
+    A top folder that all images share is stripped; below it the layout is that of `open_folder`. `__MACOSX`, hidden
+    members and members without an image's extension are ignored.
 
     Args:
         path: the archive.
 
     Returns:
-        The files. Members with an absolute name or with ".." in it are among the bad ones.
+        The files. Members with an absolute name or with ".." in it are listed as bad.
 
     Raises:
-        InputError: the file is missing or no zip archive, holds no image, or has another layout.
+        InputError: the file is missing or not a zip archive, holds no image, or has another layout.
     """
     spec = f"zip:{printable(path)}"
     try:
         archive = archives.opened(path)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last, of a version unheard of
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: unknown zip version
         raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path, error)}") from None
     found, bad, others = [], {}, 0
     for member in archive.infolist():
@@ -164,7 +164,7 @@ def open_zip(path: str) -> ImageFiles:
     found.sort(key=lambda pair: natural_key(pair[0]))
     names = [name for name, _ in found]
     labels, class_names = _classes(spec, names, bad, others)
-    lock = threading.Lock()  # members share one file position
+    lock = threading.Lock()  # the members share one file position
 
     def read(i: int) -> bytes:
         check_file_size(found[i][1].file_size)
@@ -176,17 +176,17 @@ def open_zip(path: str) -> ImageFiles:
 
 
 def check_file_size(size: int) -> None:
-    """Whether an encoded file of that many bytes is read at all.
+    """Check that an encoded file is at most `MAX_FILE_BYTES` large.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is larger.
     """
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # for a writer, where a pipe has taken the file's place
+    return os.open(path, flags | os.O_NONBLOCK)  # if a pipe has replaced the file, do not wait for its writer
 
 
 def _has_extension(name: str) -> bool:
@@ -206,7 +206,7 @@ def _what_is_there(path: str, error: Exception | None = None) -> str:
 
 
 def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names from the folders of the (ordered) names."""
+    """Return labels and class names from the folders of the sorted names."""
     if not names and not bad:
         raise InputError(f"{spec}: no image found among {others} files. Expected " + ", ".join(EXTENSIONS))
     folders = [name.rpartition("/")[0] for name in names]
@@ -223,6 +223,6 @@ def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tu
             f"{spec}: expected images at the top, or one subfolder a class, not both. "
             f"Received {printable(top)} and {printable(inner)}"
         )
-    class_names = tuple(dict.fromkeys(folders))  # in natural order already, as the names are
+    class_names = tuple(dict.fromkeys(folders))  # in natural order, as the names are
     index = {name: i for i, name in enumerate(class_names)}
     return np.array([index[folder] for folder in folders], np.int32), class_names

@@ -1,6 +1,6 @@
-"""Images as numbers and as files: uint8 <-> [-1, 1], grids, filmstrips, PNG and GIF.
+"""Image conversion and output: uint8 <-> [-1, 1], grids, filmstrips, PNG and GIF.
 
-Only the two conversions know TensorFlow (through `keras.ops`); everything else is NumPy and Pillow on uint8 arrays
+Only the two conversions use TensorFlow (through `keras.ops`); everything else is NumPy and Pillow on uint8 arrays
 (N, H, W, C) with C = 1 (grey) or 3 (RGB).
 """
 
@@ -15,20 +15,20 @@ from kddpm.base.files import replacing
 from kddpm.base.types import Tensor
 
 _GUTTER_GREY = 128
-_READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side, so that a grid can be looked at
+_READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side, to be visible in a grid
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0 .. 255 to float32 in [-1, 1]: x / 127.5 - 1, exactly."""
+    """Convert uint8 in 0 .. 255 to float32 in [-1, 1]: exactly x / 127.5 - 1."""
     from keras import ops
 
     return ops.cast(images, "float32") / 127.5 - 1
 
 
 def to_uint8(x: Tensor, dtype: str = "uint8") -> Tensor:
-    """Float in [-1, 1] to uint8 by rounding; values outside are clipped. The inverse of `to_float`.
+    """Convert float in [-1, 1] to uint8 by rounding and clipping. The inverse of `to_float`.
 
-    `dtype` may be another type for the same numbers: devices read int32 and no uint8.
+    `dtype` may be another type for the same numbers: devices read int32 but not uint8.
     """
     from keras import ops
 
@@ -36,16 +36,16 @@ def to_uint8(x: Tensor, dtype: str = "uint8") -> Tensor:
 
 
 def grid(images: np.ndarray, columns: int | None = None, gutter: int = 2, enlarge: int | None = None) -> np.ndarray:
-    """Pictures side by side with a grey gutter between and around them.
+    """Arrange pictures in a grid, with a grey gutter between and around them.
 
     Args:
         images: uint8 (N, H, W, C).
         columns: pictures a row; None = as square as possible.
         gutter: width of the gutter in pixels of the result.
-        enlarge: every pixel becomes a square of this side; None = small pictures grow to about 48 pixels a side.
+        enlarge: side of the square that each pixel becomes; None = enlarge small pictures to about 48 pixels a side.
 
     Returns:
-        uint8 (H', W', C); cells that are left over are gutter.
+        uint8 (H', W', C); empty cells have the grey of the gutter.
     """
     images = _checked(images)
     if columns is not None and columns < 1:
@@ -64,7 +64,7 @@ def grid(images: np.ndarray, columns: int | None = None, gutter: int = 2, enlarg
 
 
 def filmstrip(frames: np.ndarray, gutter: int = 2, enlarge: int | None = None) -> np.ndarray:
-    """A trajectory as one picture: a row for each image, time from left to right.
+    """Arrange a trajectory as one picture: a row for each image, time from left to right.
 
     Args:
         frames: uint8 (frames, N, H, W, C).
@@ -78,16 +78,16 @@ def filmstrip(frames: np.ndarray, gutter: int = 2, enlarge: int | None = None) -
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Write uint8 (H, W, C) as a PNG."""
     image = _checked(image[np.newaxis])[0]
-    with replacing(path) as beside:
-        _pillow(image).save(beside, "PNG")
+    with replacing(path) as temporary:
+        _pillow(image).save(temporary, "PNG")
 
 
 def save_gif(path: str | os.PathLike, frames: list[np.ndarray], duration_ms: int = 60, hold_ms: int = 1500) -> None:
-    """Write uint8 (H, W, C) frames as an endless GIF that rests on its last frame."""
+    """Write uint8 (H, W, C) frames as an endlessly repeated GIF that shows its last frame for `hold_ms`."""
     first, *rest = [_pillow(frame) for frame in _checked(np.stack(frames))]
     durations = [duration_ms] * len(rest) + [hold_ms]
-    with replacing(path) as beside:
-        first.save(beside, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    with replacing(path) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def _pillow(image: np.ndarray) -> Image.Image:

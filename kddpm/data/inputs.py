@@ -1,4 +1,4 @@
-"""A look at the images and labels that a user passes to `fit` or `evaluate`: what cannot be used ends in one line."""
+"""Checks of the images and labels passed to `fit` or `evaluate`: wrong ones raise an error of one line."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from kddpm.data import labels as class_labels
 
 
 class Watch:
-    """Within it, what is wrong with a passing batch ends in an `InputError`, without TensorFlow's graph around it."""
+    """Context in which a wrong batch of a dataset raises its `InputError`, instead of TensorFlow's graph error."""
 
     def __init__(self) -> None:
         self._found: InputError | None = None
@@ -24,7 +24,7 @@ class Watch:
             raise self._found from None
 
     def refuse(self, error: InputError) -> None:
-        """End the batch in hand, and remember why.
+        """Reject the current batch and remember why.
 
         Raises:
             InputError: `error`.
@@ -36,18 +36,18 @@ class Watch:
 def checked_images(
     x: Tensor, y: Tensor, image_shape: tuple[int, int, int], classes: int | None, watch: Watch | None = None
 ) -> Tensor:
-    """x as it came, once it is known to be images of that shape; the batches of a dataset are looked at as they pass.
+    """Return x after checking that it holds images of that shape; a dataset's batches are checked as they are read.
 
     Args:
         x: an array, or a `tf.data.Dataset` of images or (images, labels). Keras's other sources, such as a
-            `PyDataset`, pass as they are.
-        y: labels beside an array, or None.
+            `PyDataset`, are not checked.
+        y: labels of an array, or None.
         image_shape: (H, W, C) that the network expects.
-        classes: number of classes, None = labels are left aside.
-        watch: in which the batches of a dataset will pass.
+        classes: number of classes, None = ignore labels.
+        watch: context in which the batches of a dataset will be read.
 
     Raises:
-        InputError: another shape or type, values outside [-1, 1] or NaN, labels out of range.
+        InputError: wrong shape or type, values outside [-1, 1] or NaN, labels out of range.
     """
     if isinstance(x, tf.data.Dataset):
         spec, *labels = x.element_spec if isinstance(x.element_spec, tuple) else (x.element_spec,)
@@ -56,7 +56,7 @@ def checked_images(
         if classes and labels:
             _check_label_shape(labels[0].shape)
         _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
-        options = tf.data.Options()  # of several workers, each takes its part of every batch, and not of the files
+        options = tf.data.Options()  # each of several workers takes its part of every batch, not of the files
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         checked = x.map(
             lambda *batch: _checked_batch(batch, classes, watch or Watch()), num_parallel_calls=tf.data.AUTOTUNE
@@ -84,17 +84,17 @@ def checked_images(
 
 
 def shareable_batches(x: Tensor, y: Tensor, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
-    """Arrays as batches of one size; what is left over of an epoch is left out.
+    """Return a dataset of batches of one size from arrays; an incomplete last batch of an epoch is dropped.
 
     Args:
         x: images (N, H, W, C).
         y: labels (N,), or None.
-        batch_size: images of a batch.
-        shuffle: whether every epoch has an order of its own.
-        seed: of these orders.
+        batch_size: images a batch.
+        shuffle: whether to shuffle anew for every epoch.
+        seed: of the shuffling.
 
     Raises:
-        InputError: a batch that is larger than the data.
+        InputError: the batch is larger than the data.
     """
     if batch_size > len(x):
         raise InputError("batch_size", f"must be at most the {len(x)} images", batch_size)
@@ -111,10 +111,10 @@ def shareable_batches(x: Tensor, y: Tensor, batch_size: int, shuffle: bool, seed
 
 
 def size_of_batches(dataset: object, replicas: int) -> int:
-    """The one size of a dataset's batches.
+    """Return the static size of a dataset's batches.
 
     Raises:
-        InputError: no dataset, batches of any size, or of one that the replicas cannot share.
+        InputError: not a dataset, no static batch size, or one that the replicas do not divide.
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise InputError(
@@ -152,7 +152,7 @@ def _checked_batch(batch, classes, watch):
     images, *labels = batch
 
     def judge(values, inside, error_of):
-        """Ends the batch where a value is not inside."""
+        """Reject the batch if a value is not inside."""
 
         def look(inside, low, high):
             return inside or watch.refuse(error_of(low, high))

@@ -5,11 +5,11 @@ import numpy as np
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 
-MOST_CLASSES = 1_000_000  # each has a name in the description of a run
+MOST_CLASSES = 1_000_000  # each has a name in a run's config.json
 
 
 def check(labels: np.ndarray, classes: int) -> None:
-    """Whether labels are integers in 0 .. classes - 1.
+    """Check that labels are integers in 0 .. classes - 1.
 
     Raises:
         InputError: they are not.
@@ -21,5 +21,5 @@ def check(labels: np.ndarray, classes: int) -> None:
 
 
 def of_seeds(seeds: Integers, classes: int) -> np.ndarray:
-    """The labels of seeds for which none were given: seed modulo classes, int32 (N,)."""
+    """Return the default labels of seeds: seed modulo classes, int32 (N,)."""
     return (np.asarray(seeds) % classes).astype(np.int32)

@@ -17,24 +17,24 @@ from kddpm.data.labels import MOST_CLASSES
 
 _BLOCK_BYTES = 2**24
 _MOST_LABEL_BYTES = 2**31
-# What a damaged archive may end in; NotImplementedError, of a version unheard of, is a RuntimeError.
+# What reading a damaged archive may raise; NotImplementedError, for an unknown zip version, is a RuntimeError.
 ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class NpzImages:
-    """The images of an archive: their headers have been read, the pixels not yet."""
+    """The images of an archive, of which only the headers have been read."""
 
     shape: tuple[int, int, int, int]  # (N, H, W, C)
     labels: np.ndarray | None  # int32 (N,)
-    blocks: Callable[[], Iterator[np.ndarray]]  # uint8 (n, H, W, C) each, in order
+    blocks: Callable[[], Iterator[np.ndarray]]  # yields uint8 (n, H, W, C), in order
 
 
 def open_npz(spec: str, path: str) -> NpzImages:
-    """Finds the images and labels of an archive.
+    """Find the images and labels of an archive.
 
-    The images are the array `images`, `x_train` or `x`, in this order, else the only uint8 array of 3 or 4 dimensions;
-    the labels are `labels`, `y_train` or `y`.
+    The images are the first of the arrays `images`, `x_train` and `x`, else the only uint8 array of 3 or 4 dimensions;
+    the labels are the first of `labels`, `y_train` and `y`.
 
     Args:
         spec: names the data in errors.
@@ -44,7 +44,8 @@ def open_npz(spec: str, path: str) -> NpzImages:
         The images, (N, H, W) as (N, H, W, 1).
 
     Raises:
-        InputError: no such archive, or arrays of another kind; the pixels are judged when `blocks` is read.
+        InputError: the archive is missing, damaged or has unsuitable arrays; damaged pixels are found when `blocks` is
+            read.
     """
     headers = _headers(spec, path)
     name: str | None = next((name for name in ("images", "x_train", "x") if name in headers), None)
@@ -68,7 +69,7 @@ def open_npz(spec: str, path: str) -> NpzImages:
         raise InputError(f"{spec}: `{name}` is too large to be read in Fortran order; save it in C order")
 
     def blocks() -> Iterator[np.ndarray]:
-        if fortran_order:  # the images lie interleaved: whole or not at all
+        if fortran_order:  # the images are interleaved, so the array is read whole
             yield _array(spec, path, name, headers[name]).reshape(full)
             return
         try:
@@ -85,10 +86,10 @@ def open_npz(spec: str, path: str) -> NpzImages:
 def read_array(
     archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, fortran_order: bool = False
 ) -> np.ndarray:
-    """An array of an archive, once its header says that it has that shape and type: nothing larger is read.
+    """Read an array of an archive after checking the shape and type in its header: nothing larger is read.
 
     Raises:
-        ValueError, KeyError or zipfile.BadZipFile: it has not, or is damaged.
+        ValueError, KeyError or zipfile.BadZipFile: another shape or type, or the array is missing or damaged.
     """
     shape, dtype = tuple(shape), np.dtype(dtype)
     with _opened(archive, name) as file:
@@ -107,7 +108,7 @@ def _opened(archive: zipfile.ZipFile, name: str):
 
 
 def _headers(spec: str, path: str) -> dict[str, tuple]:
-    """{name: (shape, fortran_order, dtype)} without reading an array."""
+    """Return {name: (shape, fortran_order, dtype)} without reading an array."""
     try:
         headers = {}
         with archives.opened(path) as archive:
@@ -127,18 +128,18 @@ def _headers(spec: str, path: str) -> dict[str, tuple]:
 
 def _read_header(file) -> tuple:
     version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # later ones are for headers above 64 KiB, and may claim 4 GiB of them
+    if version != (1, 0):  # later versions are for headers above 64 KiB, and may claim up to 4 GiB
         raise ValueError(f"expected version 1.0 of the .npy format. Received: {version}")
     try:
         return np.lib.format.read_array_header_1_0(file)
     except ERRORS:
         raise
-    except Exception as error:  # of a header that is parsed like a program: tokenize.TokenError, MemoryError, ...
+    except Exception as error:  # the header is parsed as Python: tokenize.TokenError, MemoryError, ...
         raise ValueError(f"its header is damaged: {first_line(error)}") from None
 
 
 def _read_rows(file, shape: tuple[int, int, int, int]) -> Iterator[np.ndarray]:
-    """The rows of a C-ordered uint8 array, a few megabytes at a time."""
+    """Yield the rows of a C-ordered uint8 array, a few megabytes at a time."""
     row = int(np.prod(shape[1:]))
     step = max(1, _BLOCK_BYTES // row)
     for start in range(0, shape[0], step):

@@ -1,8 +1,8 @@
-"""Batches of a data set, in an order that is a function of (seed, step).
+"""Training batches of a data set, in an order that is a function of (seed, step).
 
-For N images, batches of B, step k and place j in the batch: position p = k B + j belongs to epoch e = p // N, and its
-image is pi_e(p % N), where pi_e is a permutation of 0..N-1 made from (seed, e). So an epoch shows every image once, an
-epoch that ends within a batch is carried over, and a run that starts at step k needs no replay.
+For N images, batch size B, step k and index j in the batch: position p = k B + j belongs to epoch e = p // N, and its
+image is pi_e(p % N), where pi_e is a permutation of 0..N-1 made from (seed, e). So an epoch shows every image once, the
+next epoch fills up a batch in which one ends, and a run that starts at step k needs no replay.
 """
 
 import numpy as np
@@ -24,22 +24,22 @@ def batches(
     horizontal_flip: bool = False,
     with_labels: bool = False,
 ) -> tf.data.Dataset:
-    """Batches of steps start..stop-1; that of step k depends on the data, `batch_size`, `seed` and k alone.
+    """Return the batches of steps start..stop-1; that of step k depends only on the data, `batch_size`, `seed` and k.
 
     Args:
         data: the images.
         batch_size: B, at most the number of images.
-        seed: selects the orders and the flips; any int64.
+        seed: of the order and the flips; any int64.
         start: the first step.
         stop: the step to stop before; None = endless.
-        horizontal_flip: mirror an image left to right when a coin, a function of (seed, position), says so.
-        with_labels: give pairs with the labels.
+        horizontal_flip: mirror half of the images left to right, each by a coin that is a function of (seed, position).
+        with_labels: return pairs of images and labels.
 
     Returns:
         A dataset of uint8 (B, H, W, C), or of pairs of those with int32 (B,).
 
     Raises:
-        InputError: an impossible value, or labels asked of data without them.
+        InputError: a value out of range, or labels requested of data without them.
     """
     count = len(data.images)
     if batch_size < 1:
@@ -59,7 +59,7 @@ def batches(
     def batch_of_step(step: tf.Tensor):
         positions = step * tf.constant(batch_size, tf.int64) + tf.range(batch_size, dtype=tf.int64)
         indices = _shuffled(positions, count, seed)
-        # The array stays outside the graph, so that a memory map is read row by row and nothing is copied.
+        # The array stays outside the graph, so that it is not copied and a memory map is read row by row.
         images = tf.numpy_function(gather, [indices], tf.uint8)
         images = tf.ensure_shape(images, (batch_size, *data.images.shape[1:]))
         if horizontal_flip:
@@ -68,7 +68,7 @@ def batches(
             return images
         return images, tf.gather(tf.constant(data.labels, tf.int32), indices)
 
-    # The counter is endless by its cardinality too, where a long range would look like one long epoch.
+    # The counter has infinite cardinality; a long range would look like one long epoch.
     steps = tf.data.Dataset.counter(start) if stop is None else tf.data.Dataset.range(start, stop)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -78,11 +78,11 @@ def batches(
 
 
 def _shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:
-    """pi_e(p % N) for the int64 positions p, of at most two epochs e."""
+    """Return pi_e(p % N) for the int64 positions p, which touch at most two epochs e."""
     epochs = positions // count
-    # The permutation's rounds mix its key so little that counters as keys give 256 orders in all, and for small
-    # numbers none but 0, 1, 2, ...: every epoch has a key of random words. The public `index_shuffle` takes one key a
-    # call and fixes 4 rounds; a batch may touch two epochs, and 8 rounds leave no neighbours together.
+    # The permutation mixes its key so little that counters as keys give only 256 orders, and small counters only
+    # 0, 1, 2, ...: so every epoch has a key of random words. The public `index_shuffle` takes one key a call and fixes
+    # 4 rounds; but a batch may touch two epochs, and 8 rounds are needed to separate neighbours.
     keys = tf.stack([_key(seed, epochs[0]), _key(seed, epochs[0] + 1)])
     return tf.raw_ops.RandomIndexShuffle(
         index=positions % count,
@@ -98,10 +98,10 @@ def _key(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def _coins(positions: tf.Tensor, seed: int) -> tf.Tensor:
-    """A fair bool for each of the consecutive positions."""
+    """Return a random fair bool for each of the consecutive positions."""
     key = tf.random.stateless_uniform([1], tf.constant([seed, -1], tf.int64), minval=None, maxval=None, dtype=tf.uint64)
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[4 * positions.shape[0]],  # Philox gives four words a counter, and the counter is the position
+        shape=[4 * positions.shape[0]],  # Philox gives four words a counter; the counter is the position
         key=key,
         counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
         alg=1,

@@ -1,6 +1,6 @@
-"""Data sets by name.
+"""Loading of data sets by name.
 
-| spec | what it reads |
+| spec | what is read |
 |---|---|
 | `digits` | 1,797 real digits of 8x8 pixels that come with the package |
 | `npz:FILE` | a NumPy archive with uint8 `images` (or `x_train`, or `x`) and perhaps `labels` (`y_train`, `y`) |
@@ -22,7 +22,7 @@ from kddpm.base.errors import InputError
 from kddpm.data import decoding, image_cache, image_files, npz_files
 
 KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
-_FORMAT = 2  # of a cached array; raise it when the same files would give other pixels, or more is said of them
+_FORMAT = 2  # of a cached array; increase it if the same files would give other pixels, or its JSON file changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +34,14 @@ class ImageData:
     class_names: tuple[str, ...]  # () when there are no labels
     source: str  # the spec
     digest: str  # sha256 hex over shape, pixels and labels, in order
-    # {what was done: images} of those that are not bit for bit what their file's decoder gave: cropped, resized,
-    # recoloured, cut from 16 bits to 8, laid over white. Each counts once, whatever was done to it.
+    # {changes: number of images} of those that are not bit for bit what the decoder returned: cropped, resized,
+    # recoloured, cut from 16 bits to 8, laid over white. Each image counts once.
     altered: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    stamps: list  # JSON values that change when the data do
+    stamps: list  # JSON values that change with the data
     shape: Callable[[], tuple[int, int, int, int]]
     fill: Callable[[np.ndarray], image_cache.Filled]
 
@@ -56,23 +56,23 @@ def load(
     skip_bad_images: bool = False,
     progress: bool = True,
 ) -> ImageData:
-    """Loads a data set whole, up to 2 GiB in memory, above that in a memory-mapped file.
+    """Load a whole data set, in memory up to 2 GiB, above that in a memory-mapped file.
 
     Args:
-        dataset: one of the table in the module's docstring.
-        image_size: None = as the images are, which must then agree; an int is a square; or (height, width). Images of
-            another size are cropped around the centre and resized, as `decoding` says.
-        channels: None = 1 when every image is grey, else 3; 1 = luma; 3 = RGB.
+        dataset: a spec of the table in the module's docstring.
+        image_size: None = the size of the images, which must then be the same for all; an int = a square; or
+            (height, width). Images of another size are cropped around the centre and resized, as in `decoding`.
+        channels: None = 1 if every image is grey, else 3; 1 = luma; 3 = RGB.
         tfds_data_dir: where TensorFlow Datasets keeps its files; None = its own default.
-        cache_dir: where decoded images above 2 GiB go, and are found again at the next start; None = refuse them.
+        cache_dir: folder for decoded images above 2 GiB, which later runs reuse; None = refuse them.
         skip_bad_images: True leaves unreadable files out and lists them on stderr; False lists them in the error.
-        progress: show a bar on stderr when there are many files.
+        progress: show a bar on stderr if there are many files.
 
     Returns:
-        The data.
+        The images, labels, class names and digest.
 
     Raises:
-        InputError: a value or a file that cannot be used; the text names it.
+        InputError: a value or a file that cannot be used; the message names it.
 
     Example:
         >>> kddpm.data.load("digits").images.shape
@@ -137,7 +137,7 @@ def _image_files(
         kept = [i for i, name in enumerate(files.names) if name not in undecoded]
         if not kept:
             raise InputError(f"{files.spec}: none of the {total} images is readable:\n{image_files.list_bad(bad)}")
-        for to, of in enumerate(kept):  # in place: `to` never runs ahead of `of`
+        for to, of in enumerate(kept):  # in place: `to` is never ahead of `of`
             if to != of:
                 out[to] = out[of]
         labels = None if files.labels is None else files.labels[kept]
@@ -176,7 +176,7 @@ def _tfds(spec: str, size: tuple[int, int] | None, channels: int | None, data_di
         builder.download_and_prepare()
         count = builder.info.splits[split].num_examples
         features = builder.info.features
-    except Exception as error:  # from parsing the name to the network, with a class for each way to fail
+    except Exception as error:  # parsing the name, the network and more all raise classes of their own
         text = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputError(f"{spec}: cannot load `{name}`, split `{split}`: {text}") from None
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}

@@ -1,6 +1,6 @@
-"""Several devices: which there are, what workers say to each other, how replicas share rows. Uses `base`.
+"""Distribution over devices: strategies, communication of workers, rows shared by replicas. Uses `base`.
 
 Begin with `strategies`.
 """
 
-STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")  # by name; known without TensorFlow
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")  # names, available without TensorFlow

@@ -2,9 +2,9 @@
 
     python -m kddpm.local_cluster --workers=2 train.py --strategy=multi_worker --preset=digits --run_dir=runs/digits
 
-Starts the command that many times, each with its TF_CONFIG. Shows what the first one says, and the errors of all, with
-the number of the worker before every line. Ends when all have ended, with the first exit status that is not 0. Ctrl-C
-and SIGTERM go to all of them.
+Starts the command once for each worker, with its TF_CONFIG. Shows the stdout of the first worker and the stderr of all,
+with the worker's number before every line. Ends when all have ended, with the first exit status that is not 0. Forwards
+Ctrl-C, SIGTERM and SIGHUP to all of them.
 """
 
 import argparse
@@ -18,17 +18,17 @@ import sys
 import threading
 from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG = 1  # of Linux
+_PR_SET_PDEATHSIG = 1  # Linux only
 _PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
 
 
 def start(arguments: Sequence[str], workers: int, **kwargs) -> list[subprocess.Popen]:
-    """Start `workers` times python with these arguments, each a task of one cluster on free ports of 127.0.0.1.
+    """Start `workers` Python processes with these arguments, as the tasks of one cluster on free ports of 127.0.0.1.
 
     Args:
-        arguments: of python, the script first.
-        workers: how many.
-        **kwargs: of `subprocess.Popen`.
+        arguments: arguments of python, the script first.
+        workers: number of processes.
+        **kwargs: further arguments of `subprocess.Popen`.
 
     Returns:
         The processes, the chief first.
@@ -44,7 +44,7 @@ def start(arguments: Sequence[str], workers: int, **kwargs) -> list[subprocess.P
 
 
 def _end_with_parent() -> None:
-    """Where the system can: a worker whose starter is killed would train on, and stand in the way of its successor."""
+    """On Linux, end this worker when its parent is killed: it would train on and block the run's next start."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -61,13 +61,13 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _copy(index: int, source, to) -> None:
-    for line in source:  # to the end, also of what nobody is shown: a full pipe stops its writer
+    for line in source:  # read to the end even what is not shown: a full pipe blocks its writer
         if to:
             print(f"[{index}] {line}", end="", flush=True, file=to)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m kddpm.local_cluster", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--workers", type=int, default=2, help="how many")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a script, and its arguments")
@@ -82,7 +82,7 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
-    # Ctrl-C in a terminal reaches them through `forward` alone, and once.
+    # In their own sessions, Ctrl-C in a terminal reaches them once, only through `forward`.
     processes += start(options.command, options.workers, start_new_session=True, **_PIPES)
     readers = []
     for index, process in enumerate(processes):

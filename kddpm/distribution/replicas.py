@@ -1,4 +1,4 @@
-"""Replicas: devices that share the rows of every batch, each with a copy of the variables."""
+"""Operations across replicas: devices that share the rows of every batch, each with a copy of the variables."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,22 @@ from kddpm.base.types import Tensor
 
 
 def summed(values: list) -> list:
-    """The same tensors of all replicas, added up."""
+    """Return the tensors summed over all replicas (all-reduce)."""
     context = tf.distribute.get_replica_context()
     return values if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def averaged(values: list) -> list:
-    """The same tensors of all replicas, averaged."""
+    """Return the tensors averaged over all replicas (all-reduce)."""
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     return values if replicas == 1 else [value / replicas for value in summed(values)]
 
 
 def place_of(count: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a number that each replica has one of: the sum over the replicas before this one, and over all.
+    """Return the sums of `count` over the replicas before this one, and over all replicas.
 
     Args:
-        count: an int, the same on all replicas; or an int32 scalar, which is asked of them.
+        count: this replica's count: an int, the same on all replicas; or an int32 scalar, which is all-reduced.
     """
     context = tf.distribute.get_replica_context()
     replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
@@ -37,10 +37,10 @@ def place_of(count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SharedRows:
-    """Work on the rows of arrays, each of which is some replica's.
+    """Runs functions on arrays whose rows are split among the replicas.
 
     Args:
-        strategy: of the model whose variables are asked.
+        strategy: strategy of the model whose variables the functions read.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -48,15 +48,15 @@ class SharedRows:
         self.replicas = strategy.num_replicas_in_sync
 
     def compile(self, function: Callable, **kwargs) -> Callable:
-        """As a `tf.function` that each replica calls, with the rows that are `share`d with it and with all else."""
+        """Return a `tf.function` that each replica calls with its rows of `share`d arguments and with all others."""
         one = tf.function(function, autograph=False, **kwargs)
         if self.replicas == 1:
             return one
-        # A `tf.function` itself would be taken apart by `run`, and XLA asked to compile all replicas as one.
+        # `run` would unwrap a bare `tf.function`, and XLA would have to compile all replicas as one.
         return tf.function(lambda *args: self._strategy.run(lambda *mine: one(*mine), args), autograph=False)
 
     def share(self, array: np.ndarray | None) -> Tensor:
-        """An array (B, ...), B a multiple of the replicas, for `compile`d functions; None goes through."""
+        """Split an array (B, ...), B a multiple of the replicas, for `compile`d functions; None stays None."""
         if array is None or self.replicas == 1:
             return None if array is None else tf.constant(array)
         size = len(array) // self.replicas
@@ -68,5 +68,5 @@ class SharedRows:
         return self._strategy.experimental_distribute_values_from_function(mine)
 
     def join(self, value: object) -> Tensor:
-        """The rows of all replicas, (B, ...)."""
+        """Gather the rows of all replicas, (B, ...)."""
         return value if self.replicas == 1 else self._strategy.gather(value, axis=0)

@@ -1,8 +1,7 @@
-"""Where a model lives: on one device, on the replicas of one machine, on several machines, on a TPU.
+"""Choice of the `tf.distribute` strategy: one device, the replicas of one machine, several machines, a TPU.
 
-A strategy is `tf.distribute`'s. Replicas share every batch; workers are processes, one a machine, each with replicas of
-its own, and the first of them, the chief, is the one that writes. All of them call the same functions in the same
-order, with the same arguments.
+Replicas share every batch. Workers are processes, one a machine, each with its own replicas; only the first one, the
+chief, writes files. All workers call the same functions in the same order, with the same arguments.
 """
 
 import contextlib
@@ -22,15 +21,15 @@ _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type
 
 
 def make(strategy: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
-    """A strategy by its name; to be made before anything else of TensorFlow is.
+    """Make a strategy by its name, before anything else in TensorFlow is initialised.
 
     Args:
         strategy: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu";
-            or "auto", the largest of those that there is.
-        cpu_replicas: how many replicas "mirrored" makes of the CPU, to try without GPUs what several do.
+            or "auto", the largest that is available.
+        cpu_replicas: number of replicas that "mirrored" makes of the CPU, to try several replicas without GPUs.
 
     Raises:
-        InputError: an unknown name, devices that are not there, a TF_CONFIG that is missing or wrong.
+        InputError: unknown name, missing devices, missing or wrong TF_CONFIG.
     """
     if strategy not in STRATEGIES:
         raise InputError("strategy", f"must be one of {', '.join(STRATEGIES)}", repr(strategy))
@@ -42,10 +41,10 @@ def make(strategy: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
 
 
 def check_compiled(strategy: tf.distribute.Strategy, jit_compile: bool, steps_per_execution: int) -> None:
-    """Whether a strategy can do what a model's `compile` was asked for.
+    """Check that a strategy supports these arguments of a model's `compile`.
 
     Raises:
-        InputError: it cannot, with the reason.
+        InputError: it does not; the message says why.
     """
     replicas = strategy.num_replicas_in_sync
     if isinstance(strategy, tf.distribute.TPUStrategy):
@@ -111,7 +110,7 @@ def _multi_worker(cpu_replicas):
 
 @contextlib.contextmanager
 def _waiting_for(workers):
-    """Within it TensorFlow waits for all workers, deaf to Python's signals: Ctrl-C ends it all the same, or a limit."""
+    """Let Ctrl-C and a time limit end the process while TensorFlow waits for all workers, deaf to Python's signals."""
     if len(workers) > 1:
         print(f"Waiting for {', '.join(workers)}, up to {_MINUTES_FOR_ALL} minutes ...", flush=True)
     if threading.current_thread() is not threading.main_thread():
@@ -139,7 +138,7 @@ _MAKERS = {"one": _one, "mirrored": _mirrored, "multi_worker": _multi_worker, "t
 
 
 def _workers_of_environment() -> list[str]:
-    """The addresses that TF_CONFIG names, [] without one."""
+    """Return the worker addresses in TF_CONFIG, [] without one."""
     if not (text := os.environ.get("TF_CONFIG")):
         return []
     try:

@@ -1,6 +1,6 @@
-"""Workers: processes that train together, one a machine, of which the first, the chief, writes.
+"""Communication of workers: processes that train together, one a machine; the first one, the chief, writes files.
 
-All of them call the same functions in the same order, with the same arguments.
+All workers call the same functions in the same order, with the same arguments.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from kddpm.base.errors import InputError, WorkerLostError
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """How many processes share the work."""
+    """Return the number of processes that share the work."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     cluster = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -23,7 +23,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Return whether this process is the chief, which writes files and prints."""
     if num_workers(strategy) == 1:
         return True
     resolver = strategy.cluster_resolver
@@ -33,7 +33,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """A few words for people, "" for one device."""
+    """Return a short description to print, "" for one device."""
     replicas, workers = strategy.num_replicas_in_sync, num_workers(strategy)
     if workers > 1:
         return f"Worker {strategy.cluster_resolver.task_id} of {workers}, {replicas} replicas in all"
@@ -41,7 +41,7 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 
 
 def total(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The sum of what each worker says."""
+    """Return the sum of `number` over all workers."""
     if num_workers(strategy) == 1:
         return number
     mine = strategy.num_replicas_in_sync // num_workers(strategy)
@@ -49,22 +49,22 @@ def total(strategy: tf.distribute.Strategy, number: int) -> int:
 
 
 def _summed(strategy, own: np.ndarray | np.float32) -> np.ndarray:
-    """Over all replicas, in float32, which is exact up to 2^24."""
+    """Return the sum over all replicas (all-reduce), in float32, which is exact up to 2^24."""
     each = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(own))
     return strategy.reduce("SUM", each, axis=None).numpy()
 
 
 @contextlib.contextmanager
 def all_or_none(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """What ends one worker within it ends all of them there: its own error, or one that says to look at the others.
+    """Make all workers fail at the end of the block if one failed in it, the others with an error that points there.
 
     Raises:
-        InputError: another worker met one.
+        InputError: another worker raised an InputError or OSError.
     """
     try:
         yield
     except (InputError, OSError):
-        with contextlib.suppress(tf.errors.OpError):  # of those that are gone already
+        with contextlib.suppress(tf.errors.OpError):  # other workers may be gone already
             total(strategy, 1)
         raise
     if failed := total(strategy, 0):
@@ -73,14 +73,14 @@ def all_or_none(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def check_alike(strategy: tf.distribute.Strategy, what: str, value: str) -> None:
-    """Whether all workers were given the same.
+    """Check that all workers were given the same value.
 
     Raises:
-        InputError: they were not; all of them raise it.
+        InputError: the values differ; raised on all workers.
     """
     if num_workers(strategy) == 1:
         return
-    # As numbers whose sums float32 holds exactly: all are alike where everybody's own is the mean.
+    # The digest as numbers whose sums are exact in float32: all values are equal if every worker's own is the mean.
     own = np.frombuffer(hashlib.sha256(value.encode(errors="replace")).digest(), np.uint16).astype(np.float32)
     if not np.array_equal(_summed(strategy, own), own * strategy.num_replicas_in_sync):
         raise InputError(f"All workers must be given the same {what}. Received: different ones")
@@ -97,7 +97,7 @@ _OF_A_LOST_WORKER = (
 
 @contextlib.contextmanager
 def using(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """The strategy's scope, in which the loss of a worker is one line.
+    """Enter the strategy's scope, and report the loss of a worker in one line.
 
     Raises:
         WorkerLostError: another worker ended, or cannot be reached.
@@ -115,7 +115,7 @@ def using(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def _lost(strategy, error) -> str:
-    """Who, as far as the error says; where it says so, it names this worker too."""
+    """Return which worker was lost, if the error names it; it may name this worker too."""
     found = {int(task) for task in re.findall(r"/job:worker/replica:0/task:(\d+)", str(error))}
     others = sorted(found - {strategy.cluster_resolver.task_id})
     return f"worker {others[0]} does not answer" if others else "it does not answer"

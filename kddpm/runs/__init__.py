@@ -1,6 +1,6 @@
 """Training runs in directories: configuration, checkpoints, training, evaluation. Uses every wing above.
 
-Begin with `training`, and `directory` for what a run leaves on disk.
+Begin with `training`, and with `directory` for the files of a run.
 """
 
 import lazy_loader

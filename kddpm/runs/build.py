@@ -1,4 +1,4 @@
-"""From a configuration to a model, and from a run to its trained model."""
+"""Construction of a model from a configuration, and of a trained model from a run."""
 
 import math
 import os
@@ -15,10 +15,10 @@ from kddpm.theory import schedules
 
 
 def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
-    """The model that a configuration describes, with new weights.
+    """Build the model of a configuration, with new weights.
 
     Raises:
-        InputError: a network that this machine has no memory for.
+        InputError: the network is too large for this machine's memory.
     """
     _check_memory(config, image_shape)
     network = UNet(
@@ -63,9 +63,13 @@ def _parameters(config, image_shape):
 
 
 def _check_memory(config, image_shape):
-    """Whether there is room for the weights, their averages and one picture on its way through the network."""
+    """Check that memory suffices for the weights, their averages and the forward pass of one picture.
+
+    Raises:
+        InputError: it does not.
+    """
     pixels = math.prod(image_shape[:2])
-    sides = levels.sides(image_shape[:2], len(config.multipliers))  # at the last there always is attention
+    sides = levels.sides(image_shape[:2], len(config.multipliers))  # the last level always has attention
     shrunk = max([sides[-1], *config.attention_resolutions]) / sides[0]
     parameters = _parameters(config, image_shape)
     need = 4 * (2 * parameters + pixels * config.width + (pixels * shrunk**2) ** 2)
@@ -87,7 +91,7 @@ def _gb(size):
 
 
 def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
-    """The model of a run with its averaged weights, ready to generate.
+    """Load the model of a run with its averaged weights, ready to generate.
 
     Raises:
         InputError: no run there, no checkpoint yet, or weights that do not fit the configuration.

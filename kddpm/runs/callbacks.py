@@ -23,11 +23,11 @@ from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory, writing
 
 _GRID_PICTURES = 64
-_STEPS_TO_A_STOP = 10  # of several workers, after a signal to one of them
+_STEPS_TO_A_STOP = 10  # several workers check this often whether one of them received a signal
 
 
 class _StepCallback(keras.callbacks.Callback):
-    """A callback that counts steps of the run, not of this call."""
+    """A callback that counts the steps of the run, not of this call of `fit`."""
 
     def __init__(self, start: int):
         super().__init__()
@@ -39,7 +39,7 @@ class _StepCallback(keras.callbacks.Callback):
 
 
 class TensorBoard:
-    """The numbers and pictures of a run for TensorBoard, where it is installed; its files begin with the first."""
+    """Writes a run's numbers and pictures for TensorBoard, if installed; the file is made at the first write."""
 
     def __init__(self, run):
         self.path = run.path / "tensorboard"
@@ -47,7 +47,7 @@ class TensorBoard:
         self.writer = None
 
     def write(self, step: int, summary: Callable, values: dict) -> None:
-        """{name: value} by a function of `tf.summary`."""
+        """Write {name: value} with a function of `tf.summary`."""
         if not self.is_wanted:
             return
         with writing(self.path, tf.errors.OpError):
@@ -57,35 +57,35 @@ class TensorBoard:
                     summary(name, value)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is still buffered."""
         if self.writer:
             with writing(self.path, tf.errors.OpError):
                 self.writer.close()
 
 
 class Metrics(_StepCallback):
-    """A row of means every log_every steps, in metrics.csv and for TensorBoard."""
+    """Writes a row of means every log_every steps, to metrics.csv and TensorBoard."""
 
     def __init__(self, board, run, config, start):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Keep the unfinished means."""
-        # `fit` starts its epoch by resetting the means; those of a row begun before a restart go on instead.
+        """Remember the running means of the unfinished row."""
+        # `fit` resets the means when an epoch starts; those of a row begun before a restart must continue.
         self.unfinished = [(v, v.numpy()) for metric in self.model.metrics for v in metric.variables]
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Go on with them."""
+        """Restore the running means."""
         for variable, value in self.unfinished:
             variable.assign(value)
 
     def after_step(self, logs: Logs) -> None:
-        """Write a row where one is due."""
+        """Write a row if one is due."""
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
         row = {name: float(value) for name, value in logs.items()}
-        if not self.model.loss_tracker.count.numpy():  # all were skipped
+        if not self.model.loss_tracker.count.numpy():  # all steps were skipped
             row |= {"loss": math.nan, "gradient_norm": math.nan}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.model.reset_metrics()
@@ -94,18 +94,18 @@ class Metrics(_StepCallback):
 
 
 class Samples(_StepCallback):
-    """A grid of pictures, always of the same seeds, every sample_every steps and at the end; the loss curve with it."""
+    """Paints a grid of the same seeds and the loss curve, every sample_every steps and at the end."""
 
     def __init__(self, board, run, config, start):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Paint what a kill left out."""
+        """Paint the grid that a kill may have prevented."""
         paint_missing_grid(self.model, self.run, self.config, self.step)
 
     def after_step(self, logs: Logs) -> None:
-        """Paint where a grid is due."""
+        """Paint a grid if one is due."""
         if _grid_is_due(self.config, self.step):
             grid = _paint(self.model, self.run, self.config, self.step)
             self.board.write(self.step, tf.summary.image, {"samples": grid[np.newaxis]})
@@ -116,7 +116,7 @@ def _grid_is_due(config, step):
 
 
 def paint_missing_grid(model: DiffusionModel, run: RunDirectory, config: TrainConfig, step: int) -> None:
-    """Paint what a kill right after the checkpoint of a step left out."""
+    """Paint the grid of a step, and the loss curve, if a kill right after its checkpoint prevented them."""
     has_curve = run.loss_curve_path.exists() or extras.missing("plots") is not None
     missing = run.writes and not (run.grid_path(step).exists() and has_curve)
     if _grid_is_due(config, step) and workers.total(model.distribute_strategy, missing):
@@ -124,7 +124,7 @@ def paint_missing_grid(model: DiffusionModel, run: RunDirectory, config: TrainCo
 
 
 def _paint(model, run, config, step):
-    """Write a grid of pictures, and the loss curve; returns the grid. All workers take part."""
+    """Write a grid of pictures and the loss curve; return the grid. All workers must call this."""
     pictures = model.generate(
         range(_GRID_PICTURES),
         config.sampler,
@@ -141,27 +141,27 @@ def _paint(model, run, config, step):
 
 
 def draw_curve(run: RunDirectory) -> None:
-    """The curve of all rows, where there is matplotlib; `training.train` says so where there is none."""
+    """Draw the loss curve of all rows if matplotlib is installed; `training.train` says so if it is not."""
     if run.writes and extras.missing("plots") is None and (rows := run.rows()):
         with writing(run.loss_curve_path):
             plots.loss_curve(rows, run.loss_curve_path)
 
 
 class StopSignals(keras.callbacks.Callback):
-    """SIGTERM and Ctrl-C end training after the step in hand; the second one ends it at once.
+    """Ends training after the current step on SIGTERM or Ctrl-C; a second signal ends it at once.
 
-    Several workers ask each other every few steps, and end after the same one.
+    Several workers exchange their signals every few steps, and end after the same step.
     """
 
     def __init__(self, strategy):
         super().__init__()
         self.strategy = strategy
-        self.received = None  # by any worker, and known to all
+        self.received = None  # signal number, once all workers know that one received it
         self._mine = 0
         self._previous = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Take the signals, in the main thread."""
+        """Install the signal handlers, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
 
@@ -170,22 +170,22 @@ class StopSignals(keras.callbacks.Callback):
         self.close()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Stop after this step where any worker was told to."""
-        alone = workers.num_workers(self.strategy) == 1
-        if (alone or batch % _STEPS_TO_A_STOP == 0) and workers.total(self.strategy, self._mine):
+        """Stop after this step if any worker received a signal."""
+        is_single = workers.num_workers(self.strategy) == 1
+        if (is_single or batch % _STEPS_TO_A_STOP == 0) and workers.total(self.strategy, self._mine):
             self.received = self._mine or signal.SIGTERM
             self.model.stop_training = True
 
     def close(self) -> None:
-        """Give the signals back to whom they belonged."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 class Saver(_StepCallback):
-    """A checkpoint every checkpoint_every steps, at the end and before leaving on a signal.
+    """Saves a checkpoint every checkpoint_every steps, at the end and before leaving on a signal.
 
-    Not while steps are skipped: what led there is in the weights. It waits for the next one that is taken.
+    Not while steps are skipped, since the cause is in the weights: a due checkpoint waits for the next step taken.
     """
 
     def __init__(self, checkpoints, config, start, stopper):
@@ -194,7 +194,7 @@ class Saver(_StepCallback):
         self.is_due = False
 
     def after_step(self, logs: Logs) -> None:
-        """Save where a checkpoint is due."""
+        """Save a checkpoint if one is due."""
         last = self.step == self.config.steps or self.stopper.received
         self.is_due |= last or self.step % self.config.checkpoint_every == 0
         if self.is_due and (last or not int(self.model.skipped_in_a_row.numpy())):
@@ -207,18 +207,18 @@ class Saver(_StepCallback):
 
 
 class Progress(_StepCallback):
-    """Steps done, loss, images/s and time left."""
+    """Shows steps done, loss, images/s and time left."""
 
     def __init__(self, config, start, verbose):
         super().__init__(start)
         self.config, self.verbose = config, verbose
 
     def after_step(self, logs: Logs) -> None:
-        """Move the bar, now and then."""
+        """Update the bar, at most once per its `mininterval`."""
         if not self.verbose:
             return
         now = time.monotonic()
-        if not hasattr(self, "bar"):  # after the first step, so that its compilation is not in the estimate
+        if not hasattr(self, "bar"):  # starts after the first step, to keep its compilation out of the estimate
             self.bar = progress.bar(self.config.steps, None, "step", initial=self.step)
             self.shown_step, self.shown_time = self.step, now
             return
@@ -229,12 +229,12 @@ class Progress(_StepCallback):
             self.shown_step, self.shown_time = self.step, now
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Update the bar a last time and close it."""
         if hasattr(self, "bar"):
             self.bar.update(self.step - self.bar.n)
             self.bar.close()
 
 
 def warn(line: str) -> None:
-    """Say a line on stderr, above the progress bar."""
+    """Print a line on stderr, above the progress bar."""
     tqdm.write(line, file=sys.stderr)

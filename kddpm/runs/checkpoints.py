@@ -1,10 +1,10 @@
-"""Checkpoints of a run, and models from runs.
+"""Checkpoints of a run.
 
-    step_0005000.npz     every variable of training, by its number: weights, averages, optimizer, step, running means
-    step_0005000.json    its sha256, the loss, and what its bits depend on; a checkpoint is there once this file is
+    step_0005000.npz     every variable of training, by index: weights, averages, optimizer, step, running means
+    step_0005000.json    its sha256, the loss, and what its bits depend on; its presence makes the checkpoint complete
 
-Both are written beside and renamed, the .json last. A checkpoint that is not what its hash says is passed over, with a
-line that says so, for the one before.
+Both are written to temporary files and renamed, the .json last. A checkpoint that does not match its digest is skipped
+with a warning, and the previous one is used.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ _NAME = re.compile(r"step_(\d{7,})\.(npz|json)")
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What the .json of a checkpoint says.
+    """The content of a checkpoint's .json file.
 
     Attributes:
         step: training steps taken.
-        loss: the mean since the last row of metrics.csv.
-        sha256: of the .npz.
+        loss: running mean since the last row of metrics.csv.
+        sha256: digest of the .npz.
         variables: [shape, dtype] of each variable, in order.
-        fingerprint: of the process that wrote it, `fingerprint.of_this_process`.
+        fingerprint: `fingerprint.of_this_process` of the process that wrote it.
     """
 
     step: int
@@ -47,28 +47,28 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Everything that training needs to go on: both sets of weights, the optimizer, the step, the running means.
+    """Saves and restores all that training needs to resume: both sets of weights, optimizer, step, running means.
 
     Args:
         run: the run directory.
         model: a compiled `DiffusionModel`.
-        circumstances: of this process, as `fingerprint.of_this_process` gives them.
-        tell: is given a line where a user should know something.
+        circumstances: `fingerprint.of_this_process` of this process.
+        warn: called with each line that the user should read.
     """
 
-    def __init__(self, run: RunDirectory, model: DiffusionModel, circumstances: dict, tell: Callable[[str], None]):
+    def __init__(self, run: RunDirectory, model: DiffusionModel, circumstances: dict, warn: Callable[[str], None]):
         self._run = run
         self._model = model
         self._circumstances = circumstances
-        self._tell = tell
+        self._warn = warn
         means = [variable for metric in model.metrics for variable in metric.variables]
         self._variables = [*model.variables, *means, *model.optimizer.variables]
 
     def restore(self) -> int:
-        """Load the newest readable checkpoint into the model; returns its step, 0 where there is none.
+        """Load the newest readable checkpoint into the model; return its step, 0 if there is no checkpoint.
 
         Raises:
-            InputError: checkpoints none of which can be read, or one of another model.
+            InputError: no checkpoint can be read although there are some, or one belongs to another model.
         """
         steps = self._steps()
         damaged = []
@@ -82,9 +82,9 @@ class Checkpoints:
             if arrays is None:
                 raise InputError(f"The checkpoint of step {step} in {self._run.path} belongs to another model")
             for line in damaged:
-                self._tell(f"Of the checkpoints in {self._run.checkpoints_path}, {line}")
+                self._warn(f"Of the checkpoints in {self._run.checkpoints_path}, {line}")
             if changed := fingerprint.differences(about.fingerprint, self._circumstances):
-                self._tell(f"From step {step} on, bits may differ from a run in one go: {'; '.join(changed)}")
+                self._warn(f"From step {step} on, bits may differ from a run in one go: {'; '.join(changed)}")
             for variable, array in zip(self._variables, arrays, strict=True):
                 variable.assign(array)
             return step
@@ -95,26 +95,26 @@ class Checkpoints:
         return 0
 
     def save(self, step: int, loss: float) -> None:
-        """Write a checkpoint, with the averaged weights as they then are, and drop those that are not kept.
+        """Write a checkpoint and the averaged weights, and delete the checkpoints that are not kept.
 
         Raises:
-            InputError: a checkpoint that cannot be written, on a full disk for one; earlier ones are untouched.
+            InputError: the checkpoint cannot be written, for example on a full disk; earlier ones are intact.
         """
-        # Of all workers, some of them.
+        # Reading some of the variables needs all workers.
         arrays: dict[str, Any] = {_member(i): np.asarray(v) for i, v in enumerate(self._variables)}
         if not self._run.writes:
             return
         path = self._path(step, "npz")
         try:
-            with replacing(path) as beside:
-                np.savez(beside, **arrays)
-                digest = sha256(beside)
+            with replacing(path) as temporary:
+                np.savez(temporary, **arrays)
+                digest = sha256(temporary)
             weights_files.save(self._model.ema_network, self._run.weights_path)
             about = Checkpoint(step, loss, digest, self._described(), self._circumstances)
-            with replacing(self._path(step, "json")) as beside:
-                beside.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
+            with replacing(self._path(step, "json")) as temporary:
+                temporary.write_text(json.dumps(dataclasses.asdict(about), indent=1) + "\n")
             self._drop_others(step)
-        except (OSError, RuntimeError) as error:  # RuntimeError: h5py's, of a disk that is full
+        except (OSError, RuntimeError) as error:  # RuntimeError: from h5py, on a full disk
             text = f"The checkpoint of step {step} cannot be written, earlier ones are whole: {first_line(error)}"
             raise InputError(text) from None
 
@@ -125,7 +125,7 @@ class Checkpoints:
         return self._run.checkpoints_path / f"step_{step:07d}.{suffix}"
 
     def _steps(self) -> list[int]:
-        """Of the checkpoints that are there, damaged ones included, increasing."""
+        """Return the steps of all checkpoints, damaged ones included, in increasing order."""
         folder = self._run.checkpoints_path
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         foreign = [name for name in names if not _NAME.fullmatch(name) and not name.startswith(".")]
@@ -134,7 +134,11 @@ class Checkpoints:
         return sorted(int(name[1]) for name in map(_NAME.fullmatch, names) if name and name[2] == "json")
 
     def _check_new(self):
-        """Whether there never was a whole checkpoint: a kill within the first save leaves its arrays, no more."""
+        """Check that there never was a complete checkpoint: a kill in the first save leaves at most arrays and weights.
+
+        Raises:
+            InputError: there may have been one.
+        """
         folder, weights = self._run.checkpoints_path, self._run.weights_path
         arrays = len(list(folder.glob("step_*.npz")))
         if arrays > 1 or (weights.exists() and not arrays) or (folder.exists() and not folder.is_dir()):
@@ -160,14 +164,14 @@ class Checkpoints:
             return [npz_files.read_array(archive, _member(i), v.shape, v.dtype) for i, v in enumerate(self._variables)]
 
     def _drop_others(self, newest):
-        """Keep the last few and the one of the smallest loss."""
+        """Delete all checkpoints except the last few and the one with the smallest loss."""
         steps = [step for step in self._steps() if step <= newest]
         losses = {}
         for step in steps:
             try:
                 losses[step] = self._about(step).loss
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # damaged: not worth keeping for its loss
+                continue  # damaged, so not kept for its loss
         kept = {*steps[-_CHECKPOINTS_KEPT:], *(step for step in losses if losses[step] == min(losses.values()))}
         for path in self._run.checkpoints_path.glob("step_*"):
             name = _NAME.fullmatch(path.name)

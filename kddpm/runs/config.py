@@ -1,4 +1,4 @@
-"""`TrainConfig`: what a training run is made of. Needs neither TensorFlow nor the data."""
+"""`TrainConfig`, the configuration of a training run. Needs neither TensorFlow nor the data."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ from kddpm.sampling import samplers
 from kddpm.theory import schedules
 from kddpm.theory.parametrization import Objective
 
-# Fields that a run may change when it goes on; with any other it would be another run.
+# Fields that may change when a run resumes; changing any other would make it another run.
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale")
 
-# The largest values are far above what anybody trains with: a configuration may come from a stranger.
+# {field: (least, most)}. The limits are far above practical values: they guard against untrusted configurations.
 _WHOLE_NUMBERS = {
     "steps": (1, 10**9),
     "batch_size": (1, 10**6),
@@ -42,12 +42,12 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One training run; the defaults are those of Ho et al. 2020 for CIFAR-10.
+    """The configuration of a training run; the defaults are those of Ho et al. 2020 for CIFAR-10.
 
-    Every field is a flag of `train.py`, with the text beside its type as help.
+    Every field is a flag of `train.py`, and the text in its annotation is the help.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value of the wrong type or out of range, or values that do not fit each other.
     """
 
     dataset: Annotated[str, "digits, npz:FILE, folder:DIR, zip:FILE or tfds:NAME[:SPLIT]"]
@@ -106,7 +106,7 @@ class TrainConfig:
 
     @property
     def objective(self) -> Objective:
-        """What is trained."""
+        """The training objective of these fields."""
         return Objective(self.prediction, self.weighting, self.variance, self.timestep_sampling)
 
     def _check_theory(self):
@@ -187,15 +187,15 @@ class TrainConfig:
 
 
 def help_of(field: dataclasses.Field) -> str:
-    """The text of a `TrainConfig` field's flag."""
+    """Return the help text of a `TrainConfig` field's flag."""
     return typing.get_args(field.type)[1]
 
 
 def parse(field: dataclasses.Field, text: str) -> object:
-    """The value of a `TrainConfig` field from the text of its flag.
+    """Parse the value of a `TrainConfig` field from the text of its flag.
 
     Raises:
-        InputError: text that does not say a value of the field's type.
+        InputError: the text is not a value of the field's type.
     """
     kinds = _kinds(field)
     if text.lower() == "none" and types.NoneType in kinds:
@@ -219,14 +219,14 @@ _EXPECTED = {
 
 
 def _kinds(field) -> tuple:
-    """The types a field may have, without their parameters."""
+    """Return the types a field may have, without their parameters."""
     annotated = field.type.__origin__
     union = typing.get_args(annotated) if isinstance(annotated, types.UnionType) else (annotated,)
     return tuple(typing.get_origin(kind) or kind for kind in union)
 
 
 def _typed(field, value):
-    """The value in the field's type: JSON's lists become tuples, whole numbers floats where floats are meant."""
+    """Return the value in the field's type: JSON lists become tuples, and integers floats in float fields."""
     kinds = _kinds(field)
     if isinstance(value, list):
         value = tuple(value)

@@ -1,17 +1,17 @@
-"""The run directory: the one contract between training, sampling, evaluation and export.
+"""The run directory, through which training, sampling, evaluation and export exchange files.
 
     config.json          the configuration, the data it was trained on and the version
-    checkpoints/         all that training needs to go on (`kddpm.runs.checkpoints`): the last three, and the best
-    ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their hash
+    checkpoints/         all that training needs to resume (`kddpm.runs.checkpoints`): the last three, and the best
+    ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their digest
     metrics.csv          a row every log_every steps
-    loss.png             the curve of that
+    loss.png             the loss curve of metrics.csv
     samples/             a grid of pictures every sample_every steps
-    tensorboard/         the same numbers and pictures, where tensorboard is installed
-    data/                decoded images, where they do not fit in memory
-    evaluation/          what evaluate.py found
+    tensorboard/         the same numbers and pictures, if tensorboard is installed
+    data/                decoded images, if they do not fit in memory
+    evaluation/          results of evaluate.py
 
-Files are written beside and renamed: a kill leaves the old one or the new one. metrics.csv grows line by line, and
-a line that was cut off is dropped when the run goes on.
+Files are written under temporary names and renamed: a kill leaves the old file or the new one. metrics.csv grows line
+by line; an incomplete last line is dropped when the run resumes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Collection, Iterator
 
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import PART, held, read_json, replacing
+from kddpm.base.files import PART, locked, read_json, replacing
 from kddpm.base.version import __version__
 from kddpm.runs.config import CHANGEABLE, TrainConfig
 
@@ -34,8 +34,8 @@ class RunDirectory:
     """Paths and files of one run.
 
     Args:
-        path: the directory; made by `alone`.
-        writes: whether this process is the one that writes; of several workers one is.
+        path: the directory; created by `locked`.
+        writes: whether this process writes the files; of several workers only the chief does.
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True):
@@ -51,14 +51,14 @@ class RunDirectory:
         self.evaluation_path = self.path / "evaluation"
 
     def grid_path(self, step: int) -> pathlib.Path:
-        """Where the grid of pictures of a step lies."""
+        """Return the path of the grid of pictures of a step."""
         return self.samples_path / f"step_{step:07d}.png"
 
     def read(self) -> tuple[TrainConfig, dict]:
-        """The configuration and the description of the data, as `write` wrote them.
+        """Return the configuration and the description of the data, as written by `write`.
 
         Raises:
-            InputError: no such run, or a config.json that cannot be read.
+            InputError: no run there, or its config.json cannot be read or used.
         """
         try:
             stored = read_json(self.config_path)
@@ -80,15 +80,15 @@ class RunDirectory:
         overridden: Collection[str] = (),
         cache_dir: str | os.PathLike | None = None,
     ) -> bool:
-        """Whether there is a run here to go on with.
+        """Check that the directory is free for a new run or has a run that can resume; return whether it has one.
 
         Args:
-            config: what it should be a run of.
-            overridden: names of fields that may differ, and "dataset", whose content may then differ too.
-            cache_dir: of decoded images, which may lie in a new run's directory before the run does.
+            config: the configuration to train.
+            overridden: names of fields that may differ; with "dataset" the content of the data may differ too.
+            cache_dir: folder of decoded images, which may be in a new run's directory before the run begins.
 
         Raises:
-            InputError: files that are not a run's, or a run of another configuration; nothing has been written.
+            InputError: the directory has other files, or a run of another configuration; nothing has been written.
         """
         unknown = sorted(set(overridden) - set(vars(config)))
         if unknown:
@@ -118,14 +118,14 @@ class RunDirectory:
         return True
 
     @contextlib.contextmanager
-    def alone(self, needed_bytes: int) -> Iterator[None]:
-        """Make the directory and keep other processes from training in it while the block runs.
+    def locked(self, needed_bytes: int) -> Iterator[None]:
+        """Create the directory and lock it against training by other processes while the block runs.
 
         Args:
-            needed_bytes: room that the run will take.
+            needed_bytes: disk space that the run will take.
 
         Raises:
-            InputError: another process trains here, no room on the disk, a directory that cannot be made.
+            InputError: another process trains here, the disk has too little space, or the directory cannot be created.
         """
         if not self.writes:
             yield
@@ -133,11 +133,11 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(self.path))
+                stack.enter_context(locked(self.path))
                 free = shutil.disk_usage(self.path).free
                 there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
                 for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path):
-                    for left in folder.glob(f"{PART}*"):  # by a kill within `files.replacing`
+                    for left in folder.glob(f"{PART}*"):  # left by a kill within `files.replacing`
                         shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
                 raise InputError("run_dir", f"{self.path} is being trained by another process") from None
@@ -159,23 +159,23 @@ class RunDirectory:
             data: description of the data, with its `digest`.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         if not self.writes:
             return
         try:
             content = {"kddpm": __version__, "config": vars(config), "data": data}
-            with replacing(self.config_path) as beside:
-                beside.write_text(json.dumps(content, indent=2) + "\n")
+            with replacing(self.config_path) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
             self.samples_path.mkdir(exist_ok=True)
         except OSError as error:
             raise _not_writable(self.path, error) from None
 
     def check_same_data(self, data: dict) -> None:
-        """Whether the run that is here, if there is one, was begun with these data.
+        """Check that the run, if there is one, was begun with these data.
 
         Raises:
-            InputError: it was not.
+            InputError: it was begun with other data.
         """
         if not self.config_path.exists():
             return
@@ -189,10 +189,10 @@ class RunDirectory:
             )
 
     def rows(self) -> list[dict]:
-        """The rows of metrics.csv, as text; without a last one that was cut off as it was written.
+        """Return the rows of metrics.csv as text, without an incomplete last line.
 
         Raises:
-            InputError: lines that are no such rows.
+            InputError: the file has other columns, or values that are not numbers.
         """
         if not self.metrics_path.exists():
             return []
@@ -209,13 +209,13 @@ class RunDirectory:
             raise InputError(f"{self.metrics_path} must hold rows of numbers: {first_line(error)}") from None
 
     def append_row(self, row: dict) -> None:
-        """Add a row to metrics.csv, with the header if it is the first.
+        """Append a row to metrics.csv, after the header if it is the first.
 
         Args:
             row: {column: value} of all `COLUMNS`.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the row cannot be written.
         """
         if not self.writes:
             return
@@ -227,25 +227,27 @@ class RunDirectory:
             writer.writerow(row)
 
     def forget_rows_after(self, step: int) -> None:
-        """Drop what metrics.csv says of steps that will be taken again."""
+        """Remove the rows of metrics.csv after `step`, whose steps will be taken again."""
         if not self.writes or not self.metrics_path.exists():
             return
         rows = self.rows()
         lines = [",".join(row.values()) for row in rows if int(row["step"]) <= step]
-        with replacing(self.metrics_path) as beside:
-            beside.write_text("".join(f"{line}\r\n" for line in [",".join(COLUMNS), *lines]), newline="")
+        with replacing(self.metrics_path) as temporary:
+            temporary.write_text("".join(f"{line}\r\n" for line in [",".join(COLUMNS), *lines]), newline="")
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, *errors: type[Exception]) -> Iterator[None]:
-    """Within it a file is written that training could do without; but the disk fails, and will again.
+    """Turn errors of writing `path` in the block into an `InputError`, which ends training.
+
+    Training could do without this file, but the disk would fail again at the next one.
 
     Args:
         path: the file.
-        *errors: what says so, beside OSError.
+        *errors: exceptions that mean a failed write, besides OSError.
 
     Raises:
-        InputError: it does.
+        InputError: the file cannot be written.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *errors)
     try:
@@ -262,7 +264,11 @@ _DATA = {"source": str, "digest": str, "images": int, "image_shape": list, "clas
 
 
 def _check_data(data: dict, config: TrainConfig) -> None:
-    """Whether a description of data is one, name by name, and of what the configuration trains on."""
+    """Check that a description of data is well-formed and fits the configuration.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
     if odd := sorted(set(_DATA) ^ set(data)):
         raise ValueError(
             f"its `data` must hold {', '.join(_DATA)}. {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} "

@@ -1,11 +1,11 @@
-"""`evaluate(run_dir)`: numbers of a trained run on exact images, printed and written beside it.
+"""`evaluate(run_dir)`: measures a trained run on unaltered images; prints the results and writes them to the run.
 
-    bits_per_dim.json    the variational bound on the images, and what it cost; null where a number is unknown
+    bits_per_dim.json    the variational bound on the images, and its cost; null if a number is unknown
     bits_per_dim.png     its terms against t
 
 The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
-over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their places in the data set,
-null = all in order. Memory is that of the process.
+over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their indices in the data set,
+null = all in order. Memory is that of this process.
 """
 
 import json
@@ -31,8 +31,9 @@ from kddpm.runs import build
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
 
-_QUESTION = ("weights_sha256", "digest", "max_images", "seed", "num_terms", "clip")  # what a result answers
-_MOST_KINDS = 4  # of changes to images, in one line
+# Results that differ in one of these answer different questions.
+_QUESTION = ("weights_sha256", "digest", "max_images", "seed", "num_terms", "clip")
+_MOST_KINDS = 4  # kinds of changes to images that an error lists
 
 
 def evaluate(
@@ -59,13 +60,13 @@ def evaluate(
         run_dir: directory of a run of `kddpm.training`.
         metrics: keys of `METRICS`.
         dataset: as in `data.load`; None = what the run was trained on.
-        max_images: take this many images, the first of an order shuffled by `seed`; None = all.
+        max_images: evaluate only this many images, the first in an order shuffled by `seed`; None = all.
         num_terms: as in `likelihood.bits_per_dim`.
         clip: the same.
         batch_size: the same.
-        seed: of the noise, of the choice of terms and of images; int32.
+        seed: of the noise and of the choice of terms and images; int32.
         out: folder for the files; None = evaluation/ of the run.
-        overwrite: whether a result of other images, weights or settings may be replaced; the same is made anew.
+        overwrite: whether to replace a result of other images, weights or settings; one of the same is always replaced.
         strategy: as in `training.train`.
         tfds_data_dir: the same.
         cache_dir: the same.
@@ -76,7 +77,7 @@ def evaluate(
         {metric: content of its JSON file}.
 
     Raises:
-        InputError: an unknown metric; no such run; another result in `out`; images that were resized or recoloured,
+        InputError: unknown metric; no such run; another result in `out`; images that were resized or recoloured;
             labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
     """
     strategy = strategy or tf.distribute.get_strategy()
@@ -119,7 +120,7 @@ def evaluate(
 
 
 def _facts(run: RunDirectory, spec: str, source: data.ImageData, trained_on: dict) -> dict[str, object]:
-    """Which weights are asked about which images."""
+    """Return which weights are evaluated on which images."""
     return {
         "weights_sha256": sha256(run.weights_path),
         "dataset": spec,
@@ -129,7 +130,7 @@ def _facts(run: RunDirectory, spec: str, source: data.ImageData, trained_on: dic
 
 
 def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.ImageData:
-    """Images that the run can be asked about; its own data by its own arguments: a cache of them serves both."""
+    """Load and check the images; the run's own data with the run's arguments, so that their cache is reused."""
     own = spec == config.dataset
     height, width, channels = trained_on["image_shape"]
     size = config.image_size if own else (height, width)
@@ -139,7 +140,7 @@ def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.I
 
 
 def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
-    """The bound; all of it into a JSON file, its terms into a figure, unless `out` is None; a table of it to `say`."""
+    """Compute the bound; unless `out` is None, write a JSON file and a figure of its terms; pass a table to `say`."""
     images, labels = source.images, source.labels
     if indices is not None:
         images, labels = images[indices], None if labels is None else labels[indices]
@@ -198,7 +199,11 @@ def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on
 
 
 def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
-    """Whether a result may be written there: not in place of one that answers another question."""
+    """Check that a result may be written at `path`.
+
+    Raises:
+        InputError: a result of another question is there, and `overwrite` is False.
+    """
     if overwrite or not path.exists():
         return
     try:
@@ -216,7 +221,11 @@ def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
 
 
 def _check(source: data.ImageData, config: TrainConfig, trained_on: dict) -> None:
-    """Whether a model of this run can be asked about these images."""
+    """Check that the images are unaltered and their classes are the run's.
+
+    Raises:
+        InputError: they are not.
+    """
     if source.altered:
         height, width, channels = trained_on["image_shape"]
         kinds = sorted(source.altered.items(), key=lambda item: -item[1])
@@ -245,7 +254,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
-    """Which images to take, in increasing order; None = all."""
+    """Return the indices of the images to evaluate, in increasing order; None = all."""
     if max_images is None or max_images >= count:
         return None
     if max_images < 1:
@@ -254,7 +263,7 @@ def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:
-    """A key a line; arrays as lists, and null for what is no finite number."""
+    """Write JSON with one key a line, arrays as lists, and null for NaN and infinities."""
 
     def plain(value):
         if isinstance(value, np.ndarray):
@@ -262,5 +271,5 @@ def _write_json(path: pathlib.Path, content: dict) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     lines = (f"  {json.dumps(key)}: {json.dumps(plain(value), allow_nan=False)}" for key, value in content.items())
-    with replacing(path) as beside:
-        beside.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    with replacing(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")

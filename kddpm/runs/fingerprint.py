@@ -1,7 +1,7 @@
-"""What the bits of a training step depend on beside weights, data and seed: versions, devices, threads.
+"""What the bits of a training step depend on besides weights, data and seed: versions, devices, threads.
 
-Sums of floats depend on their order, which another number of threads, another library or XLA changes. A run that goes
-on where something of this differs is as good as before, but no longer the same to the bit.
+Sums of floats depend on their order, which changes with the number of threads, the library or XLA. A run that resumes
+in other circumstances is as good as before, but no longer the same to the bit.
 """
 
 import os
@@ -15,11 +15,11 @@ from kddpm.base.version import __version__
 
 
 def of_this_process(jit_compile: bool, replicas: int = 1) -> dict:
-    """The circumstances of training here and now, as JSON holds them.
+    """Return the circumstances of training in this process, as JSON values.
 
     Args:
         jit_compile: whether the training step is compiled with XLA.
-        replicas: how many share a batch.
+        replicas: number of replicas that share a batch.
     """
     kinds = {device.device_type for device in tf.config.list_logical_devices()} - {"CPU"}
     return {
@@ -41,7 +41,7 @@ def of_this_process(jit_compile: bool, replicas: int = 1) -> dict:
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    """What changed, a phrase each."""
+    """Return one phrase for each circumstance that changed."""
     names = sorted(set(before) | set(now))
     return [
         f"{name} was {before.get(name)}, now {now.get(name)}" for name in names if before.get(name) != now.get(name)

@@ -1,11 +1,11 @@
-"""Named starting points of training runs, with the results that were measured. Needs no TensorFlow."""
+"""Presets: named configurations of training runs, with measured results. Needs no TensorFlow."""
 
 from kddpm.base.errors import InputError
 from kddpm.runs.config import TrainConfig
 
 PRESETS = {
-    # Eight-by-eight handwritten digits in 4 minutes on two cores: a classifier names 95 % of what it generates with
-    # probability above 0.9, and 94 % of real digits.
+    # Handwritten digits of 8x8 pixels, 4 minutes on two cores: a classifier assigns a class with probability above 0.9
+    # to 95 % of the generated digits, and to 94 % of real ones.
     "digits": {
         "dataset": "digits", "image_size": (8, 8), "channels": 1, "schedule": "cosine",
         "width": 32, "multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (4,),
@@ -37,14 +37,14 @@ PRESETS = {
 
 
 def make_config(preset: str | None = None, **overrides) -> TrainConfig:
-    """A preset with some fields replaced.
+    """Return the configuration of a preset with some fields replaced.
 
     Args:
         preset: a key of `PRESETS`; None = "digits" for the data set digits, else "ddpm32".
         **overrides: fields of `TrainConfig`.
 
     Raises:
-        InputError: an unknown preset, or one that has no data set of its own and got none.
+        InputError: unknown preset, or no data set given for a preset without one.
     """
     if preset is None:
         preset = "digits" if overrides.get("dataset", "digits") == "digits" else "ddpm32"

@@ -1,6 +1,6 @@
-"""`train(config, run_dir)`: the whole of a training run, on top of `DiffusionModel.fit`.
+"""`train(config, run_dir)`: a whole training run, on top of `DiffusionModel.fit`.
 
-The same call goes on where the last one stopped: the weights and the optimizer come from the newest checkpoint, and the
+The same call resumes where the last one stopped: the weights and the optimizer come from the newest checkpoint, and the
 data and the random draws of step k are functions of (seed, k).
 """
 
@@ -49,29 +49,30 @@ def train(
     callbacks: list[keras.callbacks.Callback] | None = None,
     verbose: bool = True,
 ) -> DiffusionModel:
-    """Train, or go on training, until `config.steps` steps have been taken.
+    """Train, or resume training, until `config.steps` steps have been taken.
 
     Args:
-        config: the run; what it says is compared with a run that is there already.
-        run_dir: where everything goes, see `kddpm.runs.directory`; with several workers, on a disk that they share.
-        strategy: the devices that share every batch, see `kddpm.distribution.strategies`; None = the one in whose scope
-            this is.
+        config: the configuration; it is compared with that of a run already in `run_dir`.
+        run_dir: directory of all files, see `kddpm.runs.directory`; with several workers, on a disk that they share.
+        strategy: the devices that share every batch, see `kddpm.distribution.strategies`; None = the strategy of the
+            current scope.
         tfds_data_dir: where TensorFlow Datasets keeps its data; None = its default.
-        cache_dir: for decoded images that do not fit in memory; None = the run's data/.
-        skip_bad_images: leave unreadable images out instead of ending with their list.
-        override_resume: fields of the configuration in which the run that is there may differ from `config`; "dataset"
-            for other images too.
-        callbacks: Keras callbacks beside the run's own.
-        verbose: whether to say what is happening and show a progress bar.
+        cache_dir: folder for decoded images that do not fit in memory; None = the run's data/.
+        skip_bad_images: leave unreadable images out instead of raising an error that lists them.
+        override_resume: fields in which the existing run may differ from `config`; with "dataset" the images may
+            differ too.
+        callbacks: Keras callbacks in addition to the run's own.
+        verbose: whether to print what is happening and show a progress bar.
 
     Returns:
         The trained model.
 
     Raises:
-        InputError: anything that cannot be trained on; before any training and with nothing overwritten.
+        InputError: the configuration, data or directory cannot be used; raised before any training, with nothing
+            overwritten. Later, only if the disk fails or too many steps are skipped.
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint has been saved.
-        WorkerLostError: another worker ended, or cannot be reached. A program should then leave by `os._exit`: at an
-            ordinary end TensorFlow waits for the lost one.
+        WorkerLostError: another worker ended, or cannot be reached. A program should then leave by `os._exit`: at a
+            normal exit TensorFlow waits for the lost worker.
     """
     strategy = strategy or tf.distribute.get_strategy()
     run = RunDirectory(run_dir, writes=workers.is_chief(strategy))
@@ -94,7 +95,7 @@ def train(
             model = _new_model(config, source)
             if "dataset" not in override_resume:
                 run.check_same_data(_describe(source))
-            stack.enter_context(run.alone(_needed_bytes(model)))
+            stack.enter_context(run.locked(_needed_bytes(model)))
         checkpoints, start = _resume(model, run, config, source)
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
@@ -110,7 +111,7 @@ def train(
 
 
 def _read(config, run, strategy, options):
-    """The images. Where they need a cache, the worker that writes makes it, and the others find it."""
+    """Load the images. If they need a cache, the chief makes it first, and the other workers read it."""
     for turn in (True, False):
         with workers.all_or_none(strategy):
             if run.writes is turn:
@@ -120,23 +121,23 @@ def _read(config, run, strategy, options):
 
 
 def _new_model(config, source):
-    """A compiled model that can do all that the run will ask of it."""
-    keras.utils.set_random_seed(config.seed % 2**32)  # of the new weights
+    """Return a new compiled model, after checking the settings of its sample grids."""
+    keras.utils.set_random_seed(config.seed % 2**32)  # for the new weights
     model = build_model(config, source.images.shape[1:])
     model.compile(keras.optimizers.Adam(_learning_rate(config)), jit_compile=config.jit_compile)
-    model.denoiser.steps(config.sampler, config.sampling_steps)  # so that no sample grid is refused later
+    model.denoiser.steps(config.sampler, config.sampling_steps)  # raises now, so that no sample grid fails later
     model.denoiser.check_guidance(config.guidance_scale)
     return model
 
 
 def _resume(model, run, config, source):
-    """The run's checkpoints, and the step of the one that is now in the model; refusals come before the first write."""
+    """Restore the newest checkpoint; return the checkpoints and its step. All checks precede the first write."""
     strategy = model.distribute_strategy
     with workers.all_or_none(strategy):
         circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
         checkpoints = Checkpoints(run, model, circumstances, warn if run.writes else lambda line: None)
         start = checkpoints.restore()
-        run.rows()  # whether they can be read
+        run.rows()  # check that they can be read
     workers.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
     with workers.all_or_none(strategy):
         run.write(config, _describe(source))
@@ -145,7 +146,7 @@ def _resume(model, run, config, source):
 
 
 def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
-    """`DiffusionModel.fit` from step `start` on, with the callbacks that make it a run."""
+    """Call `DiffusionModel.fit` from step `start` on, with the callbacks of a run."""
     batches = data.batches(
         source,
         config.batch_size,
@@ -160,26 +161,26 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
     own = [
         Metrics(board, run, config, start),
         stopper,
-        Saver(checkpoints, config, start, stopper),  # before the pictures: whatever becomes of them, the work is safe
+        Saver(checkpoints, config, start, stopper),  # before the pictures: if they fail, the work is saved
         Samples(board, run, config, start),
         shown,
     ]
     try:
         model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*callbacks, *own])
-    finally:  # `on_train_end` is not called when something is raised
+    finally:  # Keras does not call `on_train_end` after an exception
         stopper.close()
         shown.close()
         for finish in (board.close, lambda: draw_curve(run)):
             try:
                 finish()
-            except InputError as error:  # whatever ends training is to be told in its place
+            except InputError as error:  # the exception that ended training must not be replaced
                 warn(str(error))
     if stopper.received:
         raise SystemExit(128 + stopper.received)
 
 
 def _learning_rate(config):
-    """Rises linearly from 0 over the warm-up, then stays; Ho et al.'s."""
+    """Return Ho et al.'s learning rate: it rises linearly from 0 over the warm-up, then is constant."""
     if not config.warmup_steps:
         return config.learning_rate
     return keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
@@ -196,7 +197,7 @@ def _describe(source: data.ImageData) -> dict:
 
 
 def _needed_bytes(model) -> int:
-    """Five checkpoints (three are kept, and the best, and one is being written) of all variables."""
+    """Return the size of five checkpoints of all variables: the last three, the best, and one being written."""
     return 5 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
 
 

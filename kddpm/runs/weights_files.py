@@ -1,10 +1,10 @@
-"""Weights in HDF5 files, as Keras writes them, with their hash in a file beside.
+"""Weights in Keras's HDF5 files, with their digest in a second file.
 
     ema.weights.h5       the weights
-    ema.weights.json     their sha256, and that of the file that was there before
+    ema.weights.json     their sha256, and that of the previous file
 
-The hash is written first: a kill between the two leaves the old weights, which it still knows. A file that someone
-sent is looked at before anything is read: HDF5 can lead to other files, and claim any size.
+The digest is written first: a kill between the two leaves the old weights, whose digest it also holds. A file is
+checked before any weights are read, as it may be untrusted: HDF5 can link to other files, and claim any size.
 """
 
 import json
@@ -19,24 +19,24 @@ from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import read_json, replacing, sha256
 
 _MOST_DEPTH = 50
-_SLACK_BYTES = 2**20  # for what Keras keeps beside the weights
+_SLACK_BYTES = 2**20  # for what Keras stores besides the weights
 
 
 def save(network: keras.Model, path: str | os.PathLike) -> None:
-    """Write the weights of a network, all of them or none."""
+    """Write the weights of a network, atomically."""
     path = pathlib.Path(path)
     before = sha256(path) if path.exists() else None
-    with replacing(path) as beside:
-        network.save_weights(beside)
-        with replacing(hash_file(path)) as note:
-            note.write_text(json.dumps({"sha256": sha256(beside), "before": before}) + "\n")
+    with replacing(path) as temporary:
+        network.save_weights(temporary)
+        with replacing(hash_file(path)) as temporary_hash:
+            temporary_hash.write_text(json.dumps({"sha256": sha256(temporary), "before": before}) + "\n")
 
 
 def load(network: keras.Model, path: str | os.PathLike) -> None:
     """Read the weights of a network.
 
     Raises:
-        InputError: a file that is damaged, that leads elsewhere, or that does not fit the network.
+        InputError: the file is damaged, links to other files or does not fit the network.
     """
     path = pathlib.Path(path)
     try:
@@ -48,10 +48,10 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
 
 
 def check_size(path: str | os.PathLike, parameters: int) -> None:
-    """Whether a file is large enough for so many parameters, before a network of that size is made.
+    """Check that a file is large enough for that many parameters, before building a network of that size.
 
     Raises:
-        InputError: it is not.
+        InputError: the file is too small.
     """
     size = os.path.getsize(path)
     if size < 4 * parameters:
@@ -62,7 +62,7 @@ def check_size(path: str | os.PathLike, parameters: int) -> None:
 
 
 def hash_file(path: str | os.PathLike) -> pathlib.Path:
-    """Where the hash of NAME.weights.h5 lies: NAME.weights.json."""
+    """Return the path of the digest of NAME.weights.h5: NAME.weights.json."""
     return pathlib.Path(path).with_suffix(".json")
 
 
@@ -75,7 +75,11 @@ def _check_hash(path):
 
 
 def _check_content(path, expected_bytes):
-    """Whether all that it holds is in the file itself, and no more than the network has room for."""
+    """Check that all values are in the file itself, and no more of them than the network can hold.
+
+    Raises:
+        ValueError: links, external values, values that are not numbers, or too many of them.
+    """
     left = 2 * expected_bytes + _SLACK_BYTES
     with h5py.File(path, "r") as file:
         groups = [(file, 0)]
@@ -89,7 +93,7 @@ def _check_content(path, expected_bytes):
                 item = group[name]
                 if isinstance(item, h5py.Group):
                     groups.append((item, depth + 1))
-                    left -= 64  # so that groups without end, end
+                    left -= 64  # so that endlessly many groups exceed the limit too
                 elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
                     if item.external or item.is_virtual:
                         raise ValueError(f"{name} has its values in another file")

@@ -1,5 +1,5 @@
-"""What the commands do: `kddpm-train`, `kddpm-sample`, `kddpm-evaluate`. Uses every wing above.
+"""The commands `kddpm-train`, `kddpm-sample` and `kddpm-evaluate`. Uses every wing above.
 
-A room a command: `main` is its door, for the script of the same name at the top level and for the installed command.
-`python -m export` is the fourth.
+A module a command: `main` is the entry point of the script of the same name at the top level and of the installed
+command. `python -m export` is the fourth command.
 """

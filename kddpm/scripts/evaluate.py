@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of the measurement."""
+    """Define the flags of the measurement."""
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(METRICS)}")
     flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 
 def evaluate() -> None:
-    """Flags to `kddpm.runs.evaluate.evaluate`."""
+    """Call `kddpm.runs.evaluate.evaluate` with the flags as arguments."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     commands.check_among("metrics", FLAGS.metrics, METRICS)
     commands.check_least(max_images=1, num_terms=2, batch_size=1)
@@ -66,6 +66,6 @@ def evaluate() -> None:
 
 
 def main() -> None:
-    """The command `kddpm-evaluate`, which is evaluate.py too."""
+    """Run the command `kddpm-evaluate`, which is also evaluate.py."""
     define_flags()
     commands.run(evaluate)

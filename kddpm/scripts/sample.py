@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-_STAGES = 60  # of an animation
+_STAGES = 60  # default number of stages of an animation
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What was asked for, checked, before TensorFlow starts.
+    """The request of the flags, checked before TensorFlow starts.
 
     Attributes:
-        out: where the pictures go.
+        out: path of the pictures.
         seeds: one a picture.
-        labels: as the model takes them; None = as it chooses, or no classes.
-        painted: the labels that the pictures then have; None for a model without classes.
-        sampler: the way from noise to a picture.
-        photos: what is edited; none where pictures are new.
-        mask: of --inpaint.
+        labels: labels passed to the model; None = its default, or no classes.
+        painted: the labels that the pictures get; None for a model without classes.
+        sampler: the sampler.
+        photos: the pictures to edit; empty when generating.
+        mask: mask of --inpaint, True = keep.
     """
 
     out: pathlib.Path
@@ -58,7 +58,7 @@ class Order:
 
 
 Frames = np.ndarray | None
-Painted = tuple[np.ndarray, Frames]  # the pictures, and stages of them where they were asked for
+Painted = tuple[np.ndarray, Frames]  # the pictures, and their stages if requested
 
 
 def _generate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
@@ -91,12 +91,12 @@ def _save_way(order: Order, pictures: np.ndarray, frames: Frames) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A way to make pictures.
+    """A way to make pictures: generation or an edit.
 
     Attributes:
         paint: calls the model's method.
-        save: writes what it gave.
-        has_sampler: whether a sampler and guidance can be chosen; the way between two pictures is always DDIM's.
+        save: writes its result.
+        has_sampler: whether sampler and guidance can be chosen; interpolation always uses DDIM.
     """
 
     paint: Callable[["DiffusionModel", Order, dict], Painted]
@@ -113,7 +113,7 @@ KINDS = {
 
 
 def define_flags() -> None:
-    """The flags of the pictures, of samplers and of edits."""
+    """Define the flags of pictures, samplers and edits."""
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_string(
         "seeds",
@@ -135,7 +135,7 @@ def define_flags() -> None:
 
 
 def sample() -> None:
-    """Flags to a method of `DiffusionModel`, its pictures to a file."""
+    """Call the method of `DiffusionModel` that the flags choose, and write its pictures."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     edit = sampling_flags.chosen_edit()
     out = pathlib.Path(FLAGS.out)
@@ -164,7 +164,7 @@ def sample() -> None:
 def _order(
     edit: str | None, out: pathlib.Path, seeds: list[int], config: TrainConfig, image_shape: tuple[int, int, int]
 ) -> Order:
-    """What the flags ask for, checked against the run; says on the way what was done to the pictures to edit."""
+    """Return the request of the flags, checked against the run; print how the pictures to edit were fitted."""
     sampling_flags.check_num_steps(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     sampler = samplers.by_name(name, **sampling_flags.sampler_options(name, edit))
@@ -183,7 +183,7 @@ def _order(
 
 
 def _common_options(kind: Kind, order: Order, config: TrainConfig) -> dict:
-    """Arguments that the methods of all kinds take, and those of all that have a sampler."""
+    """Return the arguments common to all kinds, with those of samplers for the kinds that have one."""
     common = {
         "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         "labels": order.labels,
@@ -196,6 +196,6 @@ def _common_options(kind: Kind, order: Order, config: TrainConfig) -> dict:
 
 
 def main() -> None:
-    """The command `kddpm-sample`, which is sample.py too."""
+    """Run the command `kddpm-sample`, which is also sample.py."""
     define_flags()
     commands.run(sample)

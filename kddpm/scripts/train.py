@@ -21,7 +21,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 def define_flags() -> None:
-    """The flags of the run, and one for each value of a preset."""
+    """Define the flags of the run, and one for each field of the configuration."""
     flags.DEFINE_string("run_dir", None, "directory of the run: checkpoints, samples, metrics")
     flags.DEFINE_string("preset", None, f"starting point: {', '.join(presets.PRESETS)}")
     flags.DEFINE_list(
@@ -39,7 +39,7 @@ def define_flags() -> None:
 
 
 def train() -> None:
-    """Flags to a configuration, the configuration to `kddpm.training.train`."""
+    """Make a configuration from the flags and call `kddpm.runs.training.train` with it."""
     given = {name: value for name in FIELDS if (value := FLAGS[name].value) is not None}
     overrides = {k: v if isinstance(v, bool) else parse(FIELDS[k], v) for k, v in given.items()}
     config = presets.make_config(FLAGS.preset, **overrides)
@@ -55,6 +55,6 @@ def train() -> None:
 
 
 def main() -> None:
-    """The command `kddpm-train`, which is train.py too."""
+    """Run the command `kddpm-train`, which is also train.py."""
     define_flags()
     commands.run(train)

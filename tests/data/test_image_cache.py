@@ -12,7 +12,7 @@ from helpers.image_samples import random_pixels, write_images
 
 from kddpm import data
 from kddpm.base.errors import InputError
-from kddpm.base.files import held
+from kddpm.base.files import locked
 from kddpm.data import decoding, image_cache, sources
 
 
@@ -97,7 +97,7 @@ def test_what_a_kill_left_of_a_cache_is_removed(tmp_path, small_limit):
     for path in (left, another):
         path.touch()
     record.unlink()
-    with held(another):  # which is being written
+    with locked(another):  # which is being written
         data.load("digits", cache_dir=str(tmp_path))
     assert sorted(tmp_path.iterdir()) == sorted([array, record, another])
 

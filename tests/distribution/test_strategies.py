@@ -205,7 +205,7 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path):
     model = model_of(tf.distribute.get_strategy())
     model.compile("adam")
     run = RunDirectory(tmp_path / "run", writes=False)
-    with run.alone(0):
+    with run.locked(0):
         run.write(presets.make_config("digits"), {"digest": ""})
     run.append_row(dict.fromkeys(COLUMNS, 1))
     run.forget_rows_after(0)

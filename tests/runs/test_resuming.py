@@ -14,7 +14,7 @@ from helpers.small_runs import TINY, StopAfter, averages
 
 import kddpm
 from kddpm.base.errors import InputError
-from kddpm.base.files import held
+from kddpm.base.files import locked
 from kddpm.runs import fingerprint, training
 
 pytestmark = pytest.mark.usefixtures("least_network")
@@ -172,7 +172,7 @@ def test_a_run_that_was_killed_before_it_began_begins(tmp_path, finished, left):
 def test_two_processes_do_not_train_one_run(begin, finished):
     run_dir = begin(4, killed=True)
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")}
-    with held(run_dir), refused_in_flags("--run_dir .* is being trained by another process"):
+    with locked(run_dir), refused_in_flags("--run_dir .* is being trained by another process"):
         training.train(TINY, run_dir, verbose=False)
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
     training.train(TINY, run_dir, verbose=False)
