@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated
 
 from kddpm.base.errors import InputError
@@ -11,7 +12,7 @@ from kddpm.data.labels import MOST_CLASSES
 from kddpm.networks import levels
 from kddpm.sampling import samplers
 from kddpm.theory import schedules
-from kddpm.theory.parametrization import Objective
+from kddpm.theory.parametrization import PREDICTIONS, VARIANCES, WEIGHTINGS, Objective
 
 # Fields that may change when a run resumes; changing any other would make it another run.
 CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale")
@@ -33,11 +34,18 @@ _WHOLE_NUMBERS = {
 
 _MOST_CHANNELS = 10**5
 _MOST_PIXELS = 2**14
+_PRECISIONS = ("float32", "mixed_bfloat16")
 _CHOICES = {
-    "precision": ("float32", "mixed_bfloat16"),
+    "precision": _PRECISIONS,
     "sampler": tuple(samplers.BY_NAME),
     "schedule": tuple(schedules.BY_NAME),
 }
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """The names as a choice in words: "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +64,12 @@ class TrainConfig:
     num_classes: Annotated[int | None, "train on labels 0 .. num_classes - 1; none = unconditional"] = None
     label_dropout: Annotated[float, "share of labels left out in training, so that guidance is possible"] = 0.1
     horizontal_flip: Annotated[bool, "mirror half of the images"] = False
-    schedule: Annotated[str, "linear, cosine, sigmoid, quadratic or constant"] = "linear"
+    schedule: Annotated[str, _one_of(schedules.BY_NAME)] = "linear"
     num_timesteps: Annotated[int, "T, noising steps"] = 1000
     zero_terminal_snr: Annotated[bool, "stretch the schedule so that nothing of the image is left at T"] = False
-    prediction: Annotated[str, "what the network predicts: eps, x0, mu or v"] = "eps"
-    weighting: Annotated[str, "of the loss: simple, vlb, min_snr or hybrid"] = "simple"
-    variance: Annotated[str, "of a reverse step: small, large or learned"] = "small"
+    prediction: Annotated[str, f"what the network predicts: {_one_of(PREDICTIONS)}"] = "eps"
+    weighting: Annotated[str, f"of the loss: {_one_of(WEIGHTINGS)}"] = "simple"
+    variance: Annotated[str, f"of a reverse step: {_one_of(VARIANCES)}"] = "small"
     timestep_sampling: Annotated[str, "uniform, or importance = by the losses seen"] = "uniform"
     width: Annotated[int, "channels of the network's first level"] = 128
     multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (
@@ -81,7 +89,7 @@ class TrainConfig:
     accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999
     seed: Annotated[int, "of everything random"] = 0
-    precision: Annotated[str, "float32 or mixed_bfloat16"] = "float32"
+    precision: Annotated[str, _one_of(_PRECISIONS)] = "float32"
     jit_compile: Annotated[bool, "compile the training step with XLA"] = False
     log_every: Annotated[int, "steps between rows of metrics.csv"] = 100
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 5000
