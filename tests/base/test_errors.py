@@ -1,0 +1,63 @@
+import pytest
+
+from kddpm.base.errors import InputError, first_line
+
+FLAGS = {"accumulation": "accumulation", "batch_size": "batch_size", "path": "out"}
+
+
+@pytest.mark.parametrize(
+    ("error", "as_arguments", "as_flags"),
+    [
+        (
+            InputError("width", "must be at least 1", 0),
+            "`width` must be at least 1. Received: 0",
+            "`width` must be at least 1. Received: 0",  # no flag of this command
+        ),
+        (
+            InputError("accumulation", "must divide {batch_size}", 3, batch_size=64),
+            "`accumulation` must divide batch_size=64. Received: 3",
+            "--accumulation must divide --batch_size=64. Received: 3",
+        ),
+        (
+            InputError("path", "must end in .tflite", "a.bin"),
+            "`path` must end in .tflite. Received: a.bin",
+            "--out must end in .tflite. Received: a.bin",
+        ),
+        (
+            InputError("accumulation", "goes without {batch_size}", batch_size=...),
+            "`accumulation` goes without `batch_size`",
+            "--accumulation goes without --batch_size",
+        ),
+        (
+            InputError("photos/: 3 files are damaged ({path} says where)", path=...),
+            "photos/: 3 files are damaged (`path` says where)",
+            "photos/: 3 files are damaged (--out says where)",
+        ),
+        (InputError("accumulation", "must be a number", None), "`accumulation` must be a number. Received: None", None),
+    ],
+)
+def test_one_error_reads_as_an_argument_and_as_a_flag(error, as_arguments, as_flags):
+    assert str(error) == as_arguments
+    assert as_flags is None or error.as_flags(FLAGS) == as_flags
+
+
+def test_what_came_may_hold_braces():
+    """Only names that the error knows are filled in."""
+    error = InputError("dataset", "must be one of {kinds} or {x}", "{accumulation}{}", x="npz")
+    assert str(error) == "`dataset` must be one of {kinds} or x='npz'. Received: {accumulation}{}"
+
+
+def test_the_parts_can_be_asked_for():
+    error = InputError("width", "must be at least {blocks}", 0, blocks=2)
+    assert (error.argument, error.expected, error.received, error.others) == (
+        "width",
+        "must be at least {blocks}",
+        0,
+        {"blocks": 2},
+    )
+    assert InputError("a.npz cannot be read").argument is None
+
+
+def test_the_first_line_of_an_error_without_words_is_its_name():
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
