@@ -18,6 +18,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands, sampling_flags
+from kddpm.device import PRECISIONS
 from kddpm.runs import directory
 
 from . import site
@@ -32,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
     flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
-    flags.DEFINE_enum("precision", "float32", ["float32", "float16", "int8"], "of the weights")
+    flags.DEFINE_enum("precision", "float32", PRECISIONS, "of the weights")
     flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
     flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
     flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")

@@ -7,8 +7,8 @@ from helpers.places import ROOT
 from helpers.processes import python
 from PIL import Image
 
-from kddpm import data
-from kddpm.device import litert, signatures
+from kddpm import data, device
+from kddpm.device import signatures
 from kddpm.runs import presets
 from kddpm.sampling import samplers
 from kddpm.theory import parametrization, schedules
@@ -44,7 +44,7 @@ def test_every_script_has_its_command():
 
 
 def test_the_tables_of_the_readme_are_complete():
-    for kind in (*data.KINDS, *presets.PRESETS, *litert.PRECISIONS):
+    for kind in (*data.KINDS, *presets.PRESETS, *device.PRECISIONS):
         assert f"| `{kind}` |" in README
     words = {
         "prediction": parametrization.PREDICTIONS,

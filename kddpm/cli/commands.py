@@ -167,7 +167,7 @@ def start_strategy() -> "tf.distribute.Strategy":
     if text := workers.describe(strategy):
         print(text, flush=True)
     with workers.using(strategy):
-        workers.check_alike(strategy, "command line", " ".join(sys.argv[1:]))
+        workers.check_same(strategy, "command line", " ".join(sys.argv[1:]))
     return strategy
 
 

@@ -3,3 +3,5 @@
 Begin with `export`; `signatures` is the contract with clients, `description` the side file, `litert` the conversion,
 `packing` makes files smaller, `parity` compares them with Keras.
 """
+
+PRECISIONS = ("float32", "float16", "int8")  # of a file's weights; known without TensorFlow

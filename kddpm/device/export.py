@@ -29,7 +29,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, replacing
 from kddpm.base.types import Integers
 from kddpm.base.version import __version__
-from kddpm.device import description, litert, parity, signatures
+from kddpm.device import PRECISIONS, description, litert, parity, signatures
 from kddpm.device.description import side_file
 from kddpm.sampling import generation, samplers
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
@@ -137,7 +137,7 @@ def _check(denoiser, path, format, precision, class_names, threads):
     Raises:
         InputError: as in `export`.
     """
-    for name, value, choices in (("format", format, FORMATS), ("precision", precision, litert.PRECISIONS)):
+    for name, value, choices in (("format", format, FORMATS), ("precision", precision, PRECISIONS)):
         if value not in choices:
             raise InputError(name, f"must be one of {', '.join(choices)}", repr(value))
     if format == "litert":

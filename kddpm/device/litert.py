@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from kddpm.base.errors import InputError
 
-PRECISIONS = ("float32", "float16", "int8")
 # Not quantised: the means and variances of `GroupNormalization`, and the first and last convolution, which are small
 # and see the picture itself (measured: benchmarks/README.md). The quantizer matches an operator by the name of its
 # output; the last convolution's is StatefulPartitionedCall if it is also the output of a signature.

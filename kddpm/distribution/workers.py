@@ -72,7 +72,7 @@ def all_or_none(strategy: tf.distribute.Strategy) -> Iterator[None]:
         raise InputError(f"{failed} other {text} of {num_workers(strategy)} cannot go on, and said why")
 
 
-def check_alike(strategy: tf.distribute.Strategy, what: str, value: str) -> None:
+def check_same(strategy: tf.distribute.Strategy, what: str, value: str) -> None:
     """Check that all workers were given the same value.
 
     Raises:

@@ -85,7 +85,7 @@ def train(
     options: dict[str, Any] = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
     options |= {"skip_bad_images": skip_bad_images, "progress": verbose}
     with workers.using(strategy), contextlib.ExitStack() as stack:
-        workers.check_alike(strategy, "configuration", f"{config} {sorted(override_resume)}")
+        workers.check_same(strategy, "configuration", f"{config} {sorted(override_resume)}")
         with workers.all_or_none(strategy):
             run.check(config, override_resume, cache_dir)
             _check_batch(config, strategy.num_replicas_in_sync)
@@ -138,7 +138,7 @@ def _resume(model, run, config, source):
         checkpoints = Checkpoints(run, model, circumstances, warn if run.writes else lambda line: None)
         start = checkpoints.restore()
         run.rows()  # check that they can be read
-    workers.check_alike(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
+    workers.check_same(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
     with workers.all_or_none(strategy):
         run.write(config, _describe(source))
         run.forget_rows_after(start)

@@ -15,6 +15,7 @@ from helpers.networks import OneConv, one_conv_model
 from keras import ops
 
 import kddpm
+from kddpm import device
 from kddpm.base.files import check_output, replacing
 from kddpm.device import description, export, litert, packing, parity, signatures
 from kddpm.runs import build, presets
@@ -375,7 +376,7 @@ def test_files_of_the_digits_are_small(tmp_path, give_weights):
     functions = signatures.signatures(model.denoiser, table, 1)
     export._save(model.denoiser, functions, tmp_path)
     converted = litert.convert(tmp_path, list(functions))
-    sizes = {name: len(packing.pack(litert.quantize(converted, name), "step")) for name in litert.PRECISIONS}
+    sizes = {name: len(packing.pack(litert.quantize(converted, name), "step")) for name in device.PRECISIONS}
     assert sizes["float16"] <= 0.55 * sizes["float32"] and sizes["int8"] <= 0.30 * sizes["float32"]
 
 

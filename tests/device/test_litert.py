@@ -4,6 +4,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import kddpm
+from kddpm import device
 from kddpm.device import export, litert, packing, signatures
 from kddpm.sampling import samplers
 
@@ -32,7 +33,7 @@ def outputs(content, xnnpack=True):
     }
 
 
-@pytest.mark.parametrize("precision", litert.PRECISIONS)
+@pytest.mark.parametrize("precision", device.PRECISIONS)
 @pytest.mark.parametrize("xnnpack", [True, False])
 def test_packing_changes_no_bit_of_any_output(converted, precision, xnnpack):
     quantized = litert.quantize(converted, precision)
@@ -41,7 +42,7 @@ def test_packing_changes_no_bit_of_any_output(converted, precision, xnnpack):
         np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize("precision", litert.PRECISIONS)
+@pytest.mark.parametrize("precision", device.PRECISIONS)
 def test_packing_says_everything_once(converted, precision):
     quantized = litert.quantize(converted, precision)
     packed = packing.pack(quantized, "step")
@@ -118,7 +119,7 @@ def test_delegation_is_counted_operator_by_operator():
     assert share == pytest.approx((uses - 1) / uses) and outside == {"ADD": 1}
 
 
-@pytest.mark.parametrize("precision", litert.PRECISIONS)
+@pytest.mark.parametrize("precision", device.PRECISIONS)
 def test_the_whole_network_is_delegated(converted, precision):
     """Outside XNNPACK are the integers of the noise and what looks up the step."""
     packed = packing.pack(litert.quantize(converted, precision), "denoise")
