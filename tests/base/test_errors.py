@@ -1,5 +1,10 @@
+import ast
+import pathlib
+import re
+
 import pytest
 
+import kddpm
 from kddpm.base.errors import InputError, first_line
 
 FLAGS = {"accumulation": "accumulation", "batch_size": "batch_size", "path": "out"}
@@ -61,3 +66,22 @@ def test_the_parts_can_be_asked_for():
 def test_the_first_line_of_an_error_without_words_is_its_name():
     assert first_line(ValueError("one\ntwo")) == "one"
     assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def errors_raised():
+    """Every call of `InputError` in the package, with the file that it is in."""
+    for path in pathlib.Path(kddpm.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "InputError":
+                yield path, node
+
+
+def test_every_name_in_braces_is_filled_in():
+    seen = 0
+    for path, call in errors_raised():
+        seen += 1
+        words = [n.value for argument in call.args for n in ast.walk(argument) if isinstance(n, ast.Constant)]
+        named = {name for text in words if isinstance(text, str) for name in re.findall(r"\{([a-z_]\w*)\}", text)}
+        known = {keyword.arg for keyword in call.keywords}
+        assert None in known or named <= known, f"{path}:{call.lineno}"  # None: a dictionary of them
+    assert seen > 150
