@@ -1,4 +1,5 @@
 from . import data as data
+from . import device as device
 from . import plots as plots
 from . import toy as toy
 from .base.errors import InputError as InputError

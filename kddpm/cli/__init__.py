@@ -1,4 +1,4 @@
-"""Code shared by the scripts: flags, one-line errors, picture files. Uses `base`, `theory`, `data`, `sampling`.
+"""Code shared by the scripts: flags, one-line errors, picture files.
 
-Begin with `commands`.
+Uses `base`, `theory`, `data`, `distribution` and `sampling`. Begin with `commands`.
 """

@@ -66,8 +66,8 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
     """
     if name not in samplers.BY_NAME:
         raise InputError(f"--sampler must be one of {', '.join(samplers.BY_NAME)}. Received: {name}")
-    if edit == "inpaint" and name not in _INPAINTING:
-        raise InputError(f"--sampler must be one of {', '.join(_INPAINTING)} for --inpaint. Received: {name}")
+    if edit == "inpaint" and name not in samplers.MEMORYLESS:
+        raise InputError(f"--sampler must be one of {', '.join(samplers.MEMORYLESS)} for --inpaint. Received: {name}")
     scale = flags.FLAGS.guidance_scale
     if scale is not None and not 0 <= scale < float("inf"):
         raise InputError(f"--guidance_scale must be a number of at least 0. Received: {scale}")
@@ -92,7 +92,6 @@ _OF_AN_EDIT = {
 
 
 _OF_NO_EDIT = ("frames",)
-_INPAINTING = [name for name, kind in samplers.BY_NAME.items() if kind.memoryless]
 _OF_NO_INTERPOLATION = ("seeds", "sampler", "spacing", "clip", "guidance_scale", *_OWNERS)
 
 

@@ -20,7 +20,7 @@ class Watch:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self._found is not None and isinstance(error, tf.errors.OpError):
+        if self._found is not None and isinstance(error, tf.errors.InvalidArgumentError | tf.errors.UnknownError):
             raise self._found from None
 
     def refuse(self, error: InputError) -> None:

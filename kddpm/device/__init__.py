@@ -4,4 +4,10 @@ Begin with `export`; `signatures` is the contract with clients, `description` th
 `packing` makes files smaller, `parity` compares them with Keras.
 """
 
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, ["description", "export", "litert", "packing", "parity", "signatures"]
+)
+
 PRECISIONS = ("float32", "float16", "int8")  # of a file's weights; known without TensorFlow

@@ -24,8 +24,8 @@ def of_sampling(
 ) -> dict[str, object]:
     """Return the entries for the pictures and the sampler, whose arguments have the names of sample.py's flags.
 
-    `network_calls` is the number of calls of `step` for a picture. It differs from the sampler's `num_steps` for
-    solvers of second order that call the network twice a step.
+    `network_calls` is the number of calls of `step` for a picture. It is more than the sampler's `num_steps` for
+    heun and predictor_corrector, which call the network several times a step.
     """
     options = dataclasses.asdict(sampler)
     if "variance" in options and options["variance"] is None:

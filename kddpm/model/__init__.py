@@ -1,4 +1,4 @@
-"""`DiffusionModel`, the Keras model that trains and generates. Uses every folder above.
+"""`DiffusionModel`, the Keras model that trains and generates. May use every wing above.
 
 Begin with `diffusion_model`: `train_step` reads as Algorithm 1 of Ho et al. 2020.
 """

@@ -7,7 +7,6 @@ import keras
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.theory import schedules
-from kddpm.theory.parametrization import Objective
 
 _LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 
@@ -51,24 +50,6 @@ def warn_of_a_rest(schedule: schedules.NoiseSchedule) -> None:
             f"The schedule ends at alpha_bar={schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
             "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",
             stacklevel=3,
-        )
-
-
-def check_channels(network: keras.Model, objective: Objective) -> None:
-    """Check that a network has the output channels that its objective needs.
-
-    Raises:
-        InputError: it does not.
-    """
-    channels = network.image_shape[-1]
-    expected, received = objective.out_channels(channels), getattr(network, "out_channels", channels)
-    if received != expected:
-        raise InputError(
-            "network",
-            f"must have {expected} output channels for {{variance}} and images of {channels}: UNet(..., "
-            f"out_channels={expected})",
-            received,
-            variance=objective.variance,
         )
 
 

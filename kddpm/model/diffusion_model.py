@@ -87,7 +87,6 @@ class DiffusionModel(keras.Model):
         self.image_shape = tuple(network.image_shape)
         self.schedule = checks.as_schedule(schedule)
         self.objective = Objective(prediction, weighting, variance, timestep_sampling)
-        checks.check_channels(network, self.objective)
         checks.warn_of_a_rest(self.schedule)
         self.label_dropout = label_dropout if network.num_classes else 0.0
         self.seed = seed

@@ -1,4 +1,4 @@
-"""Training runs in directories: configuration, checkpoints, training, evaluation. Uses every wing above.
+"""Training runs in directories: configuration, checkpoints, training, evaluation. May use every wing above.
 
 Begin with `training`, and with `directory` for the files of a run.
 """

@@ -79,8 +79,8 @@ class RunDirectory:
         config: TrainConfig,
         overridden: Collection[str] = (),
         cache_dir: str | os.PathLike | None = None,
-    ) -> bool:
-        """Check that the directory is free for a new run or has a run that can resume; return whether it has one.
+    ) -> None:
+        """Check that the directory is free for a new run or has a run that can resume.
 
         Args:
             config: the configuration to train.
@@ -99,7 +99,7 @@ class RunDirectory:
                 raise InputError("run_dir", "must be new, empty or a run of train.py", f"{self.path}, with files")
             if self.path.exists() and not self.path.is_dir():
                 raise InputError("run_dir", "must be a directory", f"the file {self.path}")
-            return False
+            return
         stored, _ = self.read()
         fixed = [name for name in vars(config) if name not in CHANGEABLE and name not in overridden]
         differing = [name for name in fixed if getattr(stored, name) != getattr(config, name)]
@@ -115,7 +115,6 @@ class RunDirectory:
                 override_resume=...,
                 **dict.fromkeys(differing, ...),
             )
-        return True
 
     @contextlib.contextmanager
     def locked(self, needed_bytes: int) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """`Denoiser`: the interface of a trained network to generation, editing, likelihood and export.
 
-A `DiffusionModel` has one, with its averaged weights; any other Keras network can be wrapped in one:
+A `DiffusionModel` has one, with its averaged weights; any other Keras network with `image_shape` and
+`num_classes` can be wrapped in one:
 
     denoiser = kddpm.Denoiser(network, kddpm.schedules.cosine(1000), kddpm.Objective("v"))
     pictures = kddpm.generation.generate(denoiser, seeds=range(16), sampler="ddim", num_steps=50)
@@ -57,6 +58,20 @@ class Denoiser:
 
     def __post_init__(self):
         self.objective.check_schedule(self.schedule)
+        for name in ("image_shape", "num_classes"):
+            if not hasattr(self.network, name):
+                raise InputError("network", f"must have the attribute {name}, as a UNet has", "a network without it")
+        channels = self.image_shape[-1]
+        expected = self.objective.out_channels(channels)
+        received = getattr(self.network, "out_channels", channels)
+        if received != expected:
+            raise InputError(
+                "network",
+                f"must have {expected} output channels for {{variance}} and images of {channels}: UNet(..., "
+                f"out_channels={expected})",
+                received,
+                variance=self.objective.variance,
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

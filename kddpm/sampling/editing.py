@@ -226,8 +226,8 @@ def inpaint(
     if not sampler.memoryless:
         raise InputError(
             "sampler",
-            "must be ancestral or ddim for inpainting",
-            f"{samplers.name_of(sampler)}, which takes several rows a step",
+            f"must be {' or '.join(samplers.MEMORYLESS)} for inpainting",
+            f"{samplers.name_of(sampler)}, which has a memory, or takes several rows a step",
         )
     resamplings = arguments.count("resamplings", resamplings)
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)

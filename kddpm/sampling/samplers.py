@@ -94,8 +94,7 @@ class Ancestral(Sampler):
         try:
             object.__setattr__(self, "variance", tuple(float(v) for v in self.variance))
         except (TypeError, ValueError):
-            text = f"`variance` must be a name or a sequence of numbers. Received: {self.variance!r}"
-            raise InputError(text) from None
+            raise InputError("variance", "must be a name or a sequence of numbers", repr(self.variance)) from None
         if not all(np.isfinite(v) and v >= 0 for v in self.variance):
             raise InputError("variance", "must hold finite numbers >= 0", self.variance)
 
@@ -288,6 +287,7 @@ BY_NAME: dict[str, type[Sampler]] = {
     "heun": Heun,
     "predictor_corrector": PredictorCorrector,
 }
+MEMORYLESS = [name for name, kind in BY_NAME.items() if kind.memoryless]  # those that inpaint
 
 
 def by_name(sampler: str | Sampler, **options) -> Sampler:
@@ -300,8 +300,9 @@ def by_name(sampler: str | Sampler, **options) -> Sampler:
 
 
 def name_of(sampler: Sampler) -> str:
-    """Return the name by which `by_name` finds a sampler."""
-    return next(name for name, kind in BY_NAME.items() if isinstance(sampler, kind))
+    """Return the name by which `by_name` finds a sampler; for one of the user's own, the name of its class."""
+    names = [name for name, kind in BY_NAME.items() if isinstance(sampler, kind)]
+    return names[0] if names else type(sampler).__name__
 
 
 def step_table(
