@@ -8,7 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +75,7 @@ def test_a_value_that_cannot_be_is_named(name, value):
 @given(st.lists(JSON, min_size=1, max_size=3), st.sampled_from(["image_size", "multipliers", "attention_resolutions"]))
 def test_lists_of_anything_else_than_whole_numbers_are_refused(values, name):
     assume(not all(type(value) is int for value in values))
-    with refused_in_flags(f"--{name} must"):
+    with raises_in_flags(f"--{name} must"):
         presets.make_config("digits", **{name: values})
 
 

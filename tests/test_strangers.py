@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.image_samples import GREY, write
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 
 from kddpm import data
 from kddpm.base.errors import InputError
@@ -238,7 +238,7 @@ def test_a_new_run_is_told_that_it_does_not_fit(tmp_path, monkeypatch):
 
 def test_data_of_another_size_than_the_configuration_are_refused(run_dir):
     rewrite(run_dir / "config.json", '"image_shape": [\n      8,', '"image_shape": [\n      9,')
-    with refused_in_flags(r"`image_shape` of its `data` must be that of image_size=8x8.*\[9, 8, 1\]"):
+    with raises_in_flags(r"`image_shape` of its `data` must be that of image_size=8x8.*\[9, 8, 1\]"):
         build.load_run(run_dir)
 
 
@@ -393,5 +393,5 @@ def test_what_is_said_beside_the_pixels_is_not_listened_to(tmp_path, canary):
 
 def test_a_picture_of_the_users_is_not_unpickled(tmp_path, canary):
     (tmp_path / "a.png").write_bytes(object_array(canary))
-    with refused_in_flags("--inpaint: cannot read"):
+    with raises_in_flags("--inpaint: cannot read"):
         decoding.read_image("--inpaint", tmp_path / "a.png", None, 1)

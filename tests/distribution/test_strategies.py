@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.networks import OneConv
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 
 import kddpm
 from kddpm.base.errors import InputError, WorkerLostError
@@ -51,7 +51,7 @@ def test_the_flag_has_the_names_that_there_are():
 def test_what_there_is_not_is_named(monkeypatch, name, cpu_replicas, environment, text):
     if environment is not None:
         monkeypatch.setenv("TF_CONFIG", environment)
-    with refused_in_flags(text.replace("{", r"\{").replace("}", r"\}")) as refused:
+    with raises_in_flags(text.replace("{", r"\{").replace("}", r"\}")) as refused:
         strategies.make(name, cpu_replicas)
     assert "\n" not in str(refused.value)
 
@@ -197,7 +197,7 @@ def test_what_fit_does_not_know_is_refused(arguments, text):
 def test_a_run_whose_batch_cannot_be_shared_names_its_flags():
     config = presets.make_config("digits", batch_size=64, accumulation=4)
     training._check_batch(config, 2)
-    with refused_in_flags("--batch_size must be divisible by the 3 replicas of --strategy, each of"):
+    with raises_in_flags("--batch_size must be divisible by the 3 replicas of --strategy, each of"):
         training._check_batch(config, 3)
 
 

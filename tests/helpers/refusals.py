@@ -9,7 +9,7 @@ from kddpm.base.errors import InputError
 
 
 @contextlib.contextmanager
-def refused_in_flags(message):
+def raises_in_flags(message):
     """An `InputError` whose line, with every argument named as a flag, matches the message."""
     with pytest.raises(InputError) as caught:
         yield caught

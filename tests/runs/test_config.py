@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 
 from kddpm.runs import presets
 from kddpm.runs.config import CHANGEABLE, TrainConfig, help_of, parse
@@ -58,7 +58,7 @@ def test_flags_are_read_as_the_type_of_their_field(name, text, value):
     ("name", "text"), [("steps", "many"), ("steps", "1.5"), ("dropout", "a"), ("multipliers", "1;2")]
 )
 def test_flags_of_another_type_are_named(name, text):
-    with refused_in_flags(f"--{name} must be .* Received: '{text}'"):
+    with raises_in_flags(f"--{name} must be .* Received: '{text}'"):
         parse(FIELDS[name], text)
 
 
@@ -143,7 +143,7 @@ def test_flags_of_another_type_are_named(name, text):
     ],
 )
 def test_impossible_values_are_named(overrides, message):
-    with refused_in_flags(message):
+    with raises_in_flags(message):
         presets.make_config("ddpm32", **overrides)
 
 
@@ -182,7 +182,7 @@ def test_pictures_may_change_while_a_run_goes_on_but_not_what_it_trains():
 
 
 def test_unknown_presets_and_a_missing_data_set_are_named():
-    with refused_in_flags("--preset must be one of digits, mnist, .* Received: 'cifar'"):
+    with raises_in_flags("--preset must be one of digits, mnist, .* Received: 'cifar'"):
         presets.make_config("cifar")
-    with refused_in_flags("--dataset is needed: the preset ddpm256 has none of its own"):
+    with raises_in_flags("--dataset is needed: the preset ddpm256 has none of its own"):
         presets.make_config("ddpm256")

@@ -1,7 +1,7 @@
 """The files of a run: rows of metrics.csv, config.json, and whose directory it is."""
 
 import pytest
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 from helpers.small_runs import TINY
 
 from kddpm.base.errors import InputError
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.usefixtures("least_network")
 def test_foreign_directories_and_files_are_left_alone(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with refused_in_flags("--run_dir must be new, empty or a run of train.py. Received: .*full, with files"):
+    with raises_in_flags("--run_dir must be new, empty or a run of train.py. Received: .*full, with files"):
         training.train(TINY, tmp_path / "full", verbose=False)
-    with refused_in_flags("--run_dir must be a directory. Received: the file"):
+    with raises_in_flags("--run_dir must be a directory. Received: the file"):
         training.train(TINY, tmp_path / "full" / "thesis.txt", verbose=False)
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
@@ -68,5 +68,5 @@ def edited(old, new):
 def test_runs_that_cannot_generate_say_why(begin, damage, message):
     run_dir = begin(3)
     damage(run_dir)
-    with refused_in_flags(message):
+    with raises_in_flags(message):
         build.load_run(run_dir)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from helpers.image_samples import random_pixels
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 from helpers.small_runs import make_run
 from PIL import Image
 
@@ -197,7 +197,7 @@ def test_labels_are_those_of_the_data(files, quick, tmp_path):
 def test_labels_that_do_not_fit_are_refused(quick, tmp_path, labels, text):
     arrays = {"images": random_pixels(7, 8, 8)} | ({} if labels is None else {"labels": labels})
     np.savez(tmp_path / "other.npz", **arrays)
-    with refused_in_flags(text):
+    with raises_in_flags(text):
         quick("classes", dataset=f"npz:{tmp_path}/other.npz")
 
 
@@ -250,7 +250,7 @@ def test_decoded_data_are_shared_with_training(files, quick, tmp_path, monkeypat
 def test_a_result_is_not_lost_to_one_of_another_question(quick, tmp_path, options, name):
     quick()
     before = (tmp_path / "out" / "bits_per_dim.json").read_bytes()
-    with refused_in_flags(f"--out has a result of another {name}; name another folder, or --overwrite"):
+    with raises_in_flags(f"--out has a result of another {name}; name another folder, or --overwrite"):
         quick(overwrite=False, **options)
     assert (tmp_path / "out" / "bits_per_dim.json").read_bytes() == before
     quick(overwrite=False)  # the same question again
@@ -260,7 +260,7 @@ def test_a_result_is_not_lost_to_one_of_another_question(quick, tmp_path, option
 def test_a_file_of_something_else_is_not_overwritten(quick, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "bits_per_dim.json").write_text("[]")
-    with refused_in_flags("--out has a result of another format"):
+    with raises_in_flags("--out has a result of another format"):
         quick(overwrite=False)
 
 

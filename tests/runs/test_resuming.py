@@ -9,7 +9,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 from helpers.small_runs import TINY, StopAfter, averages
 
 import kddpm
@@ -97,7 +97,7 @@ def test_a_signal_saves_and_leaves(tmp_path, finished, capsys):
 
 def test_another_configuration_is_refused_by_name(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
-    with refused_in_flags("belongs to another configuration: --width was 8, now 16; --seed was 0, now 1"):
+    with raises_in_flags("belongs to another configuration: --width was 8, now 16; --seed was 0, now 1"):
         training.train(dataclasses.replace(TINY, width=16, seed=1), finished, verbose=False)
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
@@ -109,7 +109,7 @@ def test_other_data_are_refused(tmp_path):
     training.train(config, tmp_path / "run", verbose=False)
     pictures[7, 3, 3] ^= 1
     np.savez(tmp_path / "data.npz", images=pictures)
-    with refused_in_flags("is not what --run_dir .* was trained on: 40 images of 8x8x1 then"):
+    with raises_in_flags("is not what --run_dir .* was trained on: 40 images of 8x8x1 then"):
         training.train(dataclasses.replace(config, steps=2), tmp_path / "run", verbose=False)
 
 
@@ -147,11 +147,11 @@ def test_what_may_differ_is_named(begin):
     def resume(config, *named):
         training.train(config, run_dir, override_resume=named, verbose=False)
 
-    with refused_in_flags("--dropout was .*, now 0.3; --learning_rate .* with --override_resume"):
+    with raises_in_flags("--dropout was .*, now 0.3; --learning_rate .* with --override_resume"):
         resume(other)
-    with refused_in_flags("belongs to another configuration: --learning_rate was"):
+    with raises_in_flags("belongs to another configuration: --learning_rate was"):
         resume(other, "dropout")
-    with refused_in_flags("--override_resume must name flags of the configuration. Received: drop"):
+    with raises_in_flags("--override_resume must name flags of the configuration. Received: drop"):
         resume(other, "drop")
     resume(other, "dropout", "learning_rate")
     before = (run_dir / "config.json").read_bytes()
@@ -172,7 +172,7 @@ def test_a_run_that_was_killed_before_it_began_begins(tmp_path, finished, left):
 def test_two_processes_do_not_train_one_run(begin, finished):
     run_dir = begin(4, killed=True)
     before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")}
-    with locked(run_dir), refused_in_flags("--run_dir .* is being trained by another process"):
+    with locked(run_dir), raises_in_flags("--run_dir .* is being trained by another process"):
         training.train(TINY, run_dir, verbose=False)
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*")} == before
     training.train(TINY, run_dir, verbose=False)

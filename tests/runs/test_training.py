@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.refusals import refused_in_flags
+from helpers.refusals import raises_in_flags
 from helpers.small_runs import TINY, averages, rows
 from PIL import Image
 
@@ -89,7 +89,7 @@ def test_data_larger_than_memory_are_kept_in_the_run(tmp_path, monkeypatch, fini
     ],
 )
 def test_data_that_do_not_fit_end_before_anything_is_written(tmp_path, overrides, message):
-    with refused_in_flags(message):
+    with raises_in_flags(message):
         training.train(dataclasses.replace(TINY, **overrides), tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
 
@@ -97,13 +97,13 @@ def test_data_that_do_not_fit_end_before_anything_is_written(tmp_path, overrides
 def test_labels_that_are_missing_are_named(tmp_path):
     np.savez(tmp_path / "data.npz", images=np.zeros((20, 8, 8, 1), np.uint8))
     config = dataclasses.replace(TINY, dataset=f"npz:{tmp_path / 'data.npz'}", num_classes=10)
-    with refused_in_flags("--num_classes needs labels, and --dataset npz:.* has none"):
+    with raises_in_flags("--num_classes needs labels, and --dataset npz:.* has none"):
         training.train(config, tmp_path / "run", verbose=False)
 
 
 def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch, whole_network):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free=10**5))
-    with refused_in_flags(r"--run_dir needs about \d+ MB for checkpoints. Received: .*run, with 0 MB free"):
+    with raises_in_flags(r"--run_dir needs about \d+ MB for checkpoints. Received: .*run, with 0 MB free"):
         training.train(TINY, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run" / "config.json").exists()
