@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-_NOTHING = object()
-
 
 class InputError(ValueError):
     """A user's value that cannot be used.
@@ -25,7 +23,7 @@ class InputError(ValueError):
         '--accumulation must divide --batch_size=64. Received: 3'
     """
 
-    def __init__(self, argument: str, expected: str | None = None, received: object = _NOTHING, **others: object):
+    def __init__(self, argument: str, expected: str | None = None, received: object = ..., **others: object):
         self.argument = None if expected is None else argument
         self.expected = argument if expected is None else expected
         self.received = received
@@ -44,7 +42,7 @@ class InputError(ValueError):
         text = self.expected
         if self.argument is not None:
             text = f"{_named(self.argument, ..., flags)} {text}"
-        if self.received is not _NOTHING:
+        if self.received is not ...:
             text = f"{text}. Received: {self.received}"
         for name, value in self.others.items():
             text = text.replace(f"{{{name}}}", _named(name, value, flags))

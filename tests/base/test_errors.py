@@ -1,4 +1,5 @@
 import ast
+import copy
 import pathlib
 import re
 
@@ -61,6 +62,11 @@ def test_the_parts_can_be_asked_for():
         {"blocks": 2},
     )
     assert InputError("a.npz cannot be read").argument is None
+
+
+def test_copies_read_the_same():
+    error = copy.deepcopy(InputError("accumulation", "goes without {batch_size}", batch_size=...))
+    assert error.as_flags(FLAGS) == "--accumulation goes without --batch_size"
 
 
 def test_the_first_line_of_an_error_without_words_is_its_name():
