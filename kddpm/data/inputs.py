@@ -1,86 +1,230 @@
-"""Checks of the images and labels passed to `fit` or `evaluate`: wrong ones raise an error of one line."""
+"""Checks of images and labels on their way into `fit`, `evaluate` and the like: wrong ones raise an error of one line.
 
+Every source is checked for the same: shape, type, range and labels. An array is checked as a whole, the batches of a
+`tf.data.Dataset`, a `PyDataset` or a generator as they are read, and what cannot be read here is checked in the step
+itself (`prepared`).
+"""
+
+import itertools
+import math
+import re
 import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
 from kddpm.base.types import Tensor
+from kddpm.data import images as kd_images
 from kddpm.data import labels as class_labels
 
+_LARGEST = 1 + 1 / 255  # beyond 1 by half a grey level: rounding, which is clipped
+_ENOUGH = 64  # images to judge their scale by
+_BLACK = -0.99  # above 1 / 127.5 - 1, which is white where images in [0, 1] were taken for 0 .. 255
 
-class Watch:
-    """Context in which a wrong batch of a dataset raises its `InputError`, instead of TensorFlow's graph error."""
 
-    def __init__(self) -> None:
+class Guard:
+    """Checks what one call of `fit` or `evaluate` reads.
+
+    As a context it raises the `InputError` of a wrong batch in place of TensorFlow's graph error, and warns once of
+    images that do not look scaled to [-1, 1].
+
+    Args:
+        image_shape: (H, W, C) that the network expects.
+        classes: number of classes, None = ignore labels.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int | None):
+        self._expected = tuple(image_shape), classes
+        self._seen: list[_Seen] = []
+        self._has_warned = False
         self._found: InputError | None = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self._found is not None and isinstance(error, tf.errors.InvalidArgumentError | tf.errors.UnknownError):
-            raise self._found from None
+        if isinstance(error, tf.errors.OpError):
+            # A process of a `PyDataset` leaves nothing but its line in TensorFlow's message.
+            line = re.search(r"^InputError: (.*)", error.message, re.MULTILINE)
+            if found := self._found or (line and InputError(line[1])):
+                raise found from None
+        if error is None:
+            self.warn(at_end=True)
 
-    def refuse(self, error: InputError) -> None:
-        """Reject the current batch and remember why.
+    def source(self, x: Any, y: Any = None) -> tuple[Any, Any]:
+        """Return x and y for Keras: the same images and labels, checked now or as they are read.
+
+        Args:
+            x: an array (N, H, W, C); or a `tf.data.Dataset`, `PyDataset` or iterator of batches, which are images,
+                (images,) or (images, labels). Of any other iterable, such as a distributed dataset, only the first
+                batch is read here: all are checked in the step.
+            y: labels of an array (N,), or None.
 
         Raises:
-            InputError: `error`.
+            InputError: as in `check_arrays`, or a dataset of something else.
         """
-        self._found = error
-        raise error
+        if isinstance(x, tf.data.Dataset):
+            return self._dataset(x), y
+        if isinstance(x, keras.utils.PyDataset):
+            return _CheckedPyDataset(x, self._batch_check()), y
+        if isinstance(x, Iterator):
+            check = self._batch_check()
+            return (check(batch) for batch in x), y
+        if hasattr(x, "shape") and not isinstance(x, tf.SparseTensor | tf.RaggedTensor):
+            y = np.asarray(y) if isinstance(y, list | tuple | range) else y
+            self.arrays(x, y)
+        elif isinstance(x, Iterable) and not isinstance(x, list | tuple | dict | str | tf.RaggedTensor):
+            for batch in itertools.islice(x, 1):
+                self._batch_check()(batch)
+        else:
+            raise InputError(
+                "Images must be one array (N, H, W, C), a tf.data.Dataset, a PyDataset or a generator",
+                received=type(x).__name__,
+            )
+        return x, y
 
+    def arrays(self, images: Any, labels: Any = None) -> None:
+        """Check arrays that are complete, as `check_arrays` does, and warn of their scale.
 
-def checked_images(
-    x: Tensor, y: Tensor, image_shape: tuple[int, int, int], classes: int | None, watch: Watch | None = None
-) -> Tensor:
-    """Return x after checking that it holds images of that shape; a dataset's batches are checked as they are read.
+        Raises:
+            InputError: as in `check_arrays`.
+        """
+        seen = _Seen()
+        seen.add(images, labels, *self._expected)
+        self._warn_of(seen)
 
-    Args:
-        x: an array, or a `tf.data.Dataset` of images or (images, labels). Keras's other sources, such as a
-            `PyDataset`, are not checked.
-        y: labels of an array, or None.
-        image_shape: (H, W, C) that the network expects.
-        classes: number of classes, None = ignore labels.
-        watch: context in which the batches of a dataset will be read.
+    def warn(self, at_end: bool = False) -> None:
+        """Warn, unless it was done already, if images read so far do not look scaled to [-1, 1].
 
-    Raises:
-        InputError: wrong shape or type, values outside [-1, 1] or NaN, labels out of range.
-    """
-    if isinstance(x, tf.data.Dataset):
-        spec, *labels = x.element_spec if isinstance(x.element_spec, tuple) else (x.element_spec,)
+        Args:
+            at_end: whether an epoch has ended, so that few images are all there are.
+        """
+        for seen in self._seen:
+            if at_end or seen.count >= _ENOUGH:
+                self._warn_of(seen)
+
+    def _warn_of(self, seen):
+        if not self._has_warned and seen.doubt:
+            self._has_warned = True
+            warnings.warn(seen.doubt, stacklevel=2)
+
+    def _batch_check(self):
+        """Return a function that checks a batch from Python and returns it as a tuple, for one source."""
+        self._seen.append(seen := _Seen())
+
+        def check(batch):
+            try:
+                parts = tuple(part for part in keras.utils.unpack_x_y_sample_weight(batch) if part is not None)
+                if not parts or not hasattr(parts[0], "shape"):
+                    received = type(parts[0] if parts else batch).__name__
+                    raise InputError("A batch must be images, or (images, labels)", received=received)
+                seen.add(parts[0], parts[1] if parts[1:] else None, *self._expected)
+            except InputError as error:
+                self._found = error
+                raise
+            return parts
+
+        return check
+
+    def _dataset(self, dataset):
+        """Return a `tf.data.Dataset` whose batches are checked as they are read."""
+        image_shape, classes = self._expected
+        spec, *others = dataset.element_spec if isinstance(dataset.element_spec, tuple) else (dataset.element_spec,)
         if not isinstance(spec, tf.TensorSpec):
-            raise InputError("A dataset must give images, or (images, labels)", received=x.element_spec)
-        if classes and labels:
-            _check_label_shape(labels[0].shape)
-        _check_shape_and_type(spec.shape[1:], spec.dtype, image_shape)
+            raise InputError("A dataset must give images, or (images, labels)", received=dataset.element_spec)
+        _check_shape_and_type(spec.shape, spec.dtype, image_shape)
+        has_labels = bool(classes and others)
+        if has_labels:
+            _check_label_shape(others[0].shape)
+            _check_label_type(others[0].dtype, classes)
         options = tf.data.Options()  # each of several workers takes its part of every batch, not of the files
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        checked = x.map(
-            lambda *batch: _checked_batch(batch, classes, watch or Watch()), num_parallel_calls=tf.data.AUTOTUNE
-        )
-        return checked.with_options(options)
-    if x is None or isinstance(x, list | tuple | dict):
-        raise InputError("Images must be one array (N, H, W, C) or a tf.data.Dataset", received=type(x).__name__)
-    if not hasattr(x, "shape"):
-        return x
-    _check_shape_and_type(x.shape[1:], x.dtype, image_shape)
-    if x.dtype != np.uint8 and len(x):
-        low, high = float(np.min(x)), float(np.max(x))
-        if not (low >= -1 and high <= 1):
-            raise _out_of_range(low, high)
-        if low >= 0:
-            warnings.warn(
-                f"The images lie in [{low:g}, {high:g}]; floats are expected in [-1, 1]. "
-                "If 0 stands for black, pass x * 2 - 1",
-                stacklevel=4,
-            )
-    if classes and y is not None:
-        _check_label_shape(np.shape(y))
-        class_labels.check(np.asarray(y), classes)
-    return x
+        check = self._batch_check()
+
+        def look(*arrays):
+            check(arrays)
+            return True
+
+        def checked(images, *rest):
+            with tf.control_dependencies([tf.numpy_function(look, [images, *rest[:has_labels]], tf.bool)]):
+                images = tf.ensure_shape(tf.identity(images), (None, *image_shape))
+            return (images, *rest) if rest else images
+
+        if spec.dtype != tf.uint8 or has_labels or not spec.shape[1:].is_fully_defined():
+            dataset = dataset.map(checked, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.with_options(options)
+
+
+def check_arrays(
+    images: Any, labels: Any, image_shape: tuple[int, int, int], classes: int | None
+) -> tuple[float, float]:
+    """Check images (N, H, W, C) and their labels (N,), or None, and return the images' least and largest value.
+
+    Those of uint8 images are not looked for: -1 and 1.
+
+    Raises:
+        InputError: images of another shape or type, none of them, values outside [-1, 1] or NaN; labels that are not
+            one an image, integers in 0 .. classes - 1.
+    """
+    images = np.asarray(images)
+    _check_shape_and_type(images.shape, images.dtype, image_shape)
+    if not len(images):
+        raise InputError("Images must be at least one", received="none")
+    if classes and labels is not None:
+        labels = np.asarray(labels)
+        _check_label_shape(labels.shape)
+        if len(labels) != len(images):
+            raise InputError("labels", "must be one an image", f"{len(labels)} labels, {len(images)} images")
+        class_labels.check(labels, classes)
+    if images.dtype == np.uint8:
+        return -1, 1
+    low, high = np.min(images), np.max(images)
+    if not (-_LARGEST <= low and high <= _LARGEST):  # NaN as well
+        received = "NaN" if np.isnan(low) else f"from {_number(low)} to {_number(high)}"
+        raise InputError("Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)", received=received)
+    return float(low), float(high)
+
+
+def prepared(
+    images: Tensor, labels: Tensor, image_shape: tuple[int, int, int], classes: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch as a step computes with it, and whether that is what came.
+
+    Args:
+        images: uint8 or float (B, H, W, C).
+        labels: integers (B,) or (B, 1); not read if there are no classes.
+        image_shape: (H, W, C) that the network expects.
+        classes: number of classes, or None.
+
+    Returns:
+        The images, float32 in [-1, 1]; the labels, int32 (B,) in 0 .. classes - 1, or None; and a bool scalar, False if
+        values had to be brought into these ranges by more than rounding.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    if tf.executing_eagerly():
+        check_arrays(images, labels, image_shape, classes)
+    _check_shape_and_type(images.shape, images.dtype, image_shape)
+    images = tf.ensure_shape(images, (images.shape[0], *image_shape))
+    is_valid = tf.constant(True)
+    if images.dtype == tf.uint8:
+        x_0 = kd_images.to_float(images)
+    else:
+        x_0 = tf.cast(images, tf.float32)
+        is_valid &= tf.reduce_all(tf.abs(x_0) <= _LARGEST)  # false for NaN
+        x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
+    if not classes:
+        return x_0, None, is_valid
+    _check_label_shape(labels.shape)
+    _check_label_type(labels.dtype, classes)
+    labels = tf.reshape(tf.cast(labels, tf.int64), [-1])
+    inside = tf.clip_by_value(labels, 0, classes - 1)
+    return x_0, tf.cast(inside, tf.int32), is_valid & tf.reduce_all(inside == labels)
 
 
 def shareable_batches(x: Tensor, y: Tensor, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
@@ -129,51 +273,78 @@ def size_of_batches(dataset: object, replicas: int) -> int:
     return size
 
 
-def _check_label_shape(shape):
-    if len(shape) != 1 and tuple(shape[1:]) != (1,):
-        raise InputError("Labels must be class numbers, one an image", received=f"shape {tuple(shape)}")
+class _Seen:
+    """What was seen of one source of images: their type, and their least and largest value."""
+
+    def __init__(self):
+        self.dtype, self.low, self.high, self.count = None, math.inf, -math.inf, 0
+
+    def add(self, images, labels, image_shape, classes):
+        """Check images and labels, and remember what was seen."""
+        images = np.asarray(images)
+        low, high = check_arrays(images, labels, image_shape, classes)
+        if self.dtype not in (None, images.dtype):  # Keras would convert them to the type of the first
+            raise InputError("Images must be of one type", received=f"{self.dtype}, then {images.dtype}")
+        self.dtype, self.count = images.dtype, self.count + len(images)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @property
+    def doubt(self):
+        """Why these images are probably not what was meant, or None."""
+        if self.count and self.low >= 0:
+            return (
+                f"The images lie in [{self.low:g}, {self.high:g}]; floats are expected in [-1, 1]. "
+                "If 0 stands for black, pass x * 2 - 1"
+            )
+        if self.count and self.high <= _BLACK:
+            return (
+                f"The images lie in [{self.low:g}, {self.high:g}], which is black. If they were in [0, 1] before "
+                "x / 127.5 - 1, pass x * 2 - 1 instead"
+            )
+        return None
+
+
+class _CheckedPyDataset(keras.utils.PyDataset):
+    """A `PyDataset` with a check of every batch."""
+
+    def __init__(self, source, check):
+        super().__init__(source.workers, source.use_multiprocessing, source.max_queue_size)
+        self._source, self._check = source, check
+
+    def __getitem__(self, index):
+        return self._check(self._source[index])
+
+    @property
+    def num_batches(self):
+        return self._source.num_batches
+
+    def on_epoch_begin(self):
+        self._source.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._source.on_epoch_end()
 
 
 def _check_shape_and_type(shape, dtype, image_shape):
-    if tuple(shape) != tuple(image_shape):
-        expected, received = (", ".join(str(n) for n in ("N", *s)) for s in (image_shape, shape))
+    if not tf.TensorShape(shape).is_compatible_with((None, *image_shape)):
+        expected = ", ".join(str(n) for n in ("N", *image_shape))
+        received = ", ".join("N" if n is None else str(n) for n in shape)
         raise InputError(f"Images must have the shape ({expected}) of the network", received=f"({received})")
     dtype = tf.as_dtype(dtype)
     if not (dtype == tf.uint8 or dtype.is_floating):
         raise InputError("Images must be uint8, or float in [-1, 1]", received=dtype.name)
 
 
-def _out_of_range(low: float, high: float) -> InputError:
-    expected = "Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)"
-    return InputError(expected, received=f"from {low:g} to {high:g}")
+def _check_label_shape(shape):
+    if not tf.TensorShape(shape).is_compatible_with((None,)) and tuple(shape[1:]) != (1,):
+        raise InputError("Labels must be class numbers, one an image", received=f"shape {tuple(shape)}")
 
 
-def _checked_batch(batch, classes, watch):
-    images, *labels = batch
+def _check_label_type(dtype, classes):
+    if not dtype.is_integer:
+        raise InputError("labels", f"must be integers in 0 .. {classes - 1}", dtype.name)
 
-    def judge(values, inside, error_of):
-        """Reject the batch if a value is not inside."""
 
-        def look(inside, low, high):
-            return inside or watch.refuse(error_of(low, high))
-
-        return tf.numpy_function(look, [inside, tf.reduce_min(values), tf.reduce_max(values)], tf.bool)
-
-    checks = []
-    if images.dtype != tf.uint8:
-        inside = tf.reduce_all(tf.abs(images) <= 1)  # false for NaN as well
-        checks.append(judge(tf.cast(images, tf.float32), inside, _out_of_range))
-    if classes and labels:
-        inside = tf.reduce_all((labels[0] >= 0) & (labels[0] < classes))
-        checks.append(
-            judge(
-                labels[0],
-                inside,
-                lambda low, high: InputError(
-                    f"Labels must lie in 0 .. {classes - 1}", received=f"from {low} to {high}"
-                ),
-            )
-        )
-    with tf.control_dependencies(checks):
-        images = tf.identity(images)
-    return (images, *labels) if labels else images
+def _number(value) -> str:
+    """Return the shortest text that means this number in its type."""
+    return str(value).removesuffix(".0")

@@ -91,7 +91,7 @@ def bits_per_dim(
         raise InputError("images", "must be exact uint8 for bits per dimension", images.dtype)
     if not len(images):
         raise InputError("images", "must be at least one", "none")
-    inputs.checked_images(images, None, denoiser.image_shape, None)
+    inputs.check_arrays(images, None, denoiser.image_shape, None)
     batch = min(arguments.count("batch_size", batch_size), len(images))
     count, num_timesteps = len(images), denoiser.schedule.num_timesteps
     labels = denoiser.labels_of_images(labels, count)

@@ -5,10 +5,10 @@ from `fold_in((seed, purpose), k)`. So a run continues as if it had never stoppe
 """
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,28 +16,27 @@ import tensorflow as tf
 
 from kddpm.base.errors import InputError
 from kddpm.base.types import Config, Integers, Tensor
-from kddpm.data import images as kd_images
 from kddpm.data import inputs
 from kddpm.device import export
 from kddpm.distribution import replicas, strategies
 from kddpm.evaluation import likelihood
 from kddpm.model import checks, draws, means
 from kddpm.model.gradients import descend, loss_and_gradients
+from kddpm.model.guarded import GuardedModel
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
 from kddpm.theory import objectives, schedules
 from kddpm.theory.parametrization import Objective
 
-_MOST_SKIPPED = 10  # steps in a row
-
 
 @keras.saving.register_keras_serializable("kddpm")
-class DiffusionModel(keras.Model):
+class DiffusionModel(GuardedModel):
     """A denoising diffusion probabilistic model around a network that predicts eps, x_0, mu or v.
 
-    Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays or a `tf.data.Dataset` of
-    images or of (images, labels); a network without classes ignores the labels. `evaluate` and `generate` use an
-    exponential moving average of the weights. The loss is chosen here; `compile` takes the optimizer and no loss.
+    Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays, or a `tf.data.Dataset`,
+    `PyDataset` or generator of images or of (images, labels); a network without classes ignores the labels. `evaluate`
+    and `generate` use an exponential moving average of the weights. The loss is chosen here; `compile` takes the
+    optimizer and no loss.
 
     Args:
         network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
@@ -108,8 +107,9 @@ class DiffusionModel(keras.Model):
         self.loss_tracker = means.Mean(name="loss")
         self.gradient_norm_tracker = means.Mean(name="gradient_norm")
         self.skipped_tracker = means.Sum(name="skipped_steps")
+        self._invalid_batches = means.Sum(name="invalid_batches")  # among those that only a step has seen
         self._traced_shapes: dict[str, tuple] = {}  # first batch shape of each purpose
-        self._replica_batch = None  # images of a training batch on each replica, if there are several
+        self._batch_guards: dict[str, inputs.Guard] = {}  # of `train_on_batch` and `test_on_batch`
         self.built = True
 
     def _counter(self, name, dtype="float32", shape=()):
@@ -152,7 +152,7 @@ class DiffusionModel(keras.Model):
 
     def train_step(self, data: Tensor) -> dict[str, Tensor]:
         """Take one step of Algorithm 1 on a batch of images, or of (images, labels)."""
-        x_0, label = self._unpack(data, "training")
+        x_0, label, invalid = self._unpack(data, "training")
         drawn = self._draw(draws.TRAINING, self.step, x_0, label)
         weights = self.network.trainable_variables
 
@@ -161,20 +161,22 @@ class DiffusionModel(keras.Model):
             return tf.reduce_mean(weight * losses), losses
 
         loss, losses, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
-        global_loss, *gradients = replicas.averaged([loss, *gradients])
+        global_loss, invalid, *gradients = replicas.averaged([loss, invalid, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm)
+        is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm) & (invalid == 0)
+        self._invalid_batches.update_state(invalid)
         descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
         self._update_loss_history(drawn.t, losses, is_finite)
         self._update_ema(is_finite)
-        self.step.assign_add(1)
+        with tf.control_dependencies([global_loss]):  # no step without data, such as after the last batch
+            self.step.assign_add(1)
         self.last_loss.assign(global_loss)
         self._update_metrics(global_loss, gradient_norm, is_finite)
         return self._logs(self.get_metrics_result())
 
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
         """Compute the loss of one batch under the averaged weights, with the same draws at every evaluation."""
-        x_0, label = self._unpack(data, "evaluation")
+        x_0, label, invalid = self._unpack(data, "evaluation")
         drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
         arrays = [x_0, drawn.t, drawn.noise, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
@@ -182,7 +184,9 @@ class DiffusionModel(keras.Model):
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
         losses = self._image_losses(self.ema_network, *arrays)
         size = tf.shape(x_0)[0]
-        self.loss_tracker.update_state(*replicas.summed([tf.reduce_sum(losses[:size]), tf.cast(size, tf.float32)]))
+        total, count, invalid = replicas.summed([tf.reduce_sum(losses[:size]), tf.cast(size, tf.float32), invalid])
+        self.loss_tracker.update_state(tf.where(invalid == 0, total, math.nan), count)
+        self._invalid_batches.update_state(invalid)
         return self._logs({"loss": self.loss_tracker.result()})
 
     def _logs(self, results):
@@ -198,22 +202,19 @@ class DiffusionModel(keras.Model):
         return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
 
     def _unpack(self, data, purpose):
-        """Return the images of a batch as floats, and their labels, or None for a network without classes."""
-        images, label, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        """Return the images of a batch as floats, their labels or None, and 1.0 if these were not in their ranges."""
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if sample_weight is not None:
             raise InputError("sample_weight", "is not supported: every image counts the same")
+        if self.network.num_classes and labels is None:
+            raise InputError(
+                "network", f"has {self.network.num_classes} classes and needs labels: pass (images, labels)"
+            )
         if purpose == "training" and self._replica_batch is not None:
             images = tf.ensure_shape(images, (self._replica_batch, *self.image_shape))
         self._note_trace(purpose, images)
-        if self.network.num_classes:
-            if label is None:
-                raise InputError(
-                    "network", f"has {self.network.num_classes} classes and needs labels: pass (images, labels)"
-                )
-            label = tf.reshape(tf.cast(label, tf.int32), [-1])
-        else:
-            label = None
-        return kd_images.to_float(images) if images.dtype == tf.uint8 else tf.cast(images, tf.float32), label
+        x_0, labels, is_valid = inputs.prepared(images, labels, self.image_shape, self.network.num_classes)
+        return x_0, labels, tf.cast(~is_valid, tf.float32)
 
     def _draw(self, purpose, index, x_0, label):
         is_training = purpose == draws.TRAINING
@@ -249,6 +250,17 @@ class DiffusionModel(keras.Model):
             tracker.update_state(tf.where(is_finite, value, 0.0), taken)
         self.skipped_tracker.update_state(1 - taken)
         self.skipped_in_a_row.assign(tf.cast(~is_finite, tf.int64) * (self.skipped_in_a_row.value + 1))
+
+    def check_valid(self) -> None:
+        """Check that every batch was valid, those too that only the step has seen.
+
+        Raises:
+            InputError: images or labels were out of range; nothing was learned from their batch.
+        """
+        if self._invalid_batches.total.numpy():
+            self._invalid_batches.reset_state()
+            labels = f", labels in 0 .. {self.network.num_classes - 1}" if self.network.num_classes else ""
+            raise InputError(f"Images must be uint8, or finite floats in [-1, 1]{labels}", received="other values")
 
     def check_not_lost(self, most_skipped: int) -> None:
         """Check that a step was taken recently.
@@ -344,68 +356,6 @@ class DiffusionModel(keras.Model):
         """
         return export.export(self, path, format, sampler, num_steps, precision, **kwargs)
 
-    # Inputs of `fit` and `evaluate`.
-
-    def fit(
-        self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, epochs: int = 1, **kwargs
-    ) -> keras.callbacks.History:
-        """Train with Keras's `fit`, after a check of the images.
-
-        A step whose loss or gradients are not finite is skipped, and counted in `skipped_steps`.
-
-        Raises:
-            InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
-                skipped steps in a row.
-        """
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        for name in ("sample_weight", "class_weight"):
-            if kwargs.get(name) is not None:
-                raise InputError(name, "is not supported: every image counts the same")
-        if replicas > 1 and kwargs.get("validation_split"):
-            raise InputError("validation_split", f"is for one device; with {replicas} replicas pass `validation_data`")
-        watch = inputs.Watch()
-        if kwargs.get("validation_data") is not None:
-            images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
-            kwargs["validation_data"] = (self._checked(images, labels, watch), labels, *weights)
-        x = self._checked(x, y, watch)
-        if replicas > 1:
-            if hasattr(x, "shape"):
-                seed = self.seed + int(self.step.numpy())  # the same on every worker
-                x = inputs.shareable_batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
-                y = batch_size = None
-            self._set_replica_batch(inputs.size_of_batches(x, replicas) // replicas)
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # a dataset has its own order, and Keras warns about the default
-        if self.jit_compile and hasattr(x, "shape") and len(x) % (batch_size or 32):
-            warnings.warn(
-                f"{len(x)} images are not a multiple of batch_size={batch_size or 32}: XLA compiles the training step "
-                "a second time for the smaller last batch",
-                stacklevel=2,
-            )
-        callbacks = kwargs.pop("callbacks", None)
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = [*keras.tree.flatten(callbacks or []), _StopWhenLost()]
-        with watch:
-            return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
-
-    def evaluate(self, x: Tensor = None, y: Tensor = None, batch_size: int | None = None, **kwargs) -> Any:
-        """Return the loss under the averaged weights, by Keras's `evaluate`; the same images give the same number.
-
-        Raises:
-            InputError: as in `fit`.
-        """
-        with inputs.Watch() as watch:
-            return super().evaluate(self._checked(x, y, watch), y, batch_size=batch_size, **kwargs)
-
-    def _set_replica_batch(self, replica_batch):
-        """Trace training for this many images per replica: batches of several workers have no static size."""
-        if replica_batch != self._replica_batch:
-            self._replica_batch, self.train_function = replica_batch, None
-
-    def _checked(self, x, y, watch):
-        """Return the images x, checked; the batches of a dataset are checked by `watch` as they come."""
-        return inputs.checked_images(x, y, self.image_shape, self.network.num_classes, watch)
-
     def _note_trace(self, purpose, images):
         """Warn when a step is traced for a second batch shape, which takes as long as the first trace."""
         shape = tuple(images.shape)
@@ -435,14 +385,3 @@ class DiffusionModel(keras.Model):
         network = keras.saving.deserialize_keras_object(config["network"])
         schedule = schedules.NoiseSchedule.from_config(config["schedule"])
         return cls(**{**config, "network": network, "schedule": schedule})
-
-
-class _StopWhenLost(keras.callbacks.Callback):
-    """Ends training after too many skipped steps in a row."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (batch + 1) % _MOST_SKIPPED == 0:  # not at every step: reading a variable waits for the accelerator
-            self.on_epoch_end(batch)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.check_not_lost(_MOST_SKIPPED)

@@ -316,10 +316,8 @@ def _slerp(a, b, shares):
 def _checked(denoiser, images) -> np.ndarray:
     """Check images and return them as float32 (N, H, W, C) in [-1, 1]."""
     images = np.asarray(images)
-    inputs.checked_images(images, None, denoiser.image_shape, None)
-    if not len(images):
-        raise InputError("Images must be at least one. Received: none")
-    return np.asarray(kd_images.to_float(images) if images.dtype == np.uint8 else images, np.float32)
+    inputs.Guard(denoiser.image_shape, None).arrays(images)
+    return np.asarray(kd_images.to_float(images) if images.dtype == np.uint8 else np.clip(images, -1, 1), np.float32)
 
 
 def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:

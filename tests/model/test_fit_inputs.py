@@ -47,7 +47,7 @@ def test_labels_out_of_range():
     for call in (model.fit, model.evaluate):
         with pytest.raises(InputError, match=r"^`labels` must be integers in 0 \.\. 2. Received: int64 from 0 to 3$"):
             call(x, np.array([0, 1, 2, 3]), verbose=0)
-        with pytest.raises(InputError, match=r"^Labels must lie in 0 \.\. 2\. Received: from -1 to 2$"):
+        with pytest.raises(InputError, match=r"^`labels` must be integers in 0 \.\. 2. Received: int64 from -1 to 2$"):
             call(as_dataset(x, np.array([0, 1, 2, -1])), verbose=0)
 
 
