@@ -39,19 +39,19 @@ class Guard:
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int | None):
         self._expected = tuple(image_shape), classes
-        self._seen: list[_Seen] = []
+        self._sources: list[_Source] = []  # those that are read batch by batch
         self._has_warned = False
-        self._found: InputError | None = None
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, tf.errors.OpError):
+            found = [source.error for source in self._sources if source.error]
             # A process of a `PyDataset` leaves nothing but its line in TensorFlow's message.
-            line = re.search(r"^InputError: (.*)", error.message, re.MULTILINE)
-            if found := self._found or (line and InputError(line[1])):
-                raise found from None
+            found += map(InputError, re.findall(r"^InputError: (.*)", error.message, re.MULTILINE))
+            if found:
+                raise found[0] from None
         if error is None:
             self.warn(at_end=True)
 
@@ -70,16 +70,16 @@ class Guard:
         if isinstance(x, tf.data.Dataset):
             return self._dataset(x), y
         if isinstance(x, keras.utils.PyDataset):
-            return _CheckedPyDataset(x, self._batch_check()), y
+            return _CheckedPyDataset(x, self._new_source()), y
         if isinstance(x, Iterator):
-            check = self._batch_check()
-            return (check(batch) for batch in x), y
+            source = self._new_source()
+            return (source.checked(batch) for batch in x), y
         if hasattr(x, "shape") and not isinstance(x, tf.SparseTensor | tf.RaggedTensor):
             y = np.asarray(y) if isinstance(y, list | tuple | range) else y
             self.arrays(x, y)
         elif isinstance(x, Iterable) and not isinstance(x, list | tuple | dict | str | tf.RaggedTensor):
             for batch in itertools.islice(x, 1):
-                self._batch_check()(batch)
+                self._new_source().checked(batch)
         else:
             raise InputError(
                 "Images must be one array (N, H, W, C), a tf.data.Dataset, a PyDataset or a generator",
@@ -93,9 +93,9 @@ class Guard:
         Raises:
             InputError: as in `check_arrays`.
         """
-        seen = _Seen()
-        seen.add(images, labels, *self._expected)
-        self._warn_of(seen)
+        array = _Source(*self._expected)
+        array.checked((images, labels))
+        self._warn_of(array)
 
     def warn(self, at_end: bool = False) -> None:
         """Warn, unless it was done already, if images read so far do not look scaled to [-1, 1].
@@ -103,32 +103,18 @@ class Guard:
         Args:
             at_end: whether an epoch has ended, so that few images are all there are.
         """
-        for seen in self._seen:
-            if at_end or seen.count >= _ENOUGH:
-                self._warn_of(seen)
+        for source in self._sources:
+            if at_end or source.count >= _ENOUGH:
+                self._warn_of(source)
 
-    def _warn_of(self, seen):
-        if not self._has_warned and seen.doubt:
+    def _warn_of(self, source):
+        if not self._has_warned and source.doubt:
             self._has_warned = True
-            warnings.warn(seen.doubt, stacklevel=2)
+            warnings.warn(source.doubt, stacklevel=2)
 
-    def _batch_check(self):
-        """Return a function that checks a batch from Python and returns it as a tuple, for one source."""
-        self._seen.append(seen := _Seen())
-
-        def check(batch):
-            try:
-                parts = tuple(part for part in keras.utils.unpack_x_y_sample_weight(batch) if part is not None)
-                if not parts or not hasattr(parts[0], "shape"):
-                    received = type(parts[0] if parts else batch).__name__
-                    raise InputError("A batch must be images, or (images, labels)", received=received)
-                seen.add(parts[0], parts[1] if parts[1:] else None, *self._expected)
-            except InputError as error:
-                self._found = error
-                raise
-            return parts
-
-        return check
+    def _new_source(self):
+        self._sources.append(_Source(*self._expected))
+        return self._sources[-1]
 
     def _dataset(self, dataset):
         """Return a `tf.data.Dataset` whose batches are checked as they are read."""
@@ -143,10 +129,10 @@ class Guard:
             _check_label_type(others[0].dtype, classes)
         options = tf.data.Options()  # each of several workers takes its part of every batch, not of the files
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        check = self._batch_check()
+        source = self._new_source()
 
         def look(*arrays):
-            check(arrays)
+            source.checked(arrays)
             return True
 
         def checked(images, *rest):
@@ -210,7 +196,7 @@ def prepared(
     if tf.executing_eagerly():
         check_arrays(images, labels, image_shape, classes)
     _check_shape_and_type(images.shape, images.dtype, image_shape)
-    images = tf.ensure_shape(images, (images.shape[0], *image_shape))
+    images = tf.ensure_shape(images, (None, *image_shape))
     is_valid = tf.constant(True)
     if images.dtype == tf.uint8:
         x_0 = kd_images.to_float(images)
@@ -273,19 +259,32 @@ def size_of_batches(dataset: object, replicas: int) -> int:
     return size
 
 
-class _Seen:
-    """What was seen of one source of images: their type, and their least and largest value."""
+class _Source:
+    """What was seen of one source of images: their type, their least and largest value, and what was wrong."""
 
-    def __init__(self):
-        self.dtype, self.low, self.high, self.count = None, math.inf, -math.inf, 0
+    def __init__(self, image_shape, classes):
+        self._expected = image_shape, classes
+        self._dtype, self.low, self.high, self.count = None, math.inf, -math.inf, 0
+        self.error: InputError | None = None
 
-    def add(self, images, labels, image_shape, classes):
-        """Check images and labels, and remember what was seen."""
-        images = np.asarray(images)
-        low, high = check_arrays(images, labels, image_shape, classes)
-        if self.dtype not in (None, images.dtype):  # Keras would convert them to the type of the first
-            raise InputError("Images must be of one type", received=f"{self.dtype}, then {images.dtype}")
-        self.dtype, self.count = images.dtype, self.count + len(images)
+    def checked(self, batch):
+        """Return a batch of Python's as a tuple, or remember what is wrong with it and raise it."""
+        try:
+            parts = tuple(part for part in keras.utils.unpack_x_y_sample_weight(batch) if part is not None)
+            if not parts or not hasattr(parts[0], "shape"):
+                received = type(parts[0] if parts else batch).__name__
+                raise InputError("A batch must be images, or (images, labels)", received=received)
+            self._look(np.asarray(parts[0]), parts[1] if parts[1:] else None)
+        except InputError as error:
+            self.error = error
+            raise
+        return parts
+
+    def _look(self, images, labels):
+        low, high = check_arrays(images, labels, *self._expected)
+        if self._dtype not in (None, images.dtype):  # Keras would convert them to the type of the first
+            raise InputError("Images must be of one type", received=f"{self._dtype}, then {images.dtype}")
+        self._dtype, self.count = images.dtype, self.count + len(images)
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     @property
@@ -307,22 +306,22 @@ class _Seen:
 class _CheckedPyDataset(keras.utils.PyDataset):
     """A `PyDataset` with a check of every batch."""
 
-    def __init__(self, source, check):
-        super().__init__(source.workers, source.use_multiprocessing, source.max_queue_size)
-        self._source, self._check = source, check
+    def __init__(self, dataset, source):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset, self._source = dataset, source
 
     def __getitem__(self, index):
-        return self._check(self._source[index])
+        return self._source.checked(self._dataset[index])
 
     @property
     def num_batches(self):
-        return self._source.num_batches
+        return self._dataset.num_batches
 
     def on_epoch_begin(self):
-        self._source.on_epoch_begin()
+        self._dataset.on_epoch_begin()
 
     def on_epoch_end(self):
-        self._source.on_epoch_end()
+        self._dataset.on_epoch_end()
 
 
 def _check_shape_and_type(shape, dtype, image_shape):

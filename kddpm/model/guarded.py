@@ -31,16 +31,15 @@ class GuardedModel(keras.Model):
             InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
                 skipped steps in a row.
         """
-        for name in ("sample_weight", "class_weight"):
-            if kwargs.get(name) is not None:
-                raise InputError(name, "is not supported: every image counts the same")
+        _refuse_weights(kwargs)
         replicas, is_array = self.distribute_strategy.num_replicas_in_sync, hasattr(x, "shape")
         if replicas > 1 and kwargs.get("validation_split"):
             raise InputError("validation_split", f"is for one device; with {replicas} replicas pass `validation_data`")
         with self._guard() as guard:
             if kwargs.get("validation_data") is not None:
-                images, labels, *weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
-                kwargs["validation_data"] = (*guard.source(images, labels), *weights)
+                images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
+                _refuse_weights({"sample_weight": sample_weight})
+                kwargs["validation_data"] = guard.source(images, labels)
             given, (x, y) = x, guard.source(x, y)
             if replicas > 1:
                 if is_array:
@@ -65,6 +64,7 @@ class GuardedModel(keras.Model):
         Raises:
             InputError: as in `fit`.
         """
+        _refuse_weights(kwargs)
         with self._guard() as guard:
             if not kwargs.get("_use_cached_eval_dataset"):  # `fit` evaluates, on what it has checked
                 x, y = guard.source(x, y)
@@ -142,3 +142,9 @@ def _with_watch(callbacks, guard):
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
     return [*keras.tree.flatten(callbacks or []), _Watch(guard)]
+
+
+def _refuse_weights(arguments):
+    for name in ("sample_weight", "class_weight"):
+        if arguments.get(name) is not None:
+            raise InputError(name, "is not supported: every image counts the same")

@@ -54,6 +54,11 @@ def test_labels_out_of_range():
 def test_sample_weights_are_refused():
     with pytest.raises(InputError, match="`sample_weight` is not supported"):
         small().fit(random_pixels(4, *SHAPE), np.zeros(4), sample_weight=np.ones(4), verbose=0)
+    with pytest.raises(InputError, match="`sample_weight` is not supported"):
+        small().evaluate(random_pixels(4, *SHAPE), sample_weight=np.ones(4), verbose=0)
+    with pytest.raises(InputError, match="`sample_weight` is not supported"):
+        x = random_pixels(4, *SHAPE)
+        small().fit(x, validation_data=(x, np.zeros(4), np.ones(4)), verbose=0)
 
 
 def test_validation_data_and_split_report_the_loss_of_evaluate():
