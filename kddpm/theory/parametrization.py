@@ -14,7 +14,7 @@ So an output error e is an error b_t e of x_0, and a weight w of |x_0 - x_0'|^2 
     (2)  simple   1                                                                             (Ho et al. 2020, eq. 14)
          vlb      c0_t^2 b_t^2 / (2 sigma_t^2), that of the bound, in nats                (Ho et al. 2020, eq. 8 and 12)
          min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                (Hang et al. 2023, section 3.4)
-         hybrid   simple + 0.001 T L_t, whose gradient only reaches the variance        (Nichol & Dhariwal 2021, eq. 16)
+         hybrid   simple + 0.001 T L_t in bits; its gradient only reaches the variance  (Nichol & Dhariwal 2021, eq. 16)
 
     (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
          small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t              (Ho et al. 2020, section 3.2)
