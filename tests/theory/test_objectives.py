@@ -93,9 +93,10 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     squared = over_pixels((said(x_0) - said(predicted)) ** 2)
     if weighting == "simple":
         return squared
-    if weighting == "min_snr":  # Hang et al. 2023, section 3.4; mu as an affine function of x0
-        low = np.minimum(snr, 5)
-        return {"eps": low / snr, "x0": low, "mu": low / to_mu**2, "v": low / (snr + 1)}[prediction].ravel() * squared
+    if weighting == "min_snr":  # Hang et al. 2023, section 3.4, with a least 0.1; mu as an affine function of x0
+        low, floored = np.minimum(snr, 5), np.clip(snr, 0.1, 5)
+        of = {"eps": low / snr, "x0": floored, "mu": low / to_mu**2, "v": floored / (snr + 1)}
+        return of[prediction].ravel() * squared
     small = at(SCHEDULE.betas) * (1 - previous) / (1 - alpha_bar)
     small[0] = small[1]  # STEPS begin with 0 and 1
     sigma = {"small": small, "large": np.where(at(np.arange(1000)) == 0, small, beta)}.get(variance)
