@@ -360,19 +360,25 @@ def kept_steps(
     Raises:
         InputError: more steps than T, or steps that do not increase or do not end at T - 1.
     """
-    last = schedule.num_timesteps - 1
-    if num_steps is None:
-        kept = np.arange(last + 1)
-    elif isinstance(num_steps, str) or np.ndim(num_steps) == 0:
-        kept = timestep_grid(schedule, num_steps, sampler.spacing)
-    else:
-        kept = checked_steps("num_steps", num_steps, last + 1)
-        if kept[-1] != last:
-            raise InputError(
-                "num_steps", f"must end at T - 1 = {last}, where sampling starts", f"a last step of {kept[-1]}"
-            )
+    kept = _kept_steps(schedule, num_steps, sampler.spacing)
     levels = np.append(0, kept + 1)  # noising steps behind the data and behind each x_t
-    return kept[: np.argmin(np.abs(levels - strength * (last + 1)))]
+    return kept[: np.argmin(np.abs(levels - strength * schedule.num_timesteps))]
+
+
+def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
+    """Return the indices of the steps to take, increasing, up to T - 1."""
+    if num_steps is None:
+        return np.arange(schedule.num_timesteps)
+    if isinstance(num_steps, str) or np.ndim(num_steps) == 0:
+        return timestep_grid(schedule, num_steps, spacing)
+    kept = checked_steps("num_steps", num_steps, schedule.num_timesteps)
+    if kept[-1] != schedule.num_timesteps - 1:
+        raise InputError(
+            "num_steps",
+            f"must end at T - 1 = {schedule.num_timesteps - 1}, where sampling starts",
+            f"a last step of {kept[-1]}",
+        )
+    return kept
 
 
 def _checked_variances(variances, kept):

@@ -269,8 +269,8 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     elif spacing == "quadratic":
         steps = np.linspace(0, math.sqrt(last), num_steps) ** 2
     else:
-        ends = np.clip(schedule.log_sigmas[[0, -1]], *np.log(_KARRAS_RANGE)) / _KARRAS_RHO
-        wanted = _KARRAS_RHO * np.log(np.linspace(*np.exp(ends), num_steps))
+        low, high = np.exp(np.clip(schedule.log_sigmas[[0, -1]], *np.log(_KARRAS_RANGE)) / _KARRAS_RHO)
+        wanted = _KARRAS_RHO * np.log(np.linspace(low, high, num_steps))
         steps = np.interp(wanted, schedule.log_sigmas, np.arange(last + 1))
     steps = np.round(steps).astype(np.int64)
     steps[-1] = last
