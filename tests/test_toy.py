@@ -203,6 +203,24 @@ def test_nothing_beats_the_exact_variance(variance, expected):
     assert excess == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    "schedule", [schedules.constant(1, 0.5), schedules.constant(200, 0.3), schedules.cosine(1000)], ids=str
+)
+def test_a_learned_variance_without_a_range_is_its_one_value(schedule):
+    """T = 1 has one variance, beta; and where no signal is left, that of the posterior is beta as well."""
+    network = toy.GaussianNetwork(schedule=schedule, **GAUSSIAN)
+    model = kddpm.DiffusionModel(network, schedule, weighting="hybrid", variance="learned")
+    t = np.arange(schedule.num_timesteps)
+    x = np.random.default_rng(0).normal(size=(len(t), 8, 8, 1))
+    eps, fraction = np.split(network([x, t]), 2, axis=-1)
+    assert np.isfinite(eps).all() and np.isfinite(fraction).all()
+    variances = np.exp(model.diffusion.log_variance(x, t, "learned", fraction))[:, 0, 0, 0]
+    best = toy.gaussian_variances(schedule, GAUSSIAN["std"])
+    np.testing.assert_allclose(variances[1:], best[1:], rtol=1e-5)
+    assert len(t) > 1 or variances == pytest.approx(0.5)
+    assert np.isfinite(model.bits_per_dim(toy.gaussian_images(2, **GAUSSIAN), verbose=False).total)
+
+
 def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     schedule = schedules.cosine(20)
     network = toy.GaussianNetwork(schedule=schedule, **GAUSSIAN)

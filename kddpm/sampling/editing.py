@@ -144,7 +144,7 @@ def variations(
         strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate without them.
         seeds: one a picture; None = 0 .. N - 1.
         sampler: as in `generation.generate`.
-        num_steps: steps of the whole way from T, as in `generation.generate`; the last `strength` of them are taken.
+        num_steps: steps of the whole way from T, as in `generation.generate`; those from t on are taken.
         labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `generation.generate`.
         batch_size: as in `generation.generate`.
@@ -165,13 +165,13 @@ def variations(
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
     labels = denoiser.labels_of_images(labels, len(seeds))
     denoiser.check_guidance(guidance_scale)
-    steps = len(denoiser.steps(samplers.DDIM(), num_steps).timesteps)
-    if not round(strength * steps):
+    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
+    if not len(kept):
         return kd_images.to_uint8(x_0).numpy()
     table = denoiser.steps(sampler, num_steps, strength)
     x = None
-    if round(strength * steps) < steps:
-        x = _noised(denoiser, x_0, np.searchsorted(denoiser.schedule.timesteps, table.timesteps[0]), seeds, batch_size)
+    if kept[-1] < denoiser.schedule.num_timesteps - 1:
+        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
     floats, _ = generation.paint(
         denoiser, table, seeds, labels, x=x,
         guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
