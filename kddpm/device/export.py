@@ -31,6 +31,7 @@ from kddpm.base.types import Integers
 from kddpm.base.version import __version__
 from kddpm.device import PRECISIONS, description, litert, parity, signatures
 from kddpm.device.description import side_file
+from kddpm.networks import contract
 from kddpm.sampling import generation, samplers
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 
@@ -168,10 +169,11 @@ def _check(denoiser, path, format, precision, class_names, threads):
 def _in_float32(denoiser: Denoiser) -> Denoiser:
     """Return the denoiser itself if it computes in float32, as the files do, else a float32 copy of it."""
     network = denoiser.network
-    if network.compute_dtype == "float32":
+    if all(layer.compute_dtype != "bfloat16" for layer in network._flatten_layers()):
         return denoiser
-    twin = type(network).from_config({**network.get_config(), "dtype": "float32"})
-    twin.set_weights(network.get_weights())
+    twin = contract.copied(network, network.name, denoiser.last_timestep)
+    for layer in twin._flatten_layers():
+        layer.dtype_policy = "float32"
     return dataclasses.replace(denoiser, network=twin)
 
 

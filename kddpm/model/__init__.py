@@ -6,5 +6,7 @@ Begin with `diffusion_model`: `train_step` reads as Algorithm 1 of Ho et al. 202
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["checks", "diffusion_model", "draws", "gradients", "means"], {"diffusion_model": ["DiffusionModel"]}
+    __name__,
+    ["checks", "diffusion_model", "draws", "gradients", "means", "network_state"],
+    {"diffusion_model": ["DiffusionModel"]},
 )

@@ -63,14 +63,17 @@ def check_compile_arguments(network: keras.Model, optimizer: object, options: di
 
     Raises:
         InputError: a loss or metrics, which the model defines itself; float16, whose range is too small for gradients;
-            an optimizer that clips or accumulates gradients, averages weights or scales the loss.
+            no optimizer, or one that clips or accumulates gradients, averages weights or scales the loss.
     """
-    if options.get("loss") is not None:
-        raise InputError("loss", "follows from the model's `prediction` and `weighting`", f"loss={options['loss']!r}")
-    if network.compute_dtype == "float16":
+    for name in ("loss", "loss_weights"):
+        if (value := options.get(name)) is not None:
+            raise InputError(name, "follows from the model's `prediction` and `weighting`", f"{name}={value!r}")
+    if any(layer.compute_dtype == "float16" for layer in network._flatten_layers()):
         raise InputError("network", "must compute in float32 or bfloat16", "the dtype policy mixed_float16")
     if options.get("metrics") or options.get("weighted_metrics"):
         raise InputError("metrics", "are the loss and the gradient norm and cannot be chosen")
+    if optimizer is None:
+        raise InputError("optimizer", "must be a Keras optimizer or the name of one", "None")
     _check_optimizer(keras.optimizers.get(optimizer))
 
 
@@ -92,3 +95,21 @@ def _check_optimizer(optimizer) -> None:
             raise InputError("optimizer", f"must leave {name} to {instead}", f"{name}={value}")
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise InputError("optimizer", "must not scale losses, which float16 alone needs", "LossScaleOptimizer")
+
+
+def compiled_weights(network: keras.Model, known: frozenset) -> list:
+    """Return the trainable weights of a network.
+
+    Args:
+        network: the network that is trained.
+        known: ids of those that it had when the model was compiled.
+
+    Raises:
+        InputError: it has others now.
+    """
+    weights = network.trainable_variables
+    if new := [weight.path for weight in weights if id(weight) not in known]:
+        raise InputError(
+            "network", "has other trainable weights than when the model was compiled: call `compile` again", new[0]
+        )
+    return weights

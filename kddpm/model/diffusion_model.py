@@ -20,9 +20,10 @@ from kddpm.data import inputs
 from kddpm.device import export
 from kddpm.distribution import replicas, strategies
 from kddpm.evaluation import likelihood
-from kddpm.model import checks, draws, means
+from kddpm.model import checks, draws, means, network_state
 from kddpm.model.gradients import descend, loss_and_gradients
 from kddpm.model.guarded import GuardedModel
+from kddpm.networks import contract
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
 from kddpm.theory import objectives, schedules
@@ -39,8 +40,9 @@ class DiffusionModel(GuardedModel):
     optimizer and no loss.
 
     Args:
-        network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet`, with attributes `image_shape`,
-            `num_classes` and, for a learned variance, `out_channels`.
+        network: a model called on [x_t, t], or [x_t, t, label], such as a `UNet` or one of your own: with attributes
+            `image_shape` and `num_classes`, C output channels, and as `docs/your_network.md` says. It is built if need
+            be, and copied for the average.
         schedule: the `NoiseSchedule` to train on, or the name of one in `schedules.BY_NAME`, with T = 1000; None =
             linear. The meaning of mu and of a learned variance depends on every step of it.
         prediction: what the network predicts: "eps", "x0", "mu" or "v".
@@ -82,20 +84,20 @@ class DiffusionModel(GuardedModel):
     ):
         super().__init__(name=name, dtype="float32")
         checks.check_numbers(ema_momentum, label_dropout, seed, clip_norm, accumulation)
-        self.network = network
-        self.image_shape = tuple(network.image_shape)
         self.schedule = checks.as_schedule(schedule)
         self.objective = Objective(prediction, weighting, variance, timestep_sampling)
         checks.warn_of_a_rest(self.schedule)
+        checked = Denoiser(network, self.schedule, self.objective)
+        self.network = network
+        self.image_shape = checked.image_shape
         self.label_dropout = label_dropout if network.num_classes else 0.0
         self.seed = seed
         self.ema_momentum = ema_momentum
         self.clip_norm = clip_norm
         self.accumulation = accumulation
 
-        self.ema_network = type(network).from_config({**network.get_config(), "name": "ema_network"})
+        self.ema_network = contract.copied(network, "ema_network", checked.last_timestep)
         self.ema_network.trainable = False
-        self.ema_network.set_weights(network.get_weights())
         self.denoiser = Denoiser(self.ema_network, self.schedule, self.objective, bool(self.label_dropout))
         self.diffusion = self.denoiser.process
         self.step = self._counter("step", "int64")
@@ -133,6 +135,7 @@ class DiffusionModel(GuardedModel):
         strategies.check_compiled(self.distribute_strategy, self.jit_compile, self.steps_per_execution)
         # With the optimizer's slots created here, the first training step is traced once instead of twice.
         self.optimizer.build(self.network.trainable_variables)
+        self._compiled_weights = frozenset(map(id, self.network.trainable_variables))
 
     def _maybe_symbolic_build(self, *args, **kwargs):
         # Everything is built already. Under a strategy Keras's version would draw a batch from the data, which changes
@@ -154,20 +157,24 @@ class DiffusionModel(GuardedModel):
         """Take one step of Algorithm 1 on a batch of images, or of (images, labels)."""
         x_0, label, invalid = self._unpack(data, "training")
         drawn = self._draw(self.step, x_0, label)
-        weights = self.network.trainable_variables
+        weights = checks.compiled_weights(self.network, self._compiled_weights)
+        before = network_state.Before(self.network)
+        network_state.reseed(self.network, self.seed, self.step)
 
         def loss_of(x_0, t, weight, noise, label, seed):
             losses = self._image_losses(self.network, x_0, t, noise, label, training=True, seed=seed)
-            return tf.reduce_mean(weight * losses), losses
+            added = network_state.layer_losses(self.network, self.network)
+            return sum(added, tf.reduce_mean(weight * losses)), losses
 
-        loss, losses, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
+        loss, losses, weights, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
         global_loss, invalid, *gradients = replicas.averaged([loss, invalid, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm) & (invalid == 0)
+        is_finite = before.kept_if(is_finite)
         self._invalid_batches.update_state(invalid)
         descend(self.optimizer, weights, gradients, gradient_norm, self.clip_norm, is_finite)
         self._update_loss_history(drawn.t, losses, is_finite)
-        self._update_ema(is_finite)
+        network_state.update_average(self.ema_network, self.network, self.ema_momentum, self.step, is_finite)
         with tf.control_dependencies([global_loss]):  # no step without data, such as after the last batch
             self.step.assign_add(1)
         self.last_loss.assign(global_loss)
@@ -184,7 +191,9 @@ class DiffusionModel(GuardedModel):
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
         losses = self._image_losses(self.ema_network, *arrays)
         size = tf.shape(x_0)[0]
-        total, count, invalid = replicas.summed([tf.reduce_sum(losses[:size]), tf.cast(size, tf.float32), invalid])
+        count = tf.cast(size, tf.float32)
+        added = [count * loss for loss in network_state.layer_losses(self.ema_network, self.network)]
+        total, count, invalid = replicas.summed([sum(added, tf.reduce_sum(losses[:size])), count, invalid])
         self.loss_tracker.update_state(tf.where(invalid == 0, total, math.nan), count)
         self._invalid_batches.update_state(invalid)
         return self._logs({"loss": self.loss_tracker.result()})
@@ -195,10 +204,12 @@ class DiffusionModel(GuardedModel):
             return {name: tf.reshape(value, [1]) for name, value in results.items()}
         return results
 
-    def _image_losses(self, network, x_0, t, noise, label, **kwargs):
+    def _image_losses(self, network, x_0, t, noise, label, training=False, seed=None):
         """Return the loss of each image, (B,)."""
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        output = network([x for x in (x_t, self._timestep_names(t), label) if x is not None], **kwargs)
+        arguments = [x for x in (x_t, self._timestep_names(t), label) if x is not None]
+        options = {"seed": seed} if contract.takes_seed(network) else {}
+        output = network(arguments, training=training, **options)
         return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
 
     def _unpack(self, data, purpose):
@@ -273,12 +284,9 @@ class DiffusionModel(GuardedModel):
                 f"{float(self.optimizer.learning_rate.numpy()):g}. Try a smaller learning rate, or a longer warm-up"
             )
 
-    def _update_ema(self, is_finite):
-        """Move the exponential moving average towards the weights."""
-        step = tf.cast(self.step, tf.float32)
-        momentum = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
-        for average, weight in zip(self.ema_network.weights, self.network.weights, strict=True):
-            average.assign(tf.where(is_finite, weight + momentum * (average - weight), average))
+    def reset_average(self) -> None:
+        """Set the averaged weights to those of `network`; call it after you have loaded weights into `network`."""
+        contract.copy_values(self.network, self.ema_network)
 
     # Algorithm 2: sampling.
 
@@ -366,6 +374,7 @@ class DiffusionModel(GuardedModel):
         """Return the arguments of `__init__`."""
         return {
             "network": keras.saving.serialize_keras_object(self.network),
+            "network_attributes": contract.attributes(self.network),
             "schedule": self.schedule.get_config(),
             **dataclasses.asdict(self.objective),
             "label_dropout": self.label_dropout,
@@ -379,6 +388,8 @@ class DiffusionModel(GuardedModel):
     @classmethod
     def from_config(cls, config: Config) -> "DiffusionModel":
         """Return a model with the configuration from `get_config` and new weights."""
-        network = keras.saving.deserialize_keras_object(config["network"])
-        schedule = schedules.NoiseSchedule.from_config(config["schedule"])
-        return cls(**{**config, "network": network, "schedule": schedule})
+        config = dict(config)
+        network = keras.saving.deserialize_keras_object(config.pop("network"))
+        contract.set_attributes(network, config.pop("network_attributes", {}))
+        schedule = schedules.NoiseSchedule.from_config(config.pop("schedule"))
+        return cls(network, schedule, **config)

@@ -3,6 +3,7 @@
 Each replica sees its part of the global batch, and Keras's optimizers sum the gradients of all replicas.
 """
 
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -14,7 +15,7 @@ from kddpm.base.types import Tensor
 
 def loss_and_gradients(
     loss_of: Callable, weights: list, arrays: list, parts: int = 1
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list, list[Tensor]]:
     """Return the loss of a batch and its gradients, computed one micro-batch after the other.
 
     Args:
@@ -24,20 +25,59 @@ def loss_and_gradients(
         parts: number of micro-batches, all of the same size.
 
     Returns:
-        The mean loss, the loss of each image (B,), and the gradients of the mean loss.
+        The mean loss, the loss of each image (B,), the weights on which it depends, and its gradients by them.
 
     Raises:
-        InputError: the batch has no static size, or `parts` does not divide it.
+        InputError: the batch has no static size, or `parts` does not divide it; or the loss depends on no weight.
     """
+    without: set[int] = set()  # indices of weights, known once the loss has been traced
 
     def of_part(arrays):
         with tf.GradientTape() as tape:
             loss, losses = loss_of(*arrays)
+        gradients = tape.gradient(loss, weights)
+        without.update(index for index, gradient in enumerate(gradients) if gradient is None)
         # The label embedding has sparse gradients with repeated rows, which must be summed before a norm is taken.
-        return loss, losses, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
+        return (
+            loss,
+            losses,
+            [
+                tf.zeros(weight.shape, weight.dtype) if gradient is None else tf.convert_to_tensor(gradient)
+                for weight, gradient in zip(weights, gradients, strict=True)
+            ],
+        )
 
-    if parts == 1:
-        return of_part(arrays)
+    loss, losses, gradients = of_part(arrays) if parts == 1 else _in_parts(of_part, weights, arrays, parts)
+    _warn_of_untrained(weights, without)
+    kept = [index for index in range(len(weights)) if index not in without]
+    return loss, losses, [weights[index] for index in kept], [gradients[index] for index in kept]
+
+
+def _warn_of_untrained(weights, without):
+    """Warn, as Keras does, of weights that training will not change.
+
+    Args:
+        weights: all that are trained.
+        without: indices of those without a gradient.
+
+    Raises:
+        InputError: none of them has one.
+    """
+    if not weights:
+        warnings.warn(
+            "The network does not have any trainable weights. If it was saved as an average, set "
+            "`network.trainable = True` before you compile",
+            stacklevel=2,
+        )
+    elif len(without) == len(weights):
+        raise InputError("network", "must have trainable weights on which its output depends", "none with a gradient")
+    elif without:
+        names = ", ".join(weights[index].path for index in sorted(without))
+        warnings.warn(f"These weights do not enter the loss and will not be trained: {names}", stacklevel=2)
+
+
+def _in_parts(of_part, weights, arrays, parts):
+    """Return the mean loss, the loss of each image and the gradients, from `parts` calls of `of_part` in a loop."""
     batch = arrays[0].shape[0]
     if batch is None or batch % parts:
         raise InputError(
@@ -60,7 +100,13 @@ def loss_and_gradients(
         tf.TensorArray(tf.float32, parts, element_shape=(batch // parts,)),
         [tf.zeros(weight.shape, weight.dtype) for weight in weights],
     )
-    _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+    try:
+        _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+    except RuntimeError as error:
+        if "merge_call" not in str(error):
+            raise
+        expected = "must be 1 on several replicas, where a layer of this network brings a variable of theirs together"
+        raise InputError("accumulation", expected, parts) from error
     return loss, tf.reshape(losses.stack(), [batch]), sums
 
 

@@ -5,4 +5,4 @@ Begin with `unet`.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["layers", "unet"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["contract", "layers", "unet"])

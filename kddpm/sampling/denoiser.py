@@ -1,7 +1,7 @@
 """`Denoiser`: the interface of a trained network to generation, editing, likelihood and export.
 
-A `DiffusionModel` has one, with its averaged weights; any other Keras network with `image_shape` and
-`num_classes` can be wrapped in one:
+A `DiffusionModel` has one, with its averaged weights; any other Keras network of `kddpm.networks.contract` can be
+wrapped in one:
 
     denoiser = kddpm.Denoiser(network, kddpm.schedules.cosine(1000), kddpm.Objective("v"))
     pictures = kddpm.generation.generate(denoiser, seeds=range(16), sampler="ddim", num_steps=50)
@@ -20,6 +20,7 @@ from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers, Tensor
 from kddpm.data import labels as class_labels
+from kddpm.networks import contract
 from kddpm.sampling import samplers
 from kddpm.sampling.step_table import StepTable
 from kddpm.theory.parametrization import Objective
@@ -43,8 +44,8 @@ class Denoiser:
 
     Attributes:
         network: a Keras model called on [x_t, t], or [x_t, t, label] where it has classes, with attributes
-            `image_shape` (H, W, C) and `num_classes`, None = no classes. x_t is float32 (B, H, W, C), t and label are
-            int32 (B,); the label `num_classes` means "no class".
+            `image_shape` (H, W, C) and `num_classes`, None = no classes; `docs/your_network.md` says all. x_t is
+            float32 (B, H, W, C), t and label are int32 (B,); the label `num_classes` means "no class".
         schedule: the `NoiseSchedule` that it was trained on.
         objective: what the network was trained to predict, and whether it predicts variances.
         knows_no_class: whether a network with classes was trained with the label "no class", which guidance needs.
@@ -58,12 +59,9 @@ class Denoiser:
 
     def __post_init__(self):
         self.objective.check_schedule(self.schedule)
-        for name in ("image_shape", "num_classes"):
-            if not hasattr(self.network, name):
-                raise InputError("network", f"must have the attribute {name}, as a UNet has", "a network without it")
+        received = contract.complete(self.network, self.last_timestep)
         channels = self.image_shape[-1]
         expected = self.objective.out_channels(channels)
-        received = getattr(self.network, "out_channels", channels)
         if received != expected:
             raise InputError(
                 "network",
@@ -82,6 +80,11 @@ class Denoiser:
     def num_classes(self) -> int | None:
         """The number of classes, None = unconditional."""
         return self.network.num_classes
+
+    @property
+    def last_timestep(self) -> int:
+        """The largest t that the network sees."""
+        return int(self.schedule.timesteps[-1])
 
     @functools.cached_property
     def process(self) -> GaussianDiffusion:
@@ -118,7 +121,7 @@ class Denoiser:
         is_number = not tf.is_tensor(guidance_scale)
 
         def network(*inputs):
-            return tf.cast(self.network(list(inputs)), tf.float32)
+            return tf.cast(self.network(list(inputs), training=False), tf.float32)
 
         def predict(x, t):
             if label is None:

@@ -88,13 +88,6 @@ def test_functions_are_compiled_once_and_forgotten_at_last(denoiser):
     assert made == [*range(70), 0]  # 0 was the first to be forgotten
 
 
-def test_a_network_that_does_not_say_what_it_is_for_is_refused():
-    x_t, t = keras.Input(SHAPE), keras.Input((), dtype="int32")
-    plain = keras.Model([x_t, t], x_t + keras.layers.Reshape((1, 1, 1))(keras.layers.Embedding(T, 1)(t)))
-    with pytest.raises(InputError, match="`network` must have the attribute image_shape"):
-        kddpm.Denoiser(plain, SCHEDULE)
-
-
 def test_output_channels_must_be_those_of_the_objective():
     learned = kddpm.Objective(weighting="hybrid", variance="learned")
     with pytest.raises(InputError, match="`network` must have 2 output channels for variance='learned'"):
