@@ -1,6 +1,6 @@
 """How far are the pictures of a solver from the exact ones, by spacing and number of network calls?
 
-    python benchmarks/solvers.py                                  # data with a known best network, half a minute
+    python benchmarks/solvers.py                                  # data with a known best network, a second
     python benchmarks/solvers.py --run_dir=runs/digits            # a trained network, some minutes
 
 The first prints the root mean square distance between what a solver makes of a noise and what the probability-flow ODE
@@ -10,8 +10,12 @@ The second takes 300 steps of Heun with quadratic spacing for the exact pictures
 
 import argparse
 import math
+import pathlib
+import sys
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the project beside this script, installed or not
 
 from kddpm.sampling import samplers
 from kddpm.theory import schedules

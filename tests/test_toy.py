@@ -232,3 +232,22 @@ def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     assert network([x, t]).shape == (3, 8, 8, 2)
     with pytest.raises(InputError, match="Received: a respaced schedule"):
         toy.GaussianNetwork(schedule=schedule.respace([3, 19]), **GAUSSIAN)
+
+
+@pytest.mark.parametrize("schedule", [schedules.cosine(10), schedules.zero_terminal_snr(schedules.cosine(10))], ids=str)
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule):
+    """docs/theory.md, section 6: where no signal is left the mean of the data is best; without a floor it is missed by
+    0.10 to 0.16, with it by 0.03 after 2,000 steps, and "simple" misses it by 0.02."""
+    keras.utils.set_random_seed(0)
+    points = toy.to_images(toy.BY_NAME["points"].draw(5000))
+    model = kddpm.DiffusionModel(toy.MLP(), schedule, prediction=prediction, weighting="min_snr", ema_momentum=0.99)
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, 600)
+    model.compile(keras.optimizers.Adam(rate), jit_compile=True, steps_per_execution=50)
+    model.fit(points, batch_size=250, epochs=30, verbose=0)
+    noise = np.random.default_rng(0).normal(size=(2000, *toy.IMAGE_SHAPE)).astype(np.float32)
+    t = np.full(2000, 9, np.int32)
+    x_0 = model.diffusion.x0_from(noise, t, model.ema_network([noise, t]), prediction)
+    error = np.sqrt(np.mean((x_0 - points.mean(axis=0)) ** 2))
+    print("RMS", error)
+    assert error < 0.06

@@ -12,6 +12,7 @@ from kddpm.base.types import Tensor
 from kddpm.distribution import replicas
 from kddpm.sampling import noise as normal_noise
 
+_PLACES = 2**32  # among which a draw by shares chooses
 _GOLDEN = 0x9E3779B9 - 2**32  # 2^32 over the golden ratio, as int32
 
 
@@ -61,10 +62,8 @@ def draw(
         t = tf.random.stateless_uniform([batch], fold_in(key, 0), 0, num_timesteps, dtype=tf.int32)
         weight = tf.ones([batch])
     else:
-        counts = share_counts(shares)
-        total = tf.cast(tf.reduce_sum(counts), tf.int64)
-        places = tf.random.stateless_uniform([batch], fold_in(key, 0), 0, total, dtype=tf.int64)  # to 2^-33
-        t, weight = at_places(tf.cast(places, tf.int32), counts)
+        places = tf.random.stateless_uniform([batch], fold_in(key, 0), 0, _PLACES, dtype=tf.int64)
+        t, weight = at_places(places, share_ends(shares))
     noise = tf.random.stateless_normal([batch, *x_0.shape[1:]], fold_in(key, 1))
     dropout_seed = tf.random.stateless_uniform([batch], fold_in(key, 2), 0, 2**31 - 1, dtype=tf.int32)
     if label_dropout:
@@ -78,7 +77,9 @@ def draw_evaluation(seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int)
 
         t_k = floor(T frac(u + k / golden ratio)),  u uniform
 
-    spreads the t of consecutive images, whatever their number, far more evenly than independent draws.
+    spreads the t of consecutive images, whatever their number, far more evenly than independent draws. The mean of
+    "simple" losses of 512 digits at T = 1000 is off by 1.1 % (rms over 200 seeds) instead of 3.9 %; that of "vlb", which
+    the term at t = 0 dominates, by 84 % instead of 107 %: `bits_per_dim` is the way to measure the bound.
 
     Args:
         seed: int32, the seed of the run.
@@ -102,17 +103,18 @@ def _rows(x_0):
     return tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
 
 
-def share_counts(shares: tf.Tensor) -> tf.Tensor:
-    """Return how many of the integers below their sum, about 2^30, belong to each t, int32 (T,), at least 1.
+def share_ends(shares: tf.Tensor) -> tf.Tensor:
+    """Return the end of each t's interval of the integers 0 .. 2^32 - 1, int64 (T,); each holds at least 3 of them.
 
-    Shares, float32 (T,), matter up to a common factor. Floats between 0 and 1 would miss those of a rare t by much.
+    Shares, float32 (T,), matter up to a common factor. Floats in [0, 1) would miss those of a rare t by much.
     """
-    return tf.maximum(tf.cast(tf.round(shares / tf.reduce_sum(shares) * 2**30), tf.int32), 1)
+    counts = tf.maximum(tf.cast(tf.round(shares / tf.reduce_sum(shares) * 2**30), tf.int32), 1)
+    ends = tf.cast(tf.cumsum(counts), tf.int64)
+    return ends * _PLACES // ends[-1]
 
 
-def at_places(places: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the t to which integers (B,) belong, int32, and 1 / (T p(t)), float32, where p(t) follows from counts."""
-    ends = tf.cumsum(counts)
+def at_places(places: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the t, int32, in whose intervals integers (B,) lie, and 1 / (T p(t)), float32, exact for these intervals."""
     t = tf.searchsorted(ends, places, side="right", out_type=tf.int32)
-    mean_count = tf.cast(ends[-1], tf.float32) / counts.shape[0]
-    return t, mean_count / tf.cast(tf.gather(counts, t), tf.float32)
+    sizes = ends - tf.pad(ends[:-1], [[1, 0]])
+    return t, _PLACES / ends.shape[0] / tf.cast(tf.gather(sizes, t), tf.float32)

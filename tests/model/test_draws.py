@@ -117,19 +117,17 @@ def test_a_rare_t_is_drawn_as_often_as_its_weight_says(size, rarest, jit_compile
     shares[:: max(2, size // 2)] = rarest
 
     @tf.function(jit_compile=jit_compile, autograph=False)
-    def places_and_draws(shares):
-        counts = draws.share_counts(shares)
-        ends = tf.cumsum(counts)
-        return counts, *(part for places in (ends - counts, ends - 1) for part in draws.at_places(places, counts))
+    def intervals_and_draws(shares):
+        ends = draws.share_ends(shares)
+        starts = tf.concat([[0], ends[:-1]], 0)
+        return ends - starts, *(part for places in (starts, ends - 1) for part in draws.at_places(places, ends))
 
-    counts, *first_and_last = (part.numpy() for part in places_and_draws(tf.constant(shares)))
-    p = counts / counts.sum(dtype=np.int64)
-    expected = shares / shares.sum(dtype=np.float64)
-    assert counts.min() >= 1 and counts.sum(dtype=np.int64) < 2**31
-    np.testing.assert_allclose(p, expected, rtol=3e-5, atol=1.1 * 2**-30)
+    counts, *first_and_last = (part.numpy() for part in intervals_and_draws(tf.constant(shares)))
+    assert counts.sum() == 2**32 and counts.min() >= 3
+    np.testing.assert_allclose(counts / 2**32, shares / shares.sum(dtype=float), rtol=3e-5, atol=1.1 * 2**-30)
     for t, weight in zip(first_and_last[::2], first_and_last[1::2], strict=True):
         np.testing.assert_array_equal(t, np.arange(size))
-        np.testing.assert_allclose(weight * p, 1 / size, rtol=3e-7)  # whatever depends on t has its uniform mean
+        np.testing.assert_allclose(weight * counts, 2**32 / size, rtol=3e-7)  # what depends on t has its uniform mean
 
 
 def test_training_remembers_the_losses_of_each_t():

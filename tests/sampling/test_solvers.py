@@ -161,7 +161,7 @@ def test_a_default_spacing_is_as_accurate_as_docs_say(kind, spacing, make):
     ids=str,
 )
 def test_karras_spends_no_step_where_there_is_nothing_to_see(schedule):
-    """Beyond sigma = 80 only T - 1, where sampling starts. On a cosine schedule three of ten steps lay beyond."""
+    """Beyond sigma = 80 only T - 1, where sampling starts. Of ten steps on a cosine schedule six lay beyond."""
     kept = schedules.timestep_grid(schedule, 10, "karras")
     sigmas = np.exp(schedule.log_sigmas[kept[:-1]])
     assert kept[-1] == schedule.num_timesteps - 1 and np.all(sigmas < 80) and sigmas[-1] > 30
