@@ -109,7 +109,8 @@ def count_kinds(others: collections.Counter[str]) -> str:
 def open_folder(path: str) -> ImageFiles:
     """List the images of a folder, which is flat or has one subfolder a class.
 
-    Hidden files and folders and what systems leave (Thumbs.db) are ignored. Files without an image's suffix are counted.
+    Hidden files and folders and what systems leave (Thumbs.db) are ignored. Files without an image's
+    suffix are counted.
 
     Args:
         path: the folder.
