@@ -228,7 +228,8 @@ def test_known_pixels_are_those_of_the_image(model, sampler):
 def test_every_form_of_a_mask(model):
     options = {"resamplings": 2, "jump_length": 5, "num_steps": 10}
     made = model.inpaint(PHOTOS, MASK, **options)
-    for mask in (MASK.astype(np.uint8) * 255, MASK.astype(float), MASK.tolist(), np.stack([MASK] * 3)):
+    for mask in (MASK.astype(np.uint8) * 255, MASK.astype(float), MASK.tolist(), np.stack([MASK] * 3),
+                 MASK * np.uint8(252) + np.uint8(2), MASK[..., np.newaxis]):  # fmt: skip
         np.testing.assert_array_equal(model.inpaint(PHOTOS, mask, **options), made)
     masks = np.stack([MASK, ~MASK, np.ones_like(MASK)])
     each = model.inpaint(PHOTOS, masks, **options)
@@ -371,7 +372,8 @@ FLOATS = images.to_float(PHOTOS).numpy()
         ),
         (lambda m: m.inpaint(PHOTOS, MASK[:3]), r"`mask` must be 4 x 4, or 3 of these. Received: shape \(3, 4\)"),
         (lambda m: m.inpaint(PHOTOS, MASK[0]), r"`mask` must be 4 x 4, or 3 of these. Received: shape \(4,\)"),
-        (lambda m: m.inpaint(PHOTOS, MASK[..., np.newaxis]), r"`mask` must be 4 x 4, .* shape \(4, 4, 1\)"),
+        (lambda m: m.inpaint(PHOTOS, np.stack([MASK] * 5, -1)), r"`mask` must be 4 x 4, .* shape \(4, 4, 5\)"),
+        (lambda m: m.inpaint(PHOTOS, MASK * 3), "`mask` must have white, above 127, .* Received: int64 from 0 to 3"),
         (lambda m: m.inpaint(PHOTOS, np.stack([MASK] * 2)), r"`mask` must be 4 x 4, or 3 .* shape \(2, 4, 4\)"),
         (lambda m: m.inpaint(PHOTOS, MASK.astype(str)), "`mask` must be bool or numbers. Received: <U5"),
         (lambda m: m.inpaint(PHOTOS, MASK, jump_length=0), "`jump_length` must be an integer of at least 1. Rec.*: 0"),
