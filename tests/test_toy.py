@@ -240,8 +240,8 @@ def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     ids=str,
 )
 def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule):
-    """docs/theory.md, section 6: where no signal is left the mean of the data is best. With a floor it is missed by 0.05
-    after these 600 steps, without one by 0.24 (x0) and 0.10 (v)."""
+    """docs/theory.md, section 6: where no signal is left the mean of the data is best. A floor misses it by 0.05 after
+    these 600 steps, and without one training misses it by 0.24 (x0) and 0.10 (v)."""
     keras.utils.set_random_seed(0)
     points = toy.to_images(toy.BY_NAME["points"].draw(5000))
     model = kddpm.DiffusionModel(toy.MLP(), schedule, prediction=prediction, weighting="min_snr", ema_momentum=0.99)
