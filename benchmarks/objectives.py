@@ -30,8 +30,8 @@ SAMPLERS = {
     "ancestral": ("ancestral", {}),
     "ancestral, large": ("ancestral", {"variance": "large"}),
     "ddim": ("ddim", {}),
-    "dpm_solver": ("dpm_solver", {}),
-    "heun": ("heun", {}),
+    "dpm_solver": ("dpm_solver", {"spacing": "trailing"}),
+    "heun": ("heun", {"spacing": "trailing"}),
     "predictor_corrector": ("predictor_corrector", {}),
 }
 STEPS = (1000, 250, 50, 20, 10, 5)

@@ -39,6 +39,7 @@ _TRAINING_POINTS = 20_000
 _BATCH = 250
 _STEPS_A_CALL = 50  # `fit` returns to Python this often, to move the progress bar
 _LEARNING_RATE = 4e-3
+_NO_RANGE = 1e-12  # nats; narrower ranges of a log-variance are rounding
 _FREQUENCIES = (0.5, 1, 2, 4)  # half-waves across the plane, over 2; they let a small network resolve detail
 
 
@@ -269,9 +270,19 @@ def gaussian_variances(schedule: NoiseSchedule, std: float) -> np.ndarray:
     return schedule.posterior_variances + schedule.posterior_coefs_x0**2 * of_x0
 
 
+def _fractions(schedule, std):
+    """Return where in the range of a learned log-variance the best one lies, from -1 to 1, (T,); -1 in no range."""
+    low, high = parametrization.log_variance_range(schedule)
+    width = high - low
+    width[width < _NO_RANGE] = np.inf
+    return 2 * (np.log(gaussian_variances(schedule, std)) - low) / width - 1
+
+
 @keras.saving.register_keras_serializable("kddpm")
 class GaussianNetwork(keras.Model):
     """The optimal network for data N(mean, std^2), without weights: eps and variance by equations (1) and (2).
+
+    Where the range of a learned variance is a point, as at T = 1, and where no signal is left, its variance is that.
 
     Args:
         image_shape: (H, W, C).
@@ -298,8 +309,7 @@ class GaussianNetwork(keras.Model):
         self.schedule = schedule
         self.mean = mean
         self.std = std
-        low, high = parametrization.log_variance_range(schedule)
-        self._fractions = 2 * (np.log(gaussian_variances(schedule, std)) - low) / (high - low) - 1
+        self._fractions = _fractions(schedule, std)
         self.built = True
 
     def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:

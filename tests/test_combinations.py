@@ -26,6 +26,7 @@ CHOICES = {
 SHAPE, CLASSES, STEPS = (4, 4, 1), 2, 3
 WHOLE = schedules.linear(T, 1e-3, 0.5)
 ZERO_SNR = schedules.zero_terminal_snr(WHOLE)
+LITTLE_SIGNAL = schedules.constant(T, 1 - 1e-8)  # ends at alpha_bar = 1e-160
 
 
 def table(*columns):
@@ -46,10 +47,15 @@ def table(*columns):
 
 
 SAID, SAID_OF_ZERO_SNR = table(*CHOICES), table("prediction", "sampler")
+SAID_OF_LITTLE_SIGNAL = table("prediction", "weighting")
 
 
 def test_the_document_says_one_thing_of_every_combination():
-    for said, columns in ((SAID, tuple(CHOICES)), (SAID_OF_ZERO_SNR, ("prediction", "sampler"))):
+    for said, columns in (
+        (SAID, tuple(CHOICES)),
+        (SAID_OF_ZERO_SNR, ("prediction", "sampler")),
+        (SAID_OF_LITTLE_SIGNAL, ("prediction", "weighting")),
+    ):
         every = list(itertools.product(*(CHOICES[column] for column in columns)))
         assert list(said) and sorted(said) == sorted(every)
         assert all(len(statements) == 1 for statements in said.values())
@@ -152,6 +158,29 @@ def test_a_schedule_without_signal_at_its_end_works_or_is_refused_as_documented(
         with pytest.raises(InputError) as refused:
             paint()
         assert statement.removeprefix("refused: ").strip('"') in str(refused.value)
+
+
+@pytest.mark.parametrize(("prediction", "weighting"), sorted(SAID_OF_LITTLE_SIGNAL))
+def test_a_schedule_whose_signal_leaves_float32_works_or_is_refused_as_documented(prediction, weighting, monkeypatch):
+    (statement,) = SAID_OF_LITTLE_SIGNAL[prediction, weighting]
+    variance = "learned" if weighting in ("vlb", "hybrid") else "small"
+    if statement != "works":
+        with pytest.raises(InputError) as refused:
+            new_model(prediction, weighting, variance, LITTLE_SIGNAL)
+        assert statement.removeprefix("refused: ").strip('"') in str(refused.value)
+        return
+    model = new_model(prediction, weighting, variance, LITTLE_SIGNAL)
+    loss, moved = take_a_step(model)
+    assert np.isfinite(loss) and all(np.isfinite(distance) and distance > 0 for distance in moved)
+    for sampler in samplers.BY_NAME:
+        assert_two_pictures(*pictures_of(model, sampler, monkeypatch))
+    images, labels = images_and_labels()
+    assert np.isfinite(model.bits_per_dim(images, labels, num_terms=2, verbose=False).total)
+
+
+def test_mu_has_no_min_snr_where_no_signal_is_left():
+    with pytest.raises(InputError, match="the weight is 0 in float32 from t=19"):
+        new_model("mu", "min_snr", "small", ZERO_SNR)
 
 
 LOSSES = [

@@ -203,6 +203,24 @@ def test_nothing_beats_the_exact_variance(variance, expected):
     assert excess == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    "schedule", [schedules.constant(1, 0.5), schedules.constant(200, 0.3), schedules.cosine(1000)], ids=str
+)
+def test_a_learned_variance_without_a_range_is_its_one_value(schedule):
+    """T = 1 has one variance, beta; and where no signal is left, that of the posterior is beta as well."""
+    network = toy.GaussianNetwork(schedule=schedule, **GAUSSIAN)
+    model = kddpm.DiffusionModel(network, schedule, weighting="hybrid", variance="learned")
+    t = np.arange(schedule.num_timesteps)
+    x = np.random.default_rng(0).normal(size=(len(t), 8, 8, 1))
+    eps, fraction = np.split(network([x, t]), 2, axis=-1)
+    assert np.isfinite(eps).all() and np.isfinite(fraction).all()
+    variances = np.exp(model.diffusion.log_variance(x, t, "learned", fraction))[:, 0, 0, 0]
+    best = toy.gaussian_variances(schedule, GAUSSIAN["std"])
+    np.testing.assert_allclose(variances[1:], best[1:], rtol=1e-5)
+    assert len(t) > 1 or variances == pytest.approx(0.5)
+    assert np.isfinite(model.bits_per_dim(toy.gaussian_images(2, **GAUSSIAN), verbose=False).total)
+
+
 def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     schedule = schedules.cosine(20)
     network = toy.GaussianNetwork(schedule=schedule, **GAUSSIAN)
@@ -214,3 +232,22 @@ def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     assert network([x, t]).shape == (3, 8, 8, 2)
     with pytest.raises(InputError, match="Received: a respaced schedule"):
         toy.GaussianNetwork(schedule=schedule.respace([3, 19]), **GAUSSIAN)
+
+
+@pytest.mark.parametrize("schedule", [schedules.cosine(10), schedules.zero_terminal_snr(schedules.cosine(10))], ids=str)
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule):
+    """docs/theory.md, section 6: where no signal is left the mean of the data is best; without a floor it is missed by
+    0.10 to 0.16, with it by 0.03 after 2,000 steps, and "simple" misses it by 0.02."""
+    keras.utils.set_random_seed(0)
+    points = toy.to_images(toy.BY_NAME["points"].draw(5000))
+    model = kddpm.DiffusionModel(toy.MLP(), schedule, prediction=prediction, weighting="min_snr", ema_momentum=0.99)
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, 600)
+    model.compile(keras.optimizers.Adam(rate), jit_compile=True, steps_per_execution=50)
+    model.fit(points, batch_size=250, epochs=30, verbose=0)
+    noise = np.random.default_rng(0).normal(size=(2000, *toy.IMAGE_SHAPE)).astype(np.float32)
+    t = np.full(2000, 9, np.int32)
+    x_0 = model.diffusion.x0_from(noise, t, model.ema_network([noise, t]), prediction)
+    error = np.sqrt(np.mean((x_0 - points.mean(axis=0)) ** 2))
+    print("RMS", error)
+    assert error < 0.06

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import replacing
-from kddpm.data import decoding, images, npz_files
+from kddpm.data import decoding, images, masks, npz_files
 
 _FRAME_MS = 120  # duration of a frame of an interpolation
 
@@ -100,7 +100,7 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
     Args:
         name: flag or argument to name in the error.
         path: an image file of the model's size, or of the picture's: then it is cropped and resized like the picture,
-            by area when it shrinks and by nearest pixel when it grows. Above half grey counts as white.
+            by area when it shrinks and by nearest pixel when it grows. What counts as white: `kddpm.data.masks`.
         image_size: (height, width) of the model.
         photo_size: (height, width) of the picture in its file.
 
@@ -114,11 +114,15 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
     if size not in (tuple(image_size), tuple(photo_size)):
         expected = " or ".join(dict.fromkeys(f"{w}x{h}" for h, w in (image_size, photo_size)))
         raise InputError(f"{name} must be {expected}, as the picture is. Received: {path}, {size[1]}x{size[0]}")
-    has_black = (mask <= 127).any()
+    try:
+        keep = masks.kept(mask[..., 0])
+    except InputError as error:
+        raise InputError(f"{name} {error.expected}. Received: {path}, {error.received}") from None
+    has_black = not keep.all()
     if size != tuple(image_size):
-        picture = Image.fromarray(mask[..., 0])
-        mask, _ = decoding.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
-    keep = mask[..., 0] > 127
+        picture = Image.fromarray(np.where(keep, np.uint8(255), np.uint8(0)))
+        resized, _ = decoding.to_array(picture, image_size, 1, enlarge=Image.Resampling.NEAREST)
+        keep = resized[..., 0] > 127
     if keep.all():
         how = "whose black vanishes at the model's size" if has_black else "all white"
         raise InputError(f"{name} must have black in it, where to paint. Received: {path}, {how}")

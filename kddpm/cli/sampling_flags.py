@@ -28,7 +28,10 @@ def define_sampler_flags(sampler: str, num_steps: str) -> None:
     """Define --sampler, --num_steps and the other flags of samplers; the arguments describe the defaults."""
     flags.DEFINE_string("sampler", None, f"{', '.join(samplers.BY_NAME)}; {sampler} if not given")
     flags.DEFINE_integer("num_steps", None, f"steps, at most T; {num_steps} if not given")
-    flags.DEFINE_enum("spacing", None, SPACINGS, "which steps, where fewer than T; trailing if not given")
+    karras = " and ".join(name for name, kind in samplers.BY_NAME.items() if kind().spacing == "karras")
+    flags.DEFINE_enum(
+        "spacing", None, SPACINGS, f"which steps, where fewer than T; if not given, karras for {karras}, else trailing"
+    )
     flags.DEFINE_enum(
         "clip",
         "true",

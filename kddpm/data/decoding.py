@@ -2,8 +2,9 @@
 
 A picture goes through these steps, in this order:
 
-1. its EXIF orientation is applied; only the first frame of an animation is used; colour profiles are ignored;
-2. 16-bit grey becomes 8-bit by round(value / 257); of 16-bit colour Pillow keeps the high bytes;
+1. its EXIF orientation is applied; of an animation, or a file of several pictures, only the first is used;
+   colour profiles are ignored;
+2. 16-bit grey becomes 8-bit by round(value / 257); of deeper colour Pillow keeps the high bits;
 3. transparency, from an alpha channel or a palette, is composited over white;
 4. colour becomes RGB, or luma (ITU-R 601-2) if one channel is requested;
 5. a picture of another size is cropped around its centre to the requested aspect ratio, then resized: by area (each
@@ -30,10 +31,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kddpm.base import progress
 from kddpm.base.errors import InputError
-from kddpm.data.image_files import EXTENSIONS, ImageFiles, check_file_size, printable
+from kddpm.data.image_files import EXTENSIONS, ImageFiles, check_file_size, formats_of, printable
 
-# The only decoders used, whatever a file's name: Pillow has others, some of which start programs.
-FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it refuses an image as a decompression bomb
 PROGRESS_FROM_FILES = 2_000
 
@@ -63,7 +62,7 @@ def common_shape(
         return (*image_size, channels)
 
     def inspect(i: int) -> tuple[tuple[int, int], bool]:
-        with _open(files.read(i)) as image:
+        with _open(files.read(i), files.names[i]) as image:
             return (_oriented_size(image) if image_size is None else (0, 0)), _is_grey(image)
 
     headers = [found for found, reason in _for_each(files, inspect, "Inspecting", verbose) if reason is None]
@@ -99,7 +98,7 @@ def decode_all(
     one_at_a_time = threading.Lock()
 
     def decode(i: int) -> str:
-        with _open(files.read(i)) as image:
+        with _open(files.read(i), files.names[i]) as image:
             is_large = image.width * image.height > _LARGE_PIXELS
             with one_at_a_time if is_large else contextlib.nullcontext():
                 out[i], changes = to_array(image, (height, width), channels)
@@ -117,7 +116,7 @@ def read_image(
 
     Args:
         name: flag or argument to name in the error.
-        path: the file; its suffix does not matter.
+        path: the file; its content decides how it is decoded, except for the formats without a signature.
         image_size: (height, width); None = the size in the file.
         channels: 1 or 3.
 
@@ -131,7 +130,7 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             check_file_size(os.stat(path).st_size)
-            with open(path, "rb") as file, _open(file.read()) as image:
+            with open(path, "rb") as file, _open(file.read(), str(path)) as image:
                 file_size = _oriented_size(image)
                 return (*to_array(image, image_size or file_size, channels), file_size)
     except MemoryError:
@@ -269,7 +268,7 @@ def _oriented_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if width != height and image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (height, width)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     """Read the header; refuse too many pixels before any of them is decoded."""
     if not data:
         raise ValueError("empty file")
@@ -279,7 +278,7 @@ def _open(data: bytes) -> Image.Image:
                 image.verify()
             except (OSError, SyntaxError, ValueError) as error:
                 raise ValueError(f"truncated or damaged: {error}") from None
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=formats_of(name))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels; expected at most {MAX_PIXELS:,} (decompression bomb?)")
     return image

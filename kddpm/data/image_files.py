@@ -4,6 +4,7 @@ The files themselves are not opened here: `kddpm.data.decoding` turns them into 
 not stop the others: it is put in a {name: reason} dictionary, so that one error can list them all.
 """
 
+import collections
 import dataclasses
 import os
 import re
@@ -13,13 +14,39 @@ import zipfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from PIL import features
 
 from kddpm.base import archives
 from kddpm.base.errors import InputError, first_line
 
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
+# {Pillow's name of a format: its suffixes}. No other decoder is used, whatever a file's name: Pillow has more, some of
+# which start programs (EPS, WMF), hold no picture of their own (HDF5, MPEG) or hold several (ICO, ICNS).
+_SUFFIXES = {
+    "PNG": ("png", "apng"),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "WEBP": ("webp",),
+    "AVIF": ("avif", "avifs"),
+    "JPEG2000": ("jp2", "j2k", "jpc", "jpf", "jpx", "j2c"),
+    "TIFF": ("tif", "tiff"),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "DIB": ("dib",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "QOI": ("qoi",),
+    "SGI": ("sgi", "rgb", "rgba", "bw"),
+    "PCX": ("pcx",),
+    "TGA": ("tga",),
+}
+_LIBRARIES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # without which Pillow may have been built
+FORMATS = tuple(name for name in _SUFFIXES if name not in _LIBRARIES or features.check(_LIBRARIES[name]))
+EXTENSIONS = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+# Their first bytes do not tell them from damaged or foreign files: they are believed where the suffix says the same.
+_UNSIGNED = ("SGI", "PCX", "TGA")
+_FOREIGN = ("heic", "heif", "jxl")  # what phones and cameras write and Pillow itself never reads
+_LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")  # which systems leave in folders of pictures
 MAX_FILE_BYTES = 2**30  # limit of one encoded file; a zip member may claim any size
 MAX_LISTED = 50
+_MOST_KINDS = 8  # named in a line about files that were left out
 _NUMBER = re.compile("[0-9]+")
 
 
@@ -33,6 +60,7 @@ class ImageFiles:
     labels: np.ndarray | None  # int32 (N,), or None without class folders
     class_names: tuple[str, ...]
     bad: dict[str, str]  # {name: reason} of the files refused without opening them
+    others: collections.Counter[str]  # {suffix: number of files} of those that are no images by their names
     read: Callable[[int], bytes]  # returns the encoded bytes of file i
 
 
@@ -59,10 +87,30 @@ def list_bad(bad: dict[str, str]) -> str:
     return "\n".join(lines[:MAX_LISTED] + more)
 
 
+def formats_of(name: str) -> tuple[str, ...]:
+    """Return the names of the decoders that may open a file of this name."""
+    suffix = _suffix(name)
+    return tuple(f for f in FORMATS if f not in _UNSIGNED or suffix in _SUFFIXES[f])
+
+
+def count_kinds(others: collections.Counter[str]) -> str:
+    """Return how many files of each suffix were left out, in a line: "30 files left out: 20 .txt, 10 .heic (...)"."""
+    pictures = {*_FOREIGN, *(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)}
+    texts = [
+        f"{count:,} {f'.{printable(suffix)}' if suffix else 'without a suffix'}"
+        + (" (this Pillow cannot read it)" if suffix in pictures else "")
+        for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    total = others.total()
+    more = ", ..." if len(texts) > _MOST_KINDS else ""
+    return f"{total:,} file{'s' * (total != 1)} left out: {', '.join(texts[:_MOST_KINDS])}{more}"
+
+
 def open_folder(path: str) -> ImageFiles:
     """List the images of a folder, which is flat or has one subfolder a class.
 
-    Hidden files and folders and files without an image's extension are ignored.
+    Hidden files and folders and what systems leave (Thumbs.db) are ignored. Files without an image's
+    suffix are counted.
 
     Args:
         path: the folder.
@@ -78,7 +126,7 @@ def open_folder(path: str) -> ImageFiles:
         raise InputError(f"{spec}: expected a folder; {_what_is_there(path)}")
     root = os.path.realpath(path)
     found: list[list] = []
-    bad, others, folders = {}, 0, [""]
+    bad, others, folders = {}, collections.Counter[str](), [""]
     while folders:
         folder = folders.pop()
         try:
@@ -87,7 +135,7 @@ def open_folder(path: str) -> ImageFiles:
             raise InputError(f"{spec}: cannot read the folder {printable(folder) or '.'!r}: {error.strerror}") from None
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith("."):
+            if _is_litter(entry.name):
                 continue
             if entry.is_symlink() and (os.path.isdir(entry.path) or _has_extension(name)):
                 target = os.path.realpath(entry.path)
@@ -100,7 +148,7 @@ def open_folder(path: str) -> ImageFiles:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name)
             elif not _has_extension(name):
-                others += 1
+                others[_suffix(name)] += 1
             else:
                 try:
                     info = os.stat(entry.path)
@@ -123,14 +171,14 @@ def open_folder(path: str) -> ImageFiles:
             check_file_size(info.st_size)
             return file.read(info.st_size)
 
-    return ImageFiles(spec, names, found, labels, class_names, bad, read)
+    return ImageFiles(spec, names, found, labels, class_names, bad, others, read)
 
 
 def open_zip(path: str) -> ImageFiles:
     """List the images of a zip archive, which is read in place: nothing is extracted.
 
-    A top folder that all images share is stripped; below it the layout is that of `open_folder`. `__MACOSX`, hidden
-    members and members without an image's extension are ignored.
+    A top folder that all images share is stripped; below it the layout is that of `open_folder`, and so is what
+    is ignored and what is counted.
 
     Args:
         path: the archive.
@@ -146,14 +194,13 @@ def open_zip(path: str) -> ImageFiles:
         archive = archives.opened(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last: unknown zip version
         raise InputError(f"{spec}: expected a zip archive; {_what_is_there(path, error)}") from None
-    found, bad, others = [], {}, 0
+    found, bad, others = [], {}, collections.Counter[str]()
     for member in archive.infolist():
         parts = member.filename.replace("\\", "/").split("/")
-        is_hidden = "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
-        if is_hidden or member.filename.endswith("/"):
+        if any(_is_litter(part) for part in parts if part != "..") or member.filename.endswith("/"):
             continue
         if not _has_extension(parts[-1]):
-            others += 1
+            others[_suffix(parts[-1])] += 1
         elif parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:$", parts[0]):
             bad[member.filename] = "a member's name must be relative and without '..'"
         else:
@@ -172,7 +219,7 @@ def open_zip(path: str) -> ImageFiles:
             return archives.read_member(archive, found[i][1])
 
     stamps = [[name, member.file_size, member.CRC] for name, member in found]
-    return ImageFiles(spec, names, stamps, labels, class_names, bad, read)
+    return ImageFiles(spec, names, stamps, labels, class_names, bad, others, read)
 
 
 def check_file_size(size: int) -> None:
@@ -189,8 +236,16 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # if a pipe has replaced the file, do not wait for its writer
 
 
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1][1:].lower()
+
+
 def _has_extension(name: str) -> bool:
-    return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
+    return _suffix(name) in EXTENSIONS
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _what_is_there(path: str, error: Exception | None = None) -> str:
@@ -205,10 +260,13 @@ def _what_is_there(path: str, error: Exception | None = None) -> str:
     return "this is another kind of file, or a damaged one" + (f": {first_line(error)}" if error else "")
 
 
-def _classes(spec: str, names: list[str], bad: Iterable[str], others: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _classes(
+    spec: str, names: list[str], bad: Iterable[str], others: collections.Counter[str]
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Return labels and class names from the folders of the sorted names."""
     if not names and not bad:
-        raise InputError(f"{spec}: no image found among {others} files. Expected " + ", ".join(EXTENSIONS))
+        there = count_kinds(others) if others else "no files"
+        raise InputError(f"{spec}: no image found; {there}. Expected {', '.join(EXTENSIONS)}")
     folders = [name.rpartition("/")[0] for name in names]
     deep = next((name for name, folder in zip(names, folders, strict=True) if "/" in folder), None)
     if deep is not None:

@@ -90,6 +90,8 @@ def load(
         source = _npz(shown, rest, size, channels)
     elif kind in ("folder", "zip") and rest:
         files = image_files.open_folder(rest) if kind == "folder" else image_files.open_zip(rest)
+        if files.others:
+            print(f"{shown}: {image_files.count_kinds(files.others)}", file=sys.stderr)
         source = _image_files(files, rest, size, channels, skip_bad_images, progress)
     elif kind == "tfds" and rest:
         source = _tfds(dataset, size, channels, tfds_data_dir)

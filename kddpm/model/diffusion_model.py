@@ -1,7 +1,7 @@
 """`DiffusionModel`: a Keras model whose `fit` is Algorithm 1 and whose `generate` is Algorithm 2 of Ho et al. 2020.
 
 Every random draw is a function of (seed, step): the timesteps, the noise and the dropout masks of training step k come
-from `fold_in((seed, purpose), k)`. So a run continues as if it had never stopped, without a saved generator state.
+from `fold_in(seed, k)`. So a run continues as if it had never stopped, without a saved generator state.
 """
 
 import dataclasses
@@ -157,7 +157,7 @@ class DiffusionModel(GuardedModel):
     def train_step(self, data: Tensor) -> dict[str, Tensor]:
         """Take one step of Algorithm 1 on a batch of images, or of (images, labels)."""
         x_0, label, invalid = self._unpack(data, "training")
-        drawn = self._draw(draws.TRAINING, self.step, x_0, label)
+        drawn = self._draw(self.step, x_0, label)
         weights = checks.compiled_weights(self.network, self._compiled_weights)
         before = network_state.Before(self.network)
         network_state.reseed(self.network, self.seed, self.step)
@@ -183,10 +183,10 @@ class DiffusionModel(GuardedModel):
         return self._logs(self.get_metrics_result())
 
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of one batch under the averaged weights, with the same draws at every evaluation."""
+        """Compute the loss of one batch under the averaged weights; image k of an evaluation has draws of its own."""
         x_0, label, invalid = self._unpack(data, "evaluation")
-        drawn = self._draw(draws.EVALUATION, tf.cast(self.loss_tracker.count, tf.int64), x_0, label)
-        arrays = [x_0, drawn.t, drawn.noise, label]
+        drawn = draws.draw_evaluation(self.seed, self.loss_tracker.count, x_0, self.schedule.num_timesteps)
+        arrays = [x_0, *drawn, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get no image of the last batch, but a network needs at least one.
             arrays = [None if a is None else tf.pad(a, [[0, 1], *[[0, 0]] * (a.ndim - 1)]) for a in arrays]
@@ -228,16 +228,13 @@ class DiffusionModel(GuardedModel):
         x_0, labels, is_valid = inputs.prepared(images, labels, self.image_shape, self.network.num_classes)
         return x_0, labels, tf.cast(~is_valid, tf.float32)
 
-    def _draw(self, purpose, index, x_0, label):
-        is_training = purpose == draws.TRAINING
+    def _draw(self, step, x_0, label):
         shares = None
-        if is_training and self.objective.timestep_sampling == "importance":
+        if self.objective.timestep_sampling == "importance":
             shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
         return draws.draw(
-            self.seed, purpose, index, x_0, label, self.schedule.num_timesteps,
-            shares=shares,
-            label_dropout=self.label_dropout if is_training else 0.0,
-            no_class=self.network.num_classes,
+            self.seed, step, x_0, label, self.schedule.num_timesteps,
+            shares=shares, label_dropout=self.label_dropout, no_class=self.network.num_classes,
         )  # fmt: skip
 
     def _update_loss_history(self, t, losses, is_finite):

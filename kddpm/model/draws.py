@@ -1,6 +1,7 @@
-"""The random draws of a step of training or evaluation, a function of (seed, purpose, step) without saved state.
+"""The random draws of training, a function of (seed, step), and of evaluation, a function of (seed, image).
 
-Everything is drawn for the global batch and sliced by replica, so that n replicas draw the same as one device.
+Nothing is saved. A step of training draws for the global batch and slices by replica, so that n replicas draw the same
+as one device. An evaluation numbers its images: image k has the same draws in batches of any size.
 """
 
 from typing import NamedTuple
@@ -9,8 +10,10 @@ import tensorflow as tf
 
 from kddpm.base.types import Tensor
 from kddpm.distribution import replicas
+from kddpm.sampling import noise as normal_noise
 
-TRAINING, EVALUATION = 0, 1  # purposes
+_PLACES = 2**32  # among which a draw by shares chooses
+_GOLDEN = 0x9E3779B9 - 2**32  # 2^32 over the golden ratio, as int32
 
 
 class Draws(NamedTuple):
@@ -25,8 +28,7 @@ class Draws(NamedTuple):
 
 def draw(
     seed: int,
-    purpose: int,
-    index: Tensor,
+    step: Tensor,
     x_0: tf.Tensor,
     label: tf.Tensor | None,
     num_timesteps: int,
@@ -35,22 +37,21 @@ def draw(
     label_dropout: float = 0.0,
     no_class: int | None = None,
 ) -> Draws:
-    """Return the draws of one step.
+    """Return the draws of one step of training.
 
     Args:
         seed: int32, the seed of the run.
-        purpose: `TRAINING` or `EVALUATION`.
-        index: int64 scalar, the number of the step.
+        step: int64 scalar, the number of the step.
         x_0: images (B, H, W, C) of this replica.
         label: classes (B,), or None.
         num_timesteps: T.
-        shares: float32 (T,), unnormalised probability of each t; None = uniform.
-        label_dropout: fraction of the labels that are replaced.
+        shares: float32 (T,), the probability of each t up to a common factor; None = uniform, to T / 2^32.
+        label_dropout: fraction of the labels that are replaced, to 2^-23.
         no_class: the label that replaces them.
     """
     fold_in = tf.random.experimental.stateless_fold_in
-    key = fold_in(tf.constant([seed, purpose], tf.int32), index)
-    size = tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
+    key = fold_in(tf.constant([seed, 0], tf.int32), step)
+    size = _rows(x_0)
     first, batch = replicas.place_of(size)
 
     def mine(drawn):
@@ -61,13 +62,59 @@ def draw(
         t = tf.random.stateless_uniform([batch], fold_in(key, 0), 0, num_timesteps, dtype=tf.int32)
         weight = tf.ones([batch])
     else:
-        uniform = tf.random.stateless_uniform([batch], fold_in(key, 0))
-        ends = tf.cumsum(shares)
-        t = tf.searchsorted(ends[:-1], uniform * ends[-1], side="right", out_type=tf.int32)
-        weight = 1 / (num_timesteps * tf.gather(shares, t))
+        places = tf.random.stateless_uniform([batch], fold_in(key, 0), 0, _PLACES, dtype=tf.int64)
+        t, weight = at_places(places, share_ends(shares))
     noise = tf.random.stateless_normal([batch, *x_0.shape[1:]], fold_in(key, 1))
     dropout_seed = tf.random.stateless_uniform([batch], fold_in(key, 2), 0, 2**31 - 1, dtype=tf.int32)
     if label_dropout:
         dropped = mine(tf.random.stateless_uniform([batch], fold_in(key, 3))) < label_dropout
         label = tf.where(dropped, no_class, label)
     return Draws(mine(t), mine(weight), mine(noise), label, mine(dropout_seed))
+
+
+def draw_evaluation(seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the draws of a batch of an evaluation, in integers, so that they are the same everywhere.
+
+        t_k = floor(T frac(u + k / golden ratio)),  u uniform
+
+    spreads the t of consecutive images, whatever their number, far more evenly than independent draws. The mean of
+    "simple" losses of 512 digits at T = 1000 is off by 1.1 % (rms over 200 seeds) instead of 3.9 %; that of "vlb", which
+    the term at t = 0 dominates, by 84 % instead of 107 %: `bits_per_dim` is the way to measure the bound.
+
+    Args:
+        seed: int32, the seed of the run.
+        seen: scalar, how many images came in earlier batches of all replicas; as float32, exact up to 2^24.
+        x_0: images (B, H, W, C) of this replica.
+        num_timesteps: T.
+
+    Returns:
+        t, int32 (B,), and the noise, float32 (B, H, W, C).
+    """
+    size = _rows(x_0)
+    k = tf.cast(seen, tf.int32) + replicas.place_of(size)[0] + tf.range(size)
+    stream = normal_noise.EVALUATION_STREAM
+    start, _ = normal_noise.threefry2x32((seed, stream), (-1, 0))  # -1: no element of an image
+    place = tf.cast(start + k * _GOLDEN, tf.int64) + 2**31  # of 2^32; the sum of int32 wraps
+    t = tf.cast(tf.bitwise.right_shift(place * num_timesteps, 32), tf.int32)
+    return t, normal_noise.normal(k, stream, seed, tuple(x_0.shape[1:]))
+
+
+def _rows(x_0):
+    return tf.shape(x_0)[0] if x_0.shape[0] is None else x_0.shape[0]
+
+
+def share_ends(shares: tf.Tensor) -> tf.Tensor:
+    """Return the end of each t's interval of the integers 0 .. 2^32 - 1, int64 (T,); each holds at least 3 of them.
+
+    Shares, float32 (T,), matter up to a common factor. Floats in [0, 1) would miss those of a rare t by much.
+    """
+    counts = tf.maximum(tf.cast(tf.round(shares / tf.reduce_sum(shares) * 2**30), tf.int32), 1)
+    ends = tf.cast(tf.cumsum(counts), tf.int64)
+    return ends * _PLACES // ends[-1]
+
+
+def at_places(places: tf.Tensor, ends: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the t, int32, in whose intervals integers (B,) lie, and 1 / (T p(t)), float32, exact for these intervals."""
+    t = tf.searchsorted(ends, places, side="right", out_type=tf.int32)
+    sizes = ends - tf.pad(ends[:-1], [[1, 0]])
+    return t, _PLACES / ends.shape[0] / tf.cast(tf.gather(sizes, t), tf.float32)

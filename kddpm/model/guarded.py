@@ -59,7 +59,10 @@ class GuardedModel(keras.Model):
             return super().fit(x, y, batch_size=batch_size, epochs=epochs, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs) -> Any:
-        """Return the loss under the averaged weights, by Keras's `evaluate`; the same images give the same number.
+        """Return the loss under the averaged weights, by Keras's `evaluate`.
+
+        The same images in the same order give the same number, to rounding, in batches of any size, from every source,
+        on any number of replicas: the noise of image k and its t depend on the model's seed and on k.
 
         Raises:
             InputError: as in `fit`.
@@ -80,7 +83,7 @@ class GuardedModel(keras.Model):
         return super().train_on_batch(*self._batch_guard("training").source(x, y), *args, **kwargs)
 
     def test_on_batch(self, x: Tensor, y: Tensor = None, *args, **kwargs) -> Any:
-        """Return the loss of a batch under the averaged weights, by Keras's `test_on_batch`.
+        """Return the loss of a batch under the averaged weights, as `evaluate` does for these images.
 
         Raises:
             InputError: as in `fit`.

@@ -7,7 +7,7 @@ from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers, Tensor
 from kddpm.data import images as kd_images
-from kddpm.data import inputs
+from kddpm.data import inputs, masks
 from kddpm.sampling import generation, noise, samplers
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 
@@ -144,7 +144,7 @@ def variations(
         strength: t / T: 0 = the images themselves, 1 = the pictures that the seeds generate without them.
         seeds: one a picture; None = 0 .. N - 1.
         sampler: as in `generation.generate`.
-        num_steps: steps of the whole way from T, as in `generation.generate`; the last `strength` of them are taken.
+        num_steps: steps of the whole way from T, as in `generation.generate`; those from t on are taken.
         labels: classes, one a picture, for a network with classes.
         guidance_scale: as in `generation.generate`.
         batch_size: as in `generation.generate`.
@@ -165,13 +165,13 @@ def variations(
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
     labels = denoiser.labels_of_images(labels, len(seeds))
     denoiser.check_guidance(guidance_scale)
-    steps = len(denoiser.steps(samplers.DDIM(), num_steps).timesteps)
-    if not round(strength * steps):
+    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
+    if not len(kept):
         return kd_images.to_uint8(x_0).numpy()
     table = denoiser.steps(sampler, num_steps, strength)
     x = None
-    if round(strength * steps) < steps:
-        x = _noised(denoiser, x_0, np.searchsorted(denoiser.schedule.timesteps, table.timesteps[0]), seeds, batch_size)
+    if kept[-1] < denoiser.schedule.num_timesteps - 1:
+        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
     floats, _ = generation.paint(
         denoiser, table, seeds, labels, x=x,
         guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
@@ -203,7 +203,8 @@ def inpaint(
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
         images: uint8, or float in [-1, 1], (N, H, W, C); one image (H, W, C) is used for every seed.
-        mask: bool (H, W) or (N, H, W), True = known; or the same as numbers, 0 = to be painted.
+        mask: bool (H, W) or (N, H, W), True = known; or numbers or a picture, white = known, by the rules of
+            `kddpm.data.masks`.
         seeds: one a picture; None = 0 .. N - 1.
         sampler: "ancestral" or "ddim", or one of the two with its arguments.
         num_steps: as in `generation.generate`, without the resampling.
@@ -218,8 +219,8 @@ def inpaint(
         uint8 (N, H, W, C); known pixels are exactly those of the image.
 
     Raises:
-        InputError: a mask of another shape, a sampler of another kind, images of another shape, a jump of as many
-            steps as there are, or as in `generation.generate`.
+        InputError: a mask of another shape or with other values, a sampler of another kind, images of another shape, a
+            jump of as many steps as there are, or as in `generation.generate`.
     """
     denoiser = denoiser_of(model)
     sampler = samplers.by_name(sampler)
@@ -231,7 +232,8 @@ def inpaint(
         )
     resamplings = arguments.count("resamplings", resamplings)
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
-    known = _checked_mask(denoiser, mask, len(x_0))
+    known = masks.known(mask, denoiser.image_shape[:2], len(x_0))[..., np.newaxis]
+    known = np.broadcast_to(known, x_0.shape).copy()
     labels = denoiser.labels_of_images(labels, len(seeds))
     denoiser.check_guidance(guidance_scale)
     table = denoiser.steps(sampler, num_steps)
@@ -331,15 +333,3 @@ def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
     if len(seeds) != len(x_0):
         raise InputError("seeds", "must be one an image", f"{len(seeds)} seeds, {len(x_0)} images")
     return x_0, seeds
-
-
-def _checked_mask(denoiser, mask, count) -> np.ndarray:
-    """Check the mask and return it as bool (N, H, W, C)."""
-    mask = np.asarray(mask)
-    size = denoiser.image_shape[:2]
-    if mask.shape not in (size, (count, *size)):
-        expected = " x ".join(map(str, size))
-        raise InputError("mask", f"must be {expected}, or {count} of these", f"shape {mask.shape}")
-    if mask.dtype.kind not in "buif":
-        raise InputError("mask", "must be bool or numbers", mask.dtype)
-    return np.broadcast_to((mask != 0)[..., np.newaxis], (count, *denoiser.image_shape)).copy()

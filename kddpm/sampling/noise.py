@@ -26,6 +26,7 @@ STEP_STREAM = 1  # the noise added by a sampler's steps
 KNOWN_STREAM = 2  # the noise on the pixels that inpainting keeps
 RETURN_STREAM = 3  # the noise that inpainting adds when it goes back
 BOUND_STREAM = 4  # the noise in the x_t at which a bound is estimated
+EVALUATION_STREAM = 5  # the noise, and the first t, at which `evaluate` computes the loss
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA

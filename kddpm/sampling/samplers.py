@@ -12,8 +12,10 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
     (4)  DDIM (Song et al. 2021, eq. 12 and 16): sigma = eta sqrt(posterior variance), and with
          k = sqrt(n'^2 - sigma^2), the factor of the noise that follows from the clipped x_0,  d = k / n,  c = s' - d s.
     (5)  DPMSolver, DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): with lambda = log(s / n) and h = lambda' - lambda,
-         x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = h / (2 h of the step before),  m' = x_0;
-         w = 0 at the first step, which has no memory, and at the last, whose h is infinite.
+         x' = n'/n x + s' (1 - exp(-h)) D,  D = (1 + w) x_0 - w m,  w = min(h, max(h_before, 1/2)) / (2 h_before),
+         m' = x_0, with h_before of the step before; w = 0 at the first step, which has no memory, and at the last,
+         whose h is infinite. Lu et al.'s w = h / (2 h_before) draws a line through both x_0 and reads it in the middle
+         of the step. Where a step is long, and longer than the one before, that is too far, and samples overshoot.
     (6)  Heun on the probability-flow ODE (Karras et al. 2022, algorithm 1): two rows a step. In z = x / n and w = s / n
          the ODE is dz/dw = x_0. Euler's row stores half of its step in m'; the second row, at t_prev, adds the other
          half with the x_0 found there. The last step, to an infinite w, is Euler's only. Karras et al. integrate in
@@ -46,6 +48,8 @@ from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.schedules import SPACINGS, NoiseSchedule, checked_steps, timestep_grid
 
+_SAFE_STEP = 0.5  # of log(s / n), up to which DPM-Solver++ extrapolates however short the step before was
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(abc.ABC):
@@ -54,7 +58,8 @@ class Sampler(abc.ABC):
     Args:
         clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile if that is above
             1, and then divided by it (Saharia et al. 2022, section 2.3), for strong guidance.
-        spacing: which steps are taken if there are fewer than T; see `schedules.timestep_grid`.
+        spacing: which steps are taken if there are fewer than T; see `schedules.timestep_grid`. The defaults are those
+            with the smallest errors in docs/solvers.md.
     """
 
     memoryless: ClassVar[bool] = False  # whether a row is a whole step without memory, as inpainting needs
@@ -143,17 +148,15 @@ class DPMSolver(Sampler):
     """
 
     order: ClassVar[int] = 2
+    spacing: str = dataclasses.field(default="karras", kw_only=True)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Return the second-order steps of equation (5) on a (respaced) schedule."""
         down = np.arange(schedule.num_timesteps)[::-1]
-        signal, noise_ = _levels(schedule)
-        with np.errstate(divide="ignore"):
-            log_snr = np.log(signal / noise_)
-            steps = np.diff(log_snr)[::-1] * -1  # h of each step, from noise to data
+        steps = np.diff(schedule.log_sigmas)[::-1]  # h of each step but the last, from noise to data
         ratio, towards = (column[::-1] for column in _euler(schedule))
         weight = np.zeros(len(down))
-        weight[1:-1] = steps[1:-1] / (2 * steps[:-2])  # 0 if the previous h was infinite
+        weight[1:-1] = np.minimum(steps[1:], np.maximum(steps[:-1], _SAFE_STEP)) / (2 * steps[:-1])
         zero = np.zeros(len(down))
         return Rows(
             down, towards * (1 + weight), ratio, zero,
@@ -170,6 +173,7 @@ class Heun(Sampler):
     """
 
     order: ClassVar[int] = 2
+    spacing: str = dataclasses.field(default="karras", kw_only=True)
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Return the Euler and Heun rows of equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
@@ -267,11 +271,12 @@ class Inversion:
             )
         signal, noise_ = _levels(schedule)
         s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
-        of_eps = n_next - s_next / s * n  # times eps = (x' - s' x_0) / n' of the iterate
+        kept = np.sqrt(schedule.alphas)  # s' / s
+        of_eps = n_next - kept * n  # times eps = (x' - s' x_0) / n' of the iterate
         early = s * s_next > n * n_next
         with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is used
             c = np.where(early, -of_eps * s_next / n_next, s_next - n_next / n * s)
-            e = np.where(early, s_next / s, n_next / n)
+            e = np.where(early, kept, n_next / n)
         d = np.where(early, of_eps / n_next, 0.0)
         at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
         c, d, e = c[at], d[at], e[at]
@@ -321,7 +326,7 @@ def step_table(
             None = all T.
         objective: what the network was trained to predict, and its variance, for samplers that use the model's;
             None = eps and the posterior's.
-        strength: fraction of the steps to take; they are the last ones.
+        strength: t / T from which the steps are taken, as near as the steps come.
 
     Raises:
         InputError: more steps than T, steps that do not increase or do not end at T - 1; variances of another number; a
@@ -329,21 +334,35 @@ def step_table(
             leaves none.
     """
     objective = objective or Objective()
-    kept = _kept_steps(schedule, num_steps, sampler.spacing)
-    respaced = schedule if num_steps is None else schedule.respace(kept)
+    whole = kept_steps(sampler, schedule, num_steps)
+    kept = kept_steps(sampler, schedule, num_steps, strength)
+    respaced = schedule if len(kept) == schedule.num_timesteps else schedule.respace(kept)
     variances = getattr(sampler, "variance", None)
     if isinstance(variances, tuple):
-        taken: Config = {"variance": _checked_variances(variances, kept)[: _num_taken(strength, kept)]}
+        taken: Config = {"variance": _checked_variances(variances, whole)[: len(kept)]}
         sampler = dataclasses.replace(sampler, **taken)
-    if strength < 1:
-        kept = kept[: _num_taken(strength, kept)]
-        respaced = respaced.respace(range(len(kept)))
     if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
         raise InputError("variance", "learned needs a model that learned one", f"a model with {objective.variance!r}")
     rows = sampler.rows(respaced, objective.variance)
     at = kept[rows.at]
     a, b = (column[at] for column in parametrization.x0_coefficients(schedule, objective.prediction))
     return StepTable(schedule.timesteps[at], a, b, rows, sampler.clip)
+
+
+def kept_steps(
+    sampler: Sampler | Inversion,
+    schedule: NoiseSchedule,
+    num_steps: int | Integers | None = None,
+    strength: float = 1.0,
+) -> np.ndarray:
+    """Return the indices of the steps that `step_table` takes with these arguments, increasing, int64 (N,).
+
+    Raises:
+        InputError: more steps than T, or steps that do not increase or do not end at T - 1.
+    """
+    kept = _kept_steps(schedule, num_steps, sampler.spacing)
+    levels = np.append(0, kept + 1)  # noising steps behind the data and behind each x_t
+    return kept[: np.argmin(np.abs(levels - strength * schedule.num_timesteps))]
 
 
 def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
@@ -360,11 +379,6 @@ def _kept_steps(schedule, num_steps, spacing) -> np.ndarray:
             f"a last step of {kept[-1]}",
         )
     return kept
-
-
-def _num_taken(strength, kept) -> int:
-    """Return how many of the kept steps a strength leaves."""
-    return round(strength * len(kept))
 
 
 def _checked_variances(variances, kept):

@@ -27,7 +27,7 @@ from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t, split_output
 
-_HYBRID_BOUND_WEIGHT = 0.001  # Nichol & Dhariwal 2021, eq. 16
+_HYBRID_BOUND_WEIGHT = 0.001 / math.log(2)  # Nichol & Dhariwal 2021, eq. 16, whose bound is in bits
 _HALF_BIN = 1 / 255  # half the distance between uint8 values scaled to [-1, 1]
 _FAR = 8.0  # standard deviations beyond which a tail is computed in logarithms; float32 underflows at 13
 _FRACTIONS = 12  # depth of the tail's continued fraction; its error is 2e-15 at 8 standard deviations

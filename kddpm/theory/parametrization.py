@@ -14,7 +14,9 @@ So an output error e is an error b_t e of x_0, and a weight w of |x_0 - x_0'|^2 
     (2)  simple   1                                                                             (Ho et al. 2020, eq. 14)
          vlb      c0_t^2 b_t^2 / (2 sigma_t^2), that of the bound, in nats                (Ho et al. 2020, eq. 8 and 12)
          min_snr  min(SNR_t, 5) b_t^2,  SNR = alpha_bar / (1 - alpha_bar)                (Hang et al. 2023, section 3.4)
-         hybrid   simple + 0.001 T L_t, whose gradient only reaches the variance        (Nichol & Dhariwal 2021, eq. 16)
+                  For x0 and v the minimum is at least 0.1: without signal, nothing else would train the x_0 with which
+                  sampling starts. (For eps the weight is 1 there; for mu b_t has no bound.)
+         hybrid   simple + 0.001 T L_t in bits; its gradient only reaches the variance  (Nichol & Dhariwal 2021, eq. 16)
 
     (3)  sigma_t^2, the variance of p(x_{t-1} | x_t):
          small    that of the posterior q(x_{t-1} | x_t, x_0);  large  beta_t              (Ho et al. 2020, section 3.2)
@@ -39,6 +41,8 @@ VARIANCES = ("small", "large", "learned")
 TIMESTEP_SAMPLINGS = ("uniform", "importance")
 
 _MIN_SNR_GAMMA = 5  # Hang et al. 2023, section 4.1
+_MIN_SNR_FLOOR = 0.1  # docs/theory.md, section 6, has the measurements
+_LARGEST_FACTOR = 1e30  # of x_t or an output in x_0: float32 ends at 3e38, and an output may be large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +91,12 @@ class Objective:
             )
 
     def check_schedule(self, schedule: NoiseSchedule) -> None:
-        """Check that a network can be trained for this objective on a schedule.
+        """Check that a network can be trained for this objective on a schedule, in float32.
 
         Raises:
-            InputError: the network predicts eps, but the schedule ends without signal, where eps is x_t itself.
+            InputError: the network predicts eps, but the schedule ends without signal, where eps is x_t itself; or the
+                schedule leaves so little signal that float32 cannot hold the x_0 that follows from eps or mu, or the
+                weight of the loss.
         """
         if schedule.zero_terminal_snr and self.prediction == "eps":
             raise InputError(
@@ -98,6 +104,28 @@ class Objective:
                 "must be x0, mu or v where the schedule ends at alpha_bar = 0 (zero terminal SNR): there eps is x_t "
                 "itself and says nothing about the image",
                 "'eps'",
+            )
+        fits = np.all(np.abs(x0_coefficients(schedule, self.prediction)) < _LARGEST_FACTOR, axis=0)
+        if not np.all(fits):
+            raise InputError(
+                "prediction",
+                "must be x0 or v where a schedule leaves so little signal: the factor 1 / sqrt(alpha_bar) by which x_0 "
+                f"follows from eps or mu leaves float32 from t={np.argmin(fits)}",
+                f"{self.prediction!r}, and alpha_bar={schedule.alpha_bars[-1]:.1g} at the end",
+            )
+        if self.weighting == "hybrid":
+            return
+        with np.errstate(over="ignore", under="ignore"):
+            variance = "small" if self.variance == "learned" else self.variance
+            weights = loss_weights(schedule, dataclasses.replace(self, variance=variance)).astype(np.float32)
+        fits = (weights > 0) & np.isfinite(weights)
+        if not np.all(fits):
+            raise InputError(
+                "weighting",
+                "must be another where a schedule leaves so little signal: for this {prediction} the weight is "
+                f"{weights[np.argmin(fits)]:.0f} in float32 from t={np.argmin(fits)}",
+                f"{self.weighting!r}, and alpha_bar={schedule.alpha_bars[-1]:.1g} at the end",
+                prediction=self.prediction,
             )
 
     def out_channels(self, channels: int) -> int:
@@ -114,7 +142,8 @@ def x0_coefficients(schedule: NoiseSchedule, prediction: str) -> tuple[np.ndarra
     if prediction == "x0":
         return np.zeros(schedule.num_timesteps), np.ones(schedule.num_timesteps)
     if prediction == "mu":
-        b = 1 / schedule.posterior_coefs_x0
+        with np.errstate(divide="ignore"):
+            b = 1 / schedule.posterior_coefs_x0
         return -schedule.posterior_coefs_xt * b, b
     if prediction == "v":
         return np.sqrt(schedule.alpha_bars), -np.sqrt(schedule.one_minus_alpha_bars)
@@ -165,5 +194,8 @@ def loss_weights(schedule: NoiseSchedule, objective: Objective) -> np.ndarray:
     if objective.weighting == "vlb":
         return (schedule.posterior_coefs_x0 * b) ** 2 / (2 * np.exp(log_variances(schedule, objective.variance)))
     if objective.weighting == "min_snr":
-        return np.minimum(schedule.alpha_bars / schedule.one_minus_alpha_bars, _MIN_SNR_GAMMA) * b**2
+        least = np.minimum(schedule.alpha_bars / schedule.one_minus_alpha_bars, _MIN_SNR_GAMMA)
+        if objective.prediction in ("x0", "v"):
+            least = np.maximum(least, _MIN_SNR_FLOOR)
+        return least * b**2
     raise InputError("weighting", "must be simple, vlb or min_snr for a table", repr(objective.weighting))

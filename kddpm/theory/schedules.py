@@ -90,6 +90,11 @@ class NoiseSchedule:
         return bool(self.betas[-1] == 1)
 
     @property
+    def log_sigmas(self) -> np.ndarray:
+        """log(sqrt((1 - alpha_bar) / alpha_bar)) of every step, noise over signal, (T,); inf without signal."""
+        return (np.log(self.one_minus_alpha_bars) - self.log_alpha_bars) / 2
+
+    @property
     def pairs(self) -> list[tuple[int, int]]:
         """The steps from noise to data as (t, t_prev) pairs of `timesteps`; the last t_prev is -1, the data."""
         steps = [-1, *self.timesteps.tolist()]
@@ -98,7 +103,8 @@ class NoiseSchedule:
     def respace(self, timesteps: Integers) -> "NoiseSchedule":
         """Return the schedule that visits only some steps, with the same alpha_bar at each of them.
 
-        Between two kept steps, beta' = 1 - alpha_bar_t / alpha_bar_t_prev (Nichol & Dhariwal 2021, section 4).
+        Between two kept steps, beta' = 1 - alpha_bar_t / alpha_bar_t_prev (Nichol & Dhariwal 2021, section 4), at most
+        the float64 below 1 where some signal is left.
 
         Args:
             timesteps: indices to keep, increasing, each in 0 .. T - 1; any subset.
@@ -107,8 +113,9 @@ class NoiseSchedule:
             InputError: an empty list, an order that does not increase, an index out of range.
         """
         kept = checked_steps("timesteps", timesteps, self.num_timesteps)
-        log_alpha_bars = self.log_alpha_bars[kept]
-        betas = -np.expm1(np.diff(log_alpha_bars, prepend=0.0))
+        log_alphas = np.diff(self.log_alpha_bars[kept], prepend=0.0)
+        betas = -np.expm1(log_alphas)
+        betas[(betas == 1) & np.isfinite(log_alphas)] = np.nextafter(1, 0)  # 1 would say that no signal is left at all
         return NoiseSchedule(betas, self.timesteps[kept])
 
     def get_config(self) -> dict:
@@ -195,8 +202,13 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
     Sampling then starts from pure noise, as seen at the last step in training. It needs a network that does not predict
     eps: without signal, eps is x_t itself and says nothing about the image.
+
+    Raises:
+        InputError: the schedule has no signal left before its last step.
     """
     roots = np.sqrt(schedule.alpha_bars)
+    if len(roots) > 1 and roots[-2] == 0:
+        raise InputError("schedule", "must leave some signal before its last step", "alpha_bar = 0 in float64")
     shifted = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1]) if len(roots) > 1 else np.zeros(1)
     alpha_bars = np.concatenate([[1.0], shifted**2])
     return NoiseSchedule(1 - alpha_bars[1:] / alpha_bars[:-1], schedule.timesteps)
@@ -220,6 +232,7 @@ def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
 
 SPACINGS = ("trailing", "linspace", "quadratic", "karras")
 _KARRAS_RHO = 7
+_KARRAS_RANGE = 0.002, 80.0  # of sigma, Karras et al. 2022, table 1
 
 
 def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trailing") -> np.ndarray:
@@ -228,7 +241,8 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
         trailing   evenly spaced, counted from the end (Lin et al. 2023, table 2)
         linspace   evenly spaced, from 0 to T - 1
         quadratic  evenly spaced square roots: more steps near the data (Song et al. 2021, appendix D.2)
-        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar) (Karras et al. 2022, eq. 5)
+        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar), from the schedule's least, but
+                   0.002, to its largest, but 80 (Karras et al. 2022, eq. 5), then T - 1 in place of the last
 
     Args:
         schedule: the schedule of all T steps.
@@ -255,11 +269,9 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
     elif spacing == "quadratic":
         steps = np.linspace(0, math.sqrt(last), num_steps) ** 2
     else:
-        finite = schedule.alpha_bars > 0
-        sigmas = np.sqrt(schedule.one_minus_alpha_bars[finite] / schedule.alpha_bars[finite])
-        low, high = sigmas[[0, -1]] ** (1 / _KARRAS_RHO)
-        wanted = np.linspace(low, high, num_steps) ** _KARRAS_RHO
-        steps = np.interp(np.log(wanted), np.log(sigmas), np.arange(len(sigmas)))
+        low, high = np.exp(np.clip(schedule.log_sigmas[[0, -1]], *np.log(_KARRAS_RANGE)) / _KARRAS_RHO)
+        wanted = _KARRAS_RHO * np.log(np.linspace(low, high, num_steps))
+        steps = np.interp(wanted, schedule.log_sigmas, np.arange(last + 1))
     steps = np.round(steps).astype(np.int64)
     steps[-1] = last
     room = np.arange(num_steps)

@@ -1,9 +1,11 @@
+import io
 import os
 import stat
 
 import numpy as np
 import pytest
 from helpers.image_samples import GREY, bad_lines, png_bytes, write, write_zip
+from PIL import Image
 
 from kddpm import data
 from kddpm.base.errors import InputError
@@ -148,7 +150,7 @@ def test_damaged_zip_members(tmp_path):
         (GREY, "expected a zip archive; this is another kind of file, or a damaged one"),
         ("folder", "expected a zip archive; this is a folder"),
         ("cut", "expected a zip archive; this is another kind"),
-        ("nothing", "no image found among 1 files. Expected png, jpg"),
+        ("nothing", "no image found; 1 file left out: 1 .txt. Expected png, "),
     ],
 )
 def test_files_that_are_no_zip(tmp_path, content, text):
@@ -172,7 +174,7 @@ def test_folders_without_images(tmp_path):
         data.load(f"folder:{tmp_path}/a.txt")
     (tmp_path / "b.mp4").write_bytes(b"")
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match=r"no image found among 2 files. Expected png, jpg, jpeg, bmp"):
+    with pytest.raises(InputError, match=r"no image found; 2 files left out: 1 .mp4, 1 .txt. Expected png, apng, jpg"):
         data.load(f"folder:{tmp_path}")
 
 
@@ -270,3 +272,61 @@ def test_a_zip_that_is_cut_after_it_was_listed_is_named(tmp_path):
     os.truncate(tmp_path / "a.zip", 60)
     bad, _ = decoding.decode_all(files, np.zeros((2, 4, 4, 1), np.uint8), verbose=False)
     assert list(bad) == ["a.png", "b.png"] and all("\n" not in reason for reason in bad.values())
+
+
+# What is left out is counted.
+
+
+def picture(extension):
+    stream = io.BytesIO()
+    image = Image.new("L", (4, 4), 255 if extension == "pbm" else 200)
+    form = {"jpg": "JPEG", "jp2": "JPEG2000", "tga": "TGA", "pbm": "PPM", "mpo": "MPO"}.get(extension, extension)
+    image.convert("RGB" if extension == "qoi" else "1" if extension == "pbm" else "L").save(stream, form)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("extension", ["avif", "AVIF", "jp2", "qoi", "tga", "pcx", "sgi", "pbm", "mpo", "Tiff"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_pillow_reads_is_read(tmp_path, kind, extension, capsys):
+    files = {"1.png": picture("png"), f"2.{extension}": picture(extension.lower())}
+    if kind == "zip":
+        write_zip(tmp_path / "a.zip", files)
+        loaded = data.load(f"zip:{tmp_path}/a.zip", channels=1)
+    else:
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        loaded = data.load(f"folder:{tmp_path}", channels=1)
+    assert len(loaded.images) == 2 and np.ptp(loaded.images[0]) == 0
+    assert abs(int(loaded.images[1].mean()) - (255 if extension == "pbm" else 200)) <= 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_files_left_out_are_counted_in_a_line(tmp_path, kind, capsys):
+    names = ["a.txt", "b.TXT", "c.heic", "README", "d.eps", ".DS_Store", "Thumbs.db", "desktop.ini"]
+    files = {"1.png": GREY, **dict.fromkeys(names, b"x")}
+    if kind == "zip":
+        write_zip(tmp_path / "a.zip", files | {"__MACOSX/1.png": b"x"})
+        spec = f"zip:{tmp_path}/a.zip"
+    else:
+        spec = f"folder:{tmp_path}"
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+    assert len(data.load(spec).images) == 1
+    kinds = "2 .txt, 1 without a suffix, 1 .eps, 1 .heic (this Pillow cannot read it)"
+    assert capsys.readouterr().err == f"{spec}: 5 files left out: {kinds}\n"
+
+
+def test_a_format_without_a_signature_is_believed_by_its_suffix_only(tmp_path):
+    (tmp_path / "1.png").write_bytes(picture("tga"))
+    assert "1.png: not a readable image" in bad_lines(f"folder:{tmp_path}")[1]
+
+
+def test_every_suffix_is_pillows_name_for_a_decoder_that_stays_in_the_process():
+    Image.init()
+    registered = {suffix[1:]: name for suffix, name in Image.registered_extensions().items()}
+    for name in image_files.FORMATS:
+        assert name in Image.OPEN
+        for suffix in image_files._SUFFIXES[name]:
+            assert registered[suffix] == name or suffix == "mpo"  # several JPEG pictures in a file
+    assert not {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"} & set(image_files.FORMATS)

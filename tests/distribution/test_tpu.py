@@ -16,7 +16,6 @@ from tensorflow.python.framework import kernels
 
 import kddpm
 from kddpm import data
-from kddpm.model.draws import TRAINING
 from kddpm.sampling import generation, samplers, walks
 from kddpm.theory import parametrization, schedules
 
@@ -180,7 +179,7 @@ def test_the_draws_of_a_core_are_static_although_its_number_is_not(make_model, m
     @tf.function(jit_compile=True, autograph=False)
     def draw(number, x_0, label):
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: Replica(number))
-        return model._draw(TRAINING, model.step, x_0, label)
+        return model._draw(model.step, x_0, label)
 
     specs = tf.TensorSpec([], tf.int32), tf.TensorSpec([BATCH, 8, 8, 1]), tf.TensorSpec([BATCH], tf.int32)
     assert refused(draw, *specs) == []

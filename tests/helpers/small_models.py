@@ -45,10 +45,10 @@ class Weights(keras.callbacks.Callback):
         self.history.append(weights(self.model))
 
 
-def drawn_by(model, purpose, index, x_0, label=None):
-    """t, weight, noise, labels and dropout seed of one step."""
+def drawn_by(model, step, x_0, label=None):
+    """t, weight, noise, labels and dropout seed of one step of training."""
     label = None if label is None else tf.constant(label, tf.int32)
-    drawn = model._draw(purpose, tf.constant(index, tf.int64), x_0, label)
+    drawn = model._draw(tf.constant(step, tf.int64), x_0, label)
     return [None if part is None else part.numpy() for part in drawn]
 
 

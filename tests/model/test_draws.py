@@ -9,27 +9,27 @@ from helpers.networks import T
 from helpers.small_models import SHAPE, Replica, drawn_by, evaluate, give_history, small, train
 
 from kddpm.data import images
-from kddpm.model.draws import EVALUATION, TRAINING
+from kddpm.model import draws
 from kddpm.theory import objectives, parametrization
 
 
-def test_draws_depend_on_seed_purpose_and_step_alone():
+def test_draws_depend_on_seed_and_step_alone():
     x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
 
-    def drawn(purpose=TRAINING, step=3, seed=5):
+    def drawn(step=3, seed=5):
         model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5)
-        t, _, eps, label, dropout_seed = drawn_by(model, purpose, step, x_0, y)
+        t, _, eps, label, dropout_seed = drawn_by(model, step, x_0, y)
         return [part.tolist() for part in (t, eps, label, dropout_seed)]
 
     assert drawn() == drawn()
-    for other in (drawn(purpose=EVALUATION), drawn(step=4), drawn(seed=6)):
+    for other in (drawn(step=4), drawn(seed=6)):
         assert all(a != b for a, b in zip(drawn(), other, strict=True))
 
 
 def test_draws_are_uniform_timesteps_and_standard_normal_noise():
     """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
     n = 20_000
-    t, weight, eps, _, _ = drawn_by(small(), TRAINING, 0, np.zeros((n, *SHAPE), np.float32))
+    t, weight, eps, _, _ = drawn_by(small(), 0, np.zeros((n, *SHAPE), np.float32))
     shares = np.bincount(t, minlength=T) / n
     assert len(shares) == T and (abs(shares - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
     np.testing.assert_array_equal(weight, 1)
@@ -47,22 +47,19 @@ def test_the_share_of_labels_that_is_dropped(rate, timestep_sampling):
     if timestep_sampling == "importance":
         give_history(model)
     x_0, y = np.zeros((n, *SHAPE), np.float32), np.arange(n) % 3
-    t, _, eps, label, _ = drawn_by(model, TRAINING, 0, x_0, y)
+    t, _, eps, label, _ = drawn_by(model, 0, x_0, y)
     dropped = label == 3  # "no class"
     assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
     np.testing.assert_array_equal(label[~dropped], y[~dropped])
     # Whether a label goes says nothing about the class, the timestep or the noise.
     for other in (y, t, eps.mean((1, 2, 3))):
         assert abs(np.corrcoef(dropped, other)[0, 1]) < 5 / np.sqrt(n)
-    np.testing.assert_array_equal(drawn_by(model, EVALUATION, 0, x_0, y)[3], y)  # evaluation shows every class
 
 
 def test_no_label_is_dropped_where_none_is_to_be():
     x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
-    np.testing.assert_array_equal(
-        drawn_by(small(network={"num_classes": 3}, label_dropout=0.0), TRAINING, 0, x_0, y)[3], y
-    )
-    assert drawn_by(small(label_dropout=0.5), TRAINING, 0, x_0)[3] is None
+    np.testing.assert_array_equal(drawn_by(small(network={"num_classes": 3}, label_dropout=0.0), 0, x_0, y)[3], y)
+    assert drawn_by(small(label_dropout=0.5), 0, x_0)[3] is None
 
 
 @pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
@@ -72,12 +69,12 @@ def test_replicas_share_the_draws_of_the_global_batch(make_model, monkeypatch, t
     if timestep_sampling == "importance":
         give_history(model)
     x_0, y = np.zeros((16, 8, 8, 1), np.float32), np.arange(16) % 3
-    whole = drawn_by(model, TRAINING, 3, x_0, y)
+    whole = drawn_by(model, 3, x_0, y)
     assert 0 < np.sum(whole[3] == 3) < 16
     for replica in range(2):
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda replica=replica: Replica(replica))
         mine = slice(8 * replica, 8 * replica + 8)
-        for part, of_all in zip(drawn_by(model, TRAINING, 3, x_0[mine], y[mine]), whole, strict=True):
+        for part, of_all in zip(drawn_by(model, 3, x_0[mine], y[mine]), whole, strict=True):
             np.testing.assert_array_equal(part, of_all[mine])
     assert len(set(whole[-1])) == 16  # seeds of dropout
 
@@ -86,11 +83,11 @@ def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
     """Bounds of 5 standard errors; the draws are fixed, so it passes or fails for good."""
     n, model = 20_000, small(timestep_sampling="importance")
     x_0 = np.zeros((n, *SHAPE), np.float32)
-    t, weight, *_ = drawn_by(model, TRAINING, 0, x_0)
+    t, weight, *_ = drawn_by(model, 0, x_0)
     np.testing.assert_allclose(weight, 1, rtol=1e-6)  # nothing has been seen
     assert (abs(np.bincount(t, minlength=T) / n - 1 / T) < 5 * np.sqrt(1 / T / n)).all()
     expected = give_history(model)
-    t, weight, *_ = drawn_by(model, TRAINING, 0, x_0)
+    t, weight, *_ = drawn_by(model, 0, x_0)
     shares = np.bincount(t, minlength=T) / n
     assert (abs(shares - expected) < 5 * np.sqrt(expected / n)).all()
     np.testing.assert_allclose(weight, 1 / (T * expected[t]), rtol=1e-5)
@@ -98,9 +95,39 @@ def test_importance_sampling_draws_what_has_large_losses_and_weighs_it_less():
     for values in (np.ones(T), np.arange(T), np.arange(T) % 2, np.exp(-np.arange(T))):
         sample = weight * values[t]
         assert abs(sample.mean() - values.mean()) < 5 * sample.std() / np.sqrt(n)
-    np.testing.assert_array_equal(  # evaluation stays uniform
-        drawn_by(model, EVALUATION, 0, x_0)[0], drawn_by(small(), EVALUATION, 0, x_0)[0]
-    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 1e-6, 1e6])
+def test_shares_matter_up_to_a_factor(scale):
+    def drawn(shares):
+        return draws.draw(5, tf.constant(3, tf.int64), np.zeros((999, *SHAPE), np.float32), None, 4, shares=shares)
+
+    shares = tf.constant([1.0, 2.0, 0.5, 4.0])
+    for part, expected in zip(drawn(scale * shares)[:2], drawn(shares)[:2], strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-6)
+    np.testing.assert_allclose(drawn(scale * shares).weight, 7.5 / 4 / tf.gather(shares, drawn(shares).t), rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [None, True])
+@pytest.mark.parametrize(("size", "rarest"), [(10_000, 1e-7), (10_000, 0.0), (1000, 1e-9), (3, 1e-12), (1, 1.0)])
+def test_a_rare_t_is_drawn_as_often_as_its_weight_says(size, rarest, jit_compile):
+    """The integers that are drawn are counted, not sampled: the first and the last of each t give this t."""
+    shares = np.random.default_rng(0).exponential(size=size).astype(np.float32)
+    shares = shares / shares.sum() if size > 1 else shares
+    shares[:: max(2, size // 2)] = rarest
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def intervals_and_draws(shares):
+        ends = draws.share_ends(shares)
+        starts = tf.concat([[0], ends[:-1]], 0)
+        return ends - starts, *(part for places in (starts, ends - 1) for part in draws.at_places(places, ends))
+
+    counts, *first_and_last = (part.numpy() for part in intervals_and_draws(tf.constant(shares)))
+    assert counts.sum() == 2**32 and counts.min() >= 3
+    np.testing.assert_allclose(counts / 2**32, shares / shares.sum(dtype=float), rtol=3e-5, atol=1.1 * 2**-30)
+    for t, weight in zip(first_and_last[::2], first_and_last[1::2], strict=True):
+        np.testing.assert_array_equal(t, np.arange(size))
+        np.testing.assert_allclose(weight * counts, 2**32 / size, rtol=3e-7)  # what depends on t has its uniform mean
 
 
 def test_training_remembers_the_losses_of_each_t():
@@ -111,7 +138,7 @@ def test_training_remembers_the_losses_of_each_t():
     x = random_pixels(12, *SHAPE)
     for k in range(3):
         x_0 = images.to_float(x[4 * k : 4 * k + 4])
-        t, weight, eps, _, _ = drawn_by(model, TRAINING, k, x_0)
+        t, weight, eps, _, _ = drawn_by(model, k, x_0)
         x_t = model.diffusion.q_sample(x_0, t, eps)
         losses = np.square(eps - model.network([x_t, t]).numpy()).mean((1, 2, 3))
         squares, counts = objectives.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)

@@ -134,6 +134,7 @@ def test_two_replicas_train_like_one(tmp_path):
         np.testing.assert_allclose(result["loss"][1], result["loss"][0], rtol=1e-5)
         np.testing.assert_allclose(result["gradient_norm"][1], result["gradient_norm"][0], rtol=1e-5)
         np.testing.assert_allclose(result["evaluated"][1], result["evaluated"][0], rtol=1e-5)
+        assert abs(result["evaluated"][1][1] / result["evaluated"][0][0] - 1) < 1e-5  # in batches of 13 and of 16
         assert result["pictures"] <= 1  # of 255
     assert clipped["gradient_norm"][0][0] > 0.2 and clipped["moved"] < 0.8 * unclipped["moved"]
     # Importance sampling, label dropout and a learned variance; both remember the 160 losses beside the 200 given.

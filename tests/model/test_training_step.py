@@ -12,14 +12,12 @@ from helpers.small_models import SHAPE, Weights, drawn_by, evaluate, give_histor
 from kddpm import data
 from kddpm.base.errors import InputError
 from kddpm.data import images
-from kddpm.model.draws import EVALUATION, TRAINING
+from kddpm.model.draws import draw_evaluation
 from kddpm.theory import parametrization
 
 
-def loss_by_hand(model, network, x_0, purpose, index, label=None):
+def loss_by_hand(network, x_0, t, eps, label):
     """L_simple of one batch in NumPy, from the model's draws and nothing else of it."""
-    t, weight, eps, label, _ = drawn_by(model, purpose, index, x_0, label)
-    np.testing.assert_array_equal(weight, 1)
     alpha_bar = np.cumprod(1 - np.linspace(1e-3, 0.5, T))[t].reshape(-1, 1, 1, 1)
     x_t = np.sqrt(alpha_bar) * (x_0 / 127.5 - 1) + np.sqrt(1 - alpha_bar) * eps
     inputs = [x_t.astype("float32"), t] + ([] if label is None else [label])
@@ -36,10 +34,15 @@ def test_the_reported_loss_is_l_simple_of_the_draws(classes):
     history = train(model, x, y)
     assert set(history) == {"loss", "gradient_norm", "skipped_steps"}
     labels = [None if classes is None else y[4 * k : 4 * k + 4] for k in range(3)]
-    by_hand = [loss_by_hand(model, model.network, x[4 * k : 4 * k + 4], TRAINING, k, labels[k]) for k in range(3)]
+    by_hand = []
+    for k in range(3):
+        t, weight, eps, label, _ = drawn_by(model, k, x[4 * k : 4 * k + 4], labels[k])
+        np.testing.assert_array_equal(weight, 1)
+        by_hand.append(loss_by_hand(model.network, x[4 * k : 4 * k + 4], t, eps, label))
     np.testing.assert_allclose(history["loss"], [np.mean(by_hand)], rtol=1e-5)
-    by_hand = [loss_by_hand(model, model.ema_network, x[i : i + 4], EVALUATION, i, labels[i // 4]) for i in (0, 4, 8)]
-    np.testing.assert_allclose(evaluate(model, x, y), np.mean(by_hand), rtol=1e-5)
+    t, eps = (part.numpy() for part in draw_evaluation(0, 0, x, T))
+    by_hand = loss_by_hand(model.ema_network, x, t, eps, None if classes is None else y)
+    np.testing.assert_allclose(evaluate(model, x, y), by_hand, rtol=1e-5)
 
 
 def test_the_loss_falls_on_real_digits(make_model):
@@ -95,7 +98,7 @@ def test_impossible_momenta(momentum):
 
 
 def gradients_by_hand(model, x, y):
-    t, weight, eps, label, _ = drawn_by(model, TRAINING, 0, x, y)
+    t, weight, eps, label, _ = drawn_by(model, 0, x, y)
     x_t = model.diffusion.q_sample(images.to_float(x), t, eps)
     with tf.GradientTape() as tape:
         losses = tf.reduce_mean(tf.square(model.network([x_t, t, label]) - eps), (1, 2, 3))

@@ -136,13 +136,13 @@ def test_an_interpolation_takes_the_class_of_the_nearer_end(model_with_classes, 
 def test_strengths_lead_from_the_image_to_the_seed(model, name):
     seeds, options = [5, -7, 9], {"sampler": name, "num_steps": 5}
     np.testing.assert_array_equal(model.variations(PHOTOS, 0.0, seeds, **options), PHOTOS)
-    np.testing.assert_array_equal(model.variations(PHOTOS, 0.09, seeds, **options), PHOTOS)  # less than half a step
+    np.testing.assert_array_equal(model.variations(PHOTOS, 0.02, seeds, **options), PHOTOS)  # less than half a step
     generated = model.generate(seeds, name, 5)
     np.testing.assert_array_equal(model.variations(PHOTOS, 1.0, seeds, **options), generated)
-    between = model.variations(PHOTOS, 0.4, seeds, **options)
+    between = model.variations(PHOTOS, 0.3, seeds, **options)
     assert between.shape == PHOTOS.shape and between.dtype == np.uint8
     assert apart(between, PHOTOS) > 20 and apart(between, generated) > 20
-    np.testing.assert_array_equal(model.variations(PHOTOS, 0.4, seeds, **options), between)
+    np.testing.assert_array_equal(model.variations(PHOTOS, 0.3, seeds, **options), between)
 
 
 def test_variations_depend_on_image_and_seed(model):
@@ -228,7 +228,8 @@ def test_known_pixels_are_those_of_the_image(model, sampler):
 def test_every_form_of_a_mask(model):
     options = {"resamplings": 2, "jump_length": 5, "num_steps": 10}
     made = model.inpaint(PHOTOS, MASK, **options)
-    for mask in (MASK.astype(np.uint8) * 255, MASK.astype(float), MASK.tolist(), np.stack([MASK] * 3)):
+    for mask in (MASK.astype(np.uint8) * 255, MASK.astype(float), MASK.tolist(), np.stack([MASK] * 3),
+                 MASK * np.uint8(252) + np.uint8(2), MASK[..., np.newaxis]):  # fmt: skip
         np.testing.assert_array_equal(model.inpaint(PHOTOS, mask, **options), made)
     masks = np.stack([MASK, ~MASK, np.ones_like(MASK)])
     each = model.inpaint(PHOTOS, masks, **options)
@@ -371,7 +372,8 @@ FLOATS = images.to_float(PHOTOS).numpy()
         ),
         (lambda m: m.inpaint(PHOTOS, MASK[:3]), r"`mask` must be 4 x 4, or 3 of these. Received: shape \(3, 4\)"),
         (lambda m: m.inpaint(PHOTOS, MASK[0]), r"`mask` must be 4 x 4, or 3 of these. Received: shape \(4,\)"),
-        (lambda m: m.inpaint(PHOTOS, MASK[..., np.newaxis]), r"`mask` must be 4 x 4, .* shape \(4, 4, 1\)"),
+        (lambda m: m.inpaint(PHOTOS, np.stack([MASK] * 5, -1)), r"`mask` must be 4 x 4, .* shape \(4, 4, 5\)"),
+        (lambda m: m.inpaint(PHOTOS, MASK * 3), "`mask` must have white, above 127, .* Received: int64 from 0 to 3"),
         (lambda m: m.inpaint(PHOTOS, np.stack([MASK] * 2)), r"`mask` must be 4 x 4, or 3 .* shape \(2, 4, 4\)"),
         (lambda m: m.inpaint(PHOTOS, MASK.astype(str)), "`mask` must be bool or numbers. Received: <U5"),
         (lambda m: m.inpaint(PHOTOS, MASK, jump_length=0), "`jump_length` must be an integer of at least 1. Rec.*: 0"),

@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_heun_keeps_to_the_way_where_the_noise_level_leaps():
 
 
 @pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("kept", [[256], [10, 256], [10, 150, 256], [0, 3, 30, 180, 230, 250, 256]], ids=len)
+@pytest.mark.parametrize("kept", [[256], [10, 256], [60, 150, 256], [0, 3, 12, 45, 90, 150, 256]], ids=len)
 @pytest.mark.parametrize(("sampler", "by_the_paper"), [(DPMSolver, dpm_solver_by_the_paper), (Heun, heun_by_the_paper)])
 def test_solvers_are_those_of_the_papers(sampler, by_the_paper, kept, clip):
     schedule, x_T = even_in_log_snr(), np.linspace(-3, 3, 7).reshape(1, 7, 1, 1)
@@ -107,6 +108,63 @@ def test_solvers_are_those_of_the_papers(sampler, by_the_paper, kept, clip):
     table = samplers.step_table(sampler(clip=clip), schedule, kept, Objective("x0"))
     expected = by_the_paper(x_0, np.sqrt(alpha_bars), np.sqrt(1 - alpha_bars), x_T)
     np.testing.assert_allclose(walked(best, table, x_T), expected, rtol=1e-4, atol=1e-5)
+
+
+def std_of_samples(sampler, schedule, steps):
+    """Of 1,001 quantiles of the noise, for data N(0.1, 0.3^2): a deterministic solver stretches them."""
+    quantiles = np.array([statistics.NormalDist().inv_cdf(p) for p in (np.arange(1001) + 0.5) / 1001])
+    table = samplers.step_table(sampler, schedule, steps)
+    return walked(gaussian_denoiser(schedule, 0.1, 0.3), table, quantiles.reshape(1, -1, 1, 1)).std()
+
+
+@pytest.mark.parametrize(("steps", "unguarded"), [(10, 0.370), (20, 0.389)])
+@pytest.mark.parametrize("make", [schedules.linear, schedules.quadratic, schedules.cosine, schedules.sigmoid])
+def test_dpm_solver_does_not_overshoot_in_a_last_step_that_is_long(make, steps, unguarded):
+    """The last finite step of linspace is four times as long as the one before; without a guard the std of `linear`
+    is 0.37 in 10 steps and 0.39 in 20."""
+    std = std_of_samples(DPMSolver(clip=False, spacing="linspace"), make(1000), steps)
+    assert 0.22 < std < 0.31 < unguarded
+
+
+def test_a_step_of_ones_own_is_guarded_wherever_it_is_long():
+    """A long step after a short one in the middle of the way; as many even steps are further from the data."""
+    schedule = even_in_log_snr()
+    grid = [0, 20, 40, 60, 80, 180, 185, 195, 220, 256]
+    guarded = samplers.step_table(DPMSolver(), schedule, grid).rows
+    h = 6 / (LEVELS - 1) * np.diff(grid)[::-1]
+    towards = guarded.from_x0 + guarded.from_memory
+    weight = -guarded.from_memory / towards
+    expected = np.minimum(h[1:], np.maximum(h[:-1], 0.5)) / (2 * h[:-1])
+    np.testing.assert_allclose(weight, [0, *expected, 0], rtol=1e-9)
+    assert np.all(weight < 2.2), "h / (2 h_before) of the step from 180 to 80 is 10"
+
+
+@pytest.mark.parametrize(("kind", "spacing"), [(DDIM, "trailing"), (DPMSolver, "karras"), (Heun, "karras")])
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine, schedules.sigmoid])
+def test_a_default_spacing_is_as_accurate_as_docs_say(kind, spacing, make):
+    """docs/solvers.md; in 20 steps trailing gives 0.254 for Heun and 0.255 for DPM-Solver on `linear`."""
+    assert kind().spacing == spacing
+    if kind.order == 2:
+        assert std_of_samples(kind(), make(1000), 20) == pytest.approx(0.3, abs=0.016)
+        assert std_of_samples(kind(), make(1000), 50) == pytest.approx(0.3, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.cosine(1000),
+        schedules.sigmoid(1000),
+        schedules.constant(1000, 0.3),
+        schedules.zero_terminal_snr(schedules.linear(1000)),
+        schedules.cosine(10_000),
+    ],
+    ids=str,
+)
+def test_karras_spends_no_step_where_there_is_nothing_to_see(schedule):
+    """Beyond sigma = 80 only T - 1, where sampling starts. Of ten steps on a cosine schedule six lay beyond."""
+    kept = schedules.timestep_grid(schedule, 10, "karras")
+    sigmas = np.exp(schedule.log_sigmas[kept[:-1]])
+    assert kept[-1] == schedule.num_timesteps - 1 and np.all(sigmas < 80) and sigmas[-1] > 30
 
 
 def test_heun_asks_twice_about_every_level_but_the_first():

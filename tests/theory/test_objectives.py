@@ -93,9 +93,10 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     squared = over_pixels((said(x_0) - said(predicted)) ** 2)
     if weighting == "simple":
         return squared
-    if weighting == "min_snr":  # Hang et al. 2023, section 3.4; mu as an affine function of x0
-        low = np.minimum(snr, 5)
-        return {"eps": low / snr, "x0": low, "mu": low / to_mu**2, "v": low / (snr + 1)}[prediction].ravel() * squared
+    if weighting == "min_snr":  # Hang et al. 2023, section 3.4, with a least 0.1; mu as an affine function of x0
+        low, floored = np.minimum(snr, 5), np.clip(snr, 0.1, 5)
+        of = {"eps": low / snr, "x0": floored, "mu": low / to_mu**2, "v": floored / (snr + 1)}
+        return of[prediction].ravel() * squared
     small = at(SCHEDULE.betas) * (1 - previous) / (1 - alpha_bar)
     small[0] = small[1]  # STEPS begin with 0 and 1
     sigma = {"small": small, "large": np.where(at(np.arange(1000)) == 0, small, beta)}.get(variance)
@@ -108,7 +109,7 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     upper, lower = (erf((x_0[0] + end - predicted[0]) / std / math.sqrt(2)) for end in (1 / 255, -1 / 255))
     upper[x_0[0] == 1], lower[x_0[0] == -1] = 1, -1
     bound = np.append(-np.log((upper - lower) / 2).mean(), over_pixels(kl)[1:])
-    return bound if weighting == "vlb" else squared + 0.001 * 1000 * bound
+    return bound if weighting == "vlb" else squared + 0.001 * 1000 / np.log(2) * bound
 
 
 @pytest.mark.parametrize("prediction, weighting, variance", COMBINATIONS)
@@ -143,7 +144,7 @@ def test_hybrid_teaches_the_prediction_by_simple_and_the_variance_by_the_bound(p
     _, (simple,) = gradient(lambda output: loss(output, "simple", "small"), output[..., :2])
     bound_loss, (bound,) = gradient(lambda output: loss(output, "vlb", "learned"), output)
     np.testing.assert_allclose(hybrid[..., :2], simple, rtol=1e-12)
-    np.testing.assert_allclose(hybrid[..., 2:], 0.001 * 1000 * bound[..., 2:], rtol=1e-12)
+    np.testing.assert_allclose(hybrid[..., 2:], 0.001 * 1000 / np.log(2) * bound[..., 2:], rtol=1e-12, atol=1e-20)
     assert np.all(np.abs(bound) > 0), "the bound alone teaches both"
     terms = objectives.bound_term_nats(DIFFUSION, x_t, STEPS, x_0, output, Objective(prediction, "vlb", "learned"))
     np.testing.assert_array_equal(bound_loss, terms)
