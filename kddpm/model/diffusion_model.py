@@ -148,8 +148,9 @@ class DiffusionModel(GuardedModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics that `fit` and `evaluate` reset and report."""
-        return [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
+        """What `fit` and `evaluate` reset and `fit` reports: the metrics of the model and of its network's layers."""
+        own = [self.loss_tracker, self.gradient_norm_tracker, self.skipped_tracker]
+        return own + network_state.layer_metrics(self.network)
 
     # Algorithm 1: training.
 

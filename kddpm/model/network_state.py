@@ -18,7 +18,9 @@ class Before:
     """
 
     def __init__(self, network: keras.Model):
-        self._variables = network.non_trainable_variables
+        metrics = [variable for metric in layer_metrics(network) for variable in metric.variables]
+        # Where there is state, the trained weights too: SpectralNormalization moves them in the forward pass.
+        self._variables = [*network.variables, *metrics] if network.non_trainable_variables or metrics else []
         self._values = [tf.identity(variable.value) for variable in self._variables]
         if self._variables:
             # All replicas have read before one writes: Keras gives them one random state in common.
@@ -33,7 +35,7 @@ class Before:
         if not self._variables:
             return is_finite
         pairs = list(zip(self._variables, self._values, strict=True))
-        lost = [
+        lost = [tf.constant(False)] + [
             tf.reduce_any(tf.math.is_finite(old) & ~tf.math.is_finite(variable.value))
             for variable, old in pairs
             if old.dtype.is_floating
@@ -55,6 +57,12 @@ def reseed(network: keras.Model, seed: int, step: Tensor) -> None:
     for index, state in enumerate(states):
         key = fold_in(fold_in(tf.constant([seed, _PURPOSE], tf.int32), step), index)
         state.assign(tf.cast(key, state.dtype))
+
+
+def layer_metrics(network: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the metrics of a network's layers; not of the network itself, whose loss would be another one."""
+    layers = [layer for layer in network._flatten_layers() if not isinstance(layer, keras.Model)]
+    return [metric for layer in layers for metric in layer.metrics]
 
 
 def layer_losses(network: keras.Model, trained: keras.Model) -> list[Tensor]:

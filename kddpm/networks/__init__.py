@@ -1,6 +1,6 @@
-"""The U-Net and its layers, in plain `keras.ops`. Uses `base`.
+"""The U-Net and its layers, in plain `keras.ops`, and the contract of every network. Uses `base`.
 
-Begin with `unet`.
+Begin with `unet`, or with `contract` for a network of your own.
 """
 
 import lazy_loader
