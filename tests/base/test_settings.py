@@ -101,8 +101,9 @@ def test_floatx_is_named():
     settings.check_floatx()
     keras.config.set_floatx("float64")
     try:
-        with pytest.raises(InputError, match=r'Keras\'s floatx must be float32: .*set_floatx\("float32"\).*: float64'):
-            settings.check_floatx()
+        for check in (settings.check_floatx, lambda: kddpm.DiffusionModel(make_unet(dtype="float32"))):
+            with pytest.raises(InputError, match=r'Keras\'s floatx must be float32: .*set_floatx\("float32"\).*: float64'):
+                check()
     finally:
         keras.config.set_floatx("float32")
 
