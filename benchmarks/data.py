@@ -90,7 +90,9 @@ def load(spec, size, cache_dir, _):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument(
+        "--out", type=lambda path: pathlib.Path(path).expanduser(), required=True, help="folder for the pictures"
+    )
     parser.add_argument("--files", type=int, default=100_000, help="how many pictures")
     parser.add_argument("--size", type=int, default=32, help="pixels on a side")
     arguments = parser.parse_args()

@@ -361,7 +361,7 @@ def check_flags():
         check_output("out", OUT.value, is_folder=True)
     else:
         for file in ("network.npz", *(f"{precision}.tflite" for precision in PRECISIONS)):
-            if not (pathlib.Path(MODEL.value) / file).is_file():
+            if not (pathlib.Path(MODEL.value).expanduser() / file).is_file():
                 raise InputError(f"--model must be a folder that --out wrote. Received: {MODEL.value}, without {file}")
     if JSON.value:
         check_output("json", JSON.value, is_folder=False)
@@ -371,9 +371,9 @@ def main():
     """Flags to `write_network`, or to `measure`."""
     check_flags()
     if OUT.value:
-        write_network(pathlib.Path(OUT.value), PRESET.value)
+        write_network(pathlib.Path(OUT.value).expanduser(), PRESET.value)
         return
-    folder = pathlib.Path(MODEL.value)
+    folder = pathlib.Path(MODEL.value).expanduser()
     write_rivals(folder)
     with np.load(folder / "network.npz") as archive:
         preset = str(archive["preset"])
@@ -383,8 +383,10 @@ def main():
     print_table(rows)
     print_goals(rows)
     if JSON.value:
-        pathlib.Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(JSON.value).write_text(json.dumps({"preset": preset, "threads": THREADS.value, **rows}, indent=1))
+        pathlib.Path(JSON.value).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(JSON.value).expanduser().write_text(
+            json.dumps({"preset": preset, "threads": THREADS.value, **rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

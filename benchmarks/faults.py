@@ -112,7 +112,12 @@ def result_of(run_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for both runs; made anew")
+    parser.add_argument(
+        "--out",
+        type=lambda path: pathlib.Path(path).expanduser(),
+        required=True,
+        help="folder for both runs; made anew",
+    )
     parser.add_argument("--kills", type=int, default=20, help="how often to kill")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of the runs")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -169,9 +169,11 @@ def tables(out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=pathlib.Path, help="where models and pictures go")
+    parser.add_argument("--out", type=lambda path: pathlib.Path(path).expanduser(), help="where models and pictures go")
     parser.add_argument("--samplers", action="store_true", help="compare samplers instead of objectives")
-    parser.add_argument("--judge", type=pathlib.Path, help="print the tables of what --out made")
+    parser.add_argument(
+        "--judge", type=lambda path: pathlib.Path(path).expanduser(), help="print the tables of what --out made"
+    )
     arguments = parser.parse_args()
     if arguments.judge:
         tables(arguments.judge)

@@ -118,7 +118,12 @@ def draw(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the run and the figure; made anew")
+    parser.add_argument(
+        "--out",
+        type=lambda path: pathlib.Path(path).expanduser(),
+        required=True,
+        help="folder for the run and the figure; made anew",
+    )
     parser.add_argument("--minutes", type=float, default=30, help="how long to train")
     parser.add_argument("--every", type=float, default=3, help="seconds between two looks")
     parser.add_argument("--most_mb_per_hour", type=float, default=20, help="growth of memory that passes for none")

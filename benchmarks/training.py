@@ -158,7 +158,7 @@ def main():
             overrides["jit_compile"] = True
         results.append(measure(preset, args.rounds, args.seconds, overrides))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+        pathlib.Path(args.json).expanduser().write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from absl import flags
 
 from kddpm.base import extras
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_output
+from kddpm.base.files import check_output, expand
 from kddpm.cli import commands, sampling_flags
 from kddpm.device import PRECISIONS
 from kddpm.runs import directory
@@ -45,7 +45,7 @@ def define_flags() -> None:
 
 def make() -> None:
     """Export, build a page and serve it, as the flags ask."""
-    out = pathlib.Path(FLAGS.out or DEFAULT_OUT[FLAGS.format])
+    out = pathlib.Path(expand(FLAGS.out or DEFAULT_OUT[FLAGS.format]))
     is_page = FLAGS.format == "web"
     if FLAGS.serve and not is_page:
         raise InputError(f"--serve belongs to --format=web. Received: --format={FLAGS.format}")

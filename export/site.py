@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import replacing
+from kddpm.base.files import expand, replacing
 
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
@@ -38,7 +38,7 @@ def check(out: pathlib.Path, batch_size: int) -> None:
     """
     if batch_size != 1:
         raise InputError(f"--batch_size must be 1 with --format=web: the page draws one by one. Received: {batch_size}")
-    out = pathlib.Path(os.path.abspath(out))
+    out = pathlib.Path(os.path.abspath(expand(out)))
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and _is_foreign(out)):
         raise InputError(f"--out must be a new or empty folder, or a site built before. Received: {out}")
     install()
@@ -54,10 +54,10 @@ def build(model: pathlib.Path, out: pathlib.Path) -> None:
     Raises:
         InputError: the model, its side file, npm or a folder to build in is missing, or model and side file differ.
     """
-    model = pathlib.Path(model)
+    model = pathlib.Path(expand(model))
     side_file = _check_model(model)
     check(out, batch_size=1)
-    with replacing(os.path.abspath(out)) as part:
+    with replacing(os.path.abspath(expand(out))) as part:
         _fill(part, model, side_file)
 
 
@@ -88,7 +88,7 @@ def _npm_folder() -> pathlib.Path:
     """Return where npm installs: next to the page, or in the user's cache if that folder is not writable."""
     if os.access(WEB, os.W_OK):
         return WEB
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "kddpm" / "web"
+    return pathlib.Path(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "kddpm" / "web"
 
 
 def serve(folder: pathlib.Path, port: int) -> None:
@@ -97,7 +97,8 @@ def serve(folder: pathlib.Path, port: int) -> None:
     Raises:
         InputError: `folder` is not a site, or the port is taken.
     """
-    if not (pathlib.Path(folder) / MARK).is_file():
+    folder = pathlib.Path(expand(folder))
+    if not (folder / MARK).is_file():
         raise InputError(f"--out must be a site that was built. Received: {folder}, which holds no {MARK}")
     try:
         server = Server(("127.0.0.1", port), functools.partial(Handler, directory=folder))

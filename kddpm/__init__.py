@@ -9,11 +9,24 @@ import sys
 
 import lazy_loader
 
+from kddpm.base import settings
 from kddpm.base.version import __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["__version__"]
+_ON_TENSORFLOW = (
+    *("BitsPerDim", "Denoiser", "DiffusionModel", "device", "editing", "generation", "likelihood", "load_run"),
+    *("noise", "toy", "train", "training", "walks"),
+)
+
+
+def __getattr__(name: str) -> object:
+    if name in _ON_TENSORFLOW:
+        settings.check_backend()
+    return _attribute(name)
+
 
 if "keras" in sys.modules:  # keras.models.load_model finds registered classes; importing registers them
-    importlib.import_module("kddpm.model.diffusion_model")
     importlib.import_module("kddpm.networks.unet")
+    if settings.backend()[0] == "tensorflow":
+        importlib.import_module("kddpm.model.diffusion_model")

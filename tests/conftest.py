@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import kddpm
+from kddpm.networks import levels
 
 # A shell starts what runs in the background deaf to Ctrl-C, and so are the programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,10 +37,19 @@ def known_state():
     keras.config.set_dtype_policy("float32")
 
 
+def _tiny(**changes):
+    options = {**TINY, **changes}
+    if "attention_resolutions" not in changes:
+        with contextlib.suppress(TypeError):  # of arguments that are wrong on purpose
+            sides = levels.sides(options["image_shape"][:2], len(options["multipliers"]))
+            options["attention_resolutions"] = [side for side in TINY["attention_resolutions"] if side in sides]
+    return kddpm.UNet(**options)
+
+
 @pytest.fixture
 def make_unet():
     """A factory of small U-Nets; its arguments replace those of `TINY`."""
-    return lambda **changes: kddpm.UNet(**{**TINY, **changes})
+    return _tiny
 
 
 @pytest.fixture
@@ -68,7 +79,7 @@ def give_weights():
 
 
 def _trained_like(**changes):
-    model = kddpm.DiffusionModel(kddpm.UNet(**{**TINY, **changes}), kddpm.schedules.linear(20, 1e-3, 0.5))
+    model = kddpm.DiffusionModel(_tiny(**changes), kddpm.schedules.linear(20, 1e-3, 0.5))
     _give_weights(model)
     return model
 

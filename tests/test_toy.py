@@ -234,11 +234,14 @@ def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
         toy.GaussianNetwork(schedule=schedule.respace([3, 19]), **GAUSSIAN)
 
 
-@pytest.mark.parametrize("schedule", [schedules.cosine(10), schedules.zero_terminal_snr(schedules.cosine(10))], ids=str)
-@pytest.mark.parametrize("prediction", ["x0", "v"])
+@pytest.mark.parametrize(
+    ("prediction", "schedule"),
+    [("x0", schedules.zero_terminal_snr(schedules.cosine(10))), ("v", schedules.cosine(10))],
+    ids=str,
+)
 def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule):
-    """docs/theory.md, section 6: where no signal is left the mean of the data is best; without a floor it is missed by
-    0.10 to 0.16, with it by 0.03 after 2,000 steps, and "simple" misses it by 0.02."""
+    """docs/theory.md, section 6: where no signal is left the mean of the data is best. A floor misses it by 0.05 after
+    these 600 steps, and without one training misses it by 0.24 (x0) and 0.10 (v)."""
     keras.utils.set_random_seed(0)
     points = toy.to_images(toy.BY_NAME["points"].draw(5000))
     model = kddpm.DiffusionModel(toy.MLP(), schedule, prediction=prediction, weighting="min_snr", ema_momentum=0.99)
@@ -249,5 +252,4 @@ def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule)
     t = np.full(2000, 9, np.int32)
     x_0 = model.diffusion.x0_from(noise, t, model.ema_network([noise, t]), prediction)
     error = np.sqrt(np.mean((x_0 - points.mean(axis=0)) ** 2))
-    print("RMS", error)
-    assert error < 0.06
+    assert error < 0.075

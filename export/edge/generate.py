@@ -52,6 +52,7 @@ class Generator:
     def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
         from ai_edge_litert import interpreter
 
+        path = expanded(path)
         self.about = _side_file(path)
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != self.about["sha256"]:
@@ -110,10 +111,10 @@ class Generator:
 def main(arguments=None):
     """Parse the flags and generate."""
     parser = argparse.ArgumentParser(description="Pictures from an exported .tflite.")
-    parser.add_argument("model", type=pathlib.Path, help="NAME.tflite, with NAME.json beside it")
+    parser.add_argument("model", type=expanded, help="NAME.tflite, with NAME.json beside it")
     parser.add_argument("--seeds", default="0-15", help="one picture a seed: 0-15, or 1,5,10-20")
     parser.add_argument("--labels", help="classes, one a seed or one for all; seed modulo classes if not given")
-    parser.add_argument("--out", type=pathlib.Path, default="grid.png", help="NAME.png, or a folder for a PNG a seed")
+    parser.add_argument("--out", type=expanded, default="grid.png", help="NAME.png, or a folder for a PNG a seed")
     parser.add_argument("--threads", type=int, default=2, help="of LiteRT")
     parser.add_argument("--xnnpack", action=argparse.BooleanOptionalAction, default=True, help="the faster kernels")
     flags = parser.parse_args(arguments)
@@ -121,6 +122,11 @@ def main(arguments=None):
         run(flags)
     except (InputError, OSError) as error:
         sys.exit(f"generate.py: {error}")
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """Return a path with the home folder in place of ~, which shells leave in --out=~/grid.png."""
+    return pathlib.Path(os.path.expanduser(path))
 
 
 def run(flags) -> None:

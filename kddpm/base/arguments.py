@@ -31,6 +31,21 @@ def count(name: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
+def counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
+    """Return `values` as a tuple of ints, which may be empty.
+
+    Raises:
+        InputError: `values` is not a list of integers of at least `least`.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+        raise InputError(name, f"must be a list of integers of at least {least}", repr(values))
+    values = tuple(values)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise InputError(name, f"must be a list of integers of at least {least}", repr(values))
+    return tuple(int(value) for value in values)
+
+
 def int32(name: str, values: object) -> np.ndarray:
     """Return `values` as int32 (N,), N > 0.
 

@@ -23,6 +23,22 @@ _MOST_JSON_BYTES = 2**25
 PART = ".part-"  # prefix of the temporary folders of `replacing`
 
 
+def expand(path: str | os.PathLike) -> str:
+    """Return a path with a home folder in place of `~` or `~USER`, as a shell has it; other paths stay as they are.
+
+    Shells expand `--run_dir ~/x`, but not `--run_dir=~/x`, and nothing between quotes.
+
+    Raises:
+        InputError: no such user, nor a file or folder of that name.
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    first = expanded.split(os.sep, 1)[0]
+    if first.startswith("~") and not os.path.lexists(first):
+        raise InputError(f"A path can begin with {first} only for a user, or a file, of that name. Received: {text}")
+    return expanded
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary path to write to; rename it to `path` if the block succeeds.
@@ -34,7 +50,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         >>> with replacing("grid.png") as temporary:
         ...     temporary.write_bytes(content)
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PART, dir=path.parent, ignore_cleanup_errors=True) as folder:
         temporary = pathlib.Path(folder) / path.name
@@ -122,7 +138,7 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
         InputError: a file is where a folder should go, a folder is where a file should, or the parent folder is not
             writable.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     if not path.name:
         raise InputError(name, "must have a name of its own", path)
     if path.exists() and path.is_dir() != is_folder:

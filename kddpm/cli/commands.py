@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from kddpm.base import settings
 from kddpm.base.errors import InputError, WorkerLostError
 from kddpm.distribution import STRATEGIES
 
@@ -145,7 +146,11 @@ def start_tensorflow() -> None:
 
     Its native libraries write a page of notes to stderr at start, at any log level; they are suppressed unless the
     import fails or TF_CPP_MIN_LOG_LEVEL is set.
+
+    Raises:
+        InputError: Keras is set to another backend.
     """
+    settings.check_backend()
     print("Starting TensorFlow ...", flush=True)
     wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

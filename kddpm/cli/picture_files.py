@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import replacing
+from kddpm.base.files import expand, replacing
 from kddpm.data import decoding, images, masks, npz_files
 
 _FRAME_MS = 120  # duration of a frame of an interpolation
@@ -77,7 +77,7 @@ def read_photos(name: str, paths: Sequence[str], image_shape: tuple[int, int, in
     """
     height, width, channels = image_shape
     arrays, sizes, notes = [], [], []
-    for path in paths:
+    for path in map(expand, paths):
         if pathlib.Path(path).suffix.lower() == ".npz":
             archive = npz_files.open_npz(f"{name}={path}", path)
             array = np.empty((archive.shape[0], *image_shape), np.uint8)
@@ -110,6 +110,7 @@ def read_mask(name: str, path: str, image_size: tuple[int, int], photo_size: tup
     Raises:
         InputError: the file is missing, not a picture, of another size or without black.
     """
+    path = expand(path)
     mask, _, size = decoding.read_image(name, path, None, 1)
     if size not in (tuple(image_size), tuple(photo_size)):
         expected = " or ".join(dict.fromkeys(f"{w}x{h}" for h, w in (image_size, photo_size)))

@@ -19,6 +19,7 @@ import numpy as np
 
 from kddpm.base import extras
 from kddpm.base.errors import InputError
+from kddpm.base.files import expand
 from kddpm.data import decoding, image_cache, image_files, npz_files
 
 KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
@@ -82,6 +83,9 @@ def load(
     if channels not in (None, 1, 3):
         raise InputError("channels", "must be 1, 3 or None", repr(channels))
     kind, _, rest = dataset.partition(":")
+    if kind in ("npz", "folder", "zip"):
+        rest = expand(rest)
+    cache_dir, tfds_data_dir = (path and expand(path) for path in (cache_dir, tfds_data_dir))
     shown = image_files.printable(dataset)
     if dataset == "digits":
         path = str(importlib.resources.files("kddpm") / "assets" / "digits.npz")

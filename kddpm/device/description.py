@@ -9,7 +9,7 @@ import textwrap
 
 import numpy as np
 
-from kddpm.base.files import read_json, replacing
+from kddpm.base.files import expand, read_json, replacing
 from kddpm.device import litert
 from kddpm.device.signatures import PRIMARY
 from kddpm.sampling import samplers
@@ -52,7 +52,7 @@ def write(about: dict, path: pathlib.Path) -> dict:
 
 def side_file(path: str | os.PathLike) -> pathlib.Path:
     """Return the path of an export's description: NAME.json for NAME.tflite, FOLDER.json for any FOLDER."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     return path.with_suffix(".json") if path.suffix == ".tflite" else path.with_name(f"{path.name}.json")
 
 

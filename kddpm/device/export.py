@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_output, replacing
+from kddpm.base.files import check_output, expand, replacing
 from kddpm.base.types import Integers
 from kddpm.base.version import __version__
 from kddpm.device import PRECISIONS, description, litert, parity, signatures
@@ -81,7 +81,7 @@ def export(
             or pictures that differ from Keras's. Nothing is written then.
     """
     denoiser = denoiser_of(model)
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     sampler = samplers.by_name(sampler)
     num_steps = min(_DEFAULT_STEPS, denoiser.schedule.num_timesteps) if num_steps is None else num_steps
     table = denoiser.steps(sampler, num_steps)

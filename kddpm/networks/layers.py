@@ -15,9 +15,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Config, Shape, Tensor
 
+CHANNELS_LAST = {"data_format": "channels_last"}  # of every convolution, whatever Keras's image_data_format is
 _for_devices = contextvars.ContextVar("for_devices", default=False)
 
 
@@ -29,6 +31,16 @@ def for_devices() -> Iterator[None]:
         yield
     finally:
         _for_devices.reset(token)
+
+
+def check_groups(groups: int, channels: int) -> None:
+    """Check that a normalisation of this many groups fits the channels.
+
+    Raises:
+        InputError: the groups do not divide them.
+    """
+    if channels % groups:
+        raise InputError("groups", "must divide the channels", f"groups={groups}, channels={channels}")
 
 
 def fan_avg(scale: float = 1.0) -> keras.initializers.Initializer:
@@ -64,7 +76,7 @@ class TimestepEmbedding(keras.layers.Layer):
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
-        self.width = width
+        self.width = width = arguments.count("width", width)
         self.hidden = _dense(self, 4 * width, "hidden", activation="silu")
         self.out = _dense(self, 4 * width, "out")
 
@@ -105,14 +117,13 @@ class GroupNormalization(keras.layers.Layer):
 
     def __init__(self, groups: int = 32, epsilon: float = 1e-6, **kwargs):
         super().__init__(**kwargs)
-        self.groups = groups
-        self.epsilon = epsilon
+        self.groups = arguments.count("groups", groups)
+        self.epsilon = arguments.number("epsilon", epsilon)
 
     def build(self, input_shape: Shape) -> None:
         """Create scale and offset."""
         channels = input_shape[-1]
-        if channels % self.groups:
-            raise InputError("groups", "must divide the channels", f"groups={self.groups}, channels={channels}")
+        check_groups(self.groups, channels)
         size = channels // self.groups
         # No autocast: statistics, scale and offset stay float32 under mixed precision.
         self.scale = self.add_weight(shape=(channels,), initializer="ones", autocast=False, name="scale")
@@ -165,9 +176,9 @@ class Dropout(keras.layers.Layer):
 
     def __init__(self, rate: float, **kwargs):
         super().__init__(**kwargs)
+        self.rate = rate = arguments.number("dropout", rate)
         if not 0 <= rate < 1:
             raise InputError("dropout", "must lie in [0, 1)", rate)
-        self.rate = rate
         self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
         self.built = True
 
@@ -252,7 +263,7 @@ class Upsample(keras.layers.Layer):
         kernel = ops.transpose(ops.flip(self.kernel, (0, 1)), (0, 1, 3, 2))
         rows = ops.pad(kernel, [[1, 0], [0, 0], [0, 0], [0, 0]]) + ops.pad(kernel, [[0, 1], [0, 0], [0, 0], [0, 0]])
         boxed = ops.pad(rows, [[0, 0], [1, 0], [0, 0], [0, 0]]) + ops.pad(rows, [[0, 0], [0, 1], [0, 0], [0, 0]])
-        return ops.conv_transpose(x, boxed, strides=2, padding="same") + self.bias
+        return ops.conv_transpose(x, boxed, strides=2, padding="same", **CHANNELS_LAST) + self.bias
 
     def _four_convolutions(self, x):
         _, height, width, channels = x.shape
@@ -266,7 +277,8 @@ class Upsample(keras.layers.Layer):
         rows = []
         for i, of_row in enumerate(halves(self.kernel, 0)):
             row = [
-                ops.conv(padded[:, i : i + height + 1, j : j + width + 1], kernel, padding="valid") + self.bias
+                ops.conv(padded[:, i : i + height + 1, j : j + width + 1], kernel, padding="valid", **CHANNELS_LAST)
+                + self.bias
                 for j, kernel in enumerate(halves(of_row, 1))
             ]
             # Concatenated along the channels, so that a reshape interleaves them along the width.
@@ -289,7 +301,7 @@ class AttentionBlock(keras.layers.Layer):
 
     def __init__(self, groups: int = 32, **kwargs):
         super().__init__(**kwargs)
-        self.groups = groups
+        self.groups = groups = arguments.count("groups", groups)
         self.norm = GroupNormalization(groups, name="norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
@@ -333,9 +345,9 @@ class ResidualBlock(keras.layers.Layer):
 
     def __init__(self, channels: int, groups: int = 32, dropout: float = 0.0, attention: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.channels = channels
-        self.groups = groups
-        self.dropout_rate = dropout
+        self.channels = channels = arguments.count("channels", channels)
+        self.groups = groups = arguments.count("groups", groups)
+        self.dropout_rate = arguments.number("dropout", dropout)
         self.norm_1 = GroupNormalization(groups, name="norm_1", dtype=self.dtype_policy)
         self.conv_1 = _conv(self, channels, "conv_1")
         self.timestep = _dense(self, channels, "timestep")
@@ -385,7 +397,14 @@ class ResidualBlock(keras.layers.Layer):
 def _conv(layer, channels, name, strides=1, scale=1.0):
     """Return a 3x3 convolution with the dtype policy of `layer`."""
     return keras.layers.Conv2D(
-        channels, 3, strides, "same", kernel_initializer=fan_avg(scale), name=name, dtype=layer.dtype_policy
+        channels,
+        3,
+        strides,
+        "same",
+        **CHANNELS_LAST,
+        kernel_initializer=fan_avg(scale),
+        name=name,
+        dtype=layer.dtype_policy,
     )
 
 

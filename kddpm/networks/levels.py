@@ -5,6 +5,8 @@ Each level but the last halves the height and the width of the feature maps. A l
 
 from collections.abc import Collection, Sequence
 
+from kddpm.base.errors import InputError
+
 
 def divisor(num_levels: int) -> int:
     """Return the number that must divide the height and the width of an image."""
@@ -19,6 +21,37 @@ def sides(image_size: Sequence[int], num_levels: int) -> list[int]:
 def with_attention(image_size: Sequence[int], num_levels: int, attention_resolutions: Collection[int]) -> set[int]:
     """Return the numbers, from 0, of the levels whose blocks end with attention."""
     return {level for level, side in enumerate(sides(image_size, num_levels)) if side in attention_resolutions}
+
+
+def check(image_size: Sequence[int], num_levels: int, attention_resolutions: Collection[int], name: str) -> None:
+    """Check that an image can be halved from level to level, and that the levels with attention exist.
+
+    Args:
+        image_size: (height, width) of an image.
+        num_levels: how many multipliers there are.
+        attention_resolutions: the larger sides of the levels with attention.
+        name: of the argument with the image's size.
+
+    Raises:
+        InputError: a level has no whole number of pixels, or no level has a size that is listed.
+    """
+    factor = divisor(num_levels)
+    if any(side % factor for side in image_size):
+        raise InputError(
+            name,
+            f"must be divisible by {factor}, because {num_levels} levels ({{multipliers}}) halve it "
+            f"{num_levels - 1} times",
+            "x".join(map(str, image_size)),
+            multipliers=...,
+        )
+    there = sides(image_size, num_levels)
+    if not set(attention_resolutions) <= set(there):
+        raise InputError(
+            "attention_resolutions",
+            f"must be among {', '.join(map(str, there))}, the sizes of the levels ({{{name}}}, {{multipliers}})",
+            ",".join(map(str, attention_resolutions)),
+            **{name: ..., "multipliers": ...},
+        )
 
 
 def count_parameters(

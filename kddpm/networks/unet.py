@@ -5,13 +5,24 @@ import math
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
+from kddpm.base import arguments, settings
 from kddpm.base.errors import InputError
 from kddpm.base.types import Config, Shape, Tensor
 from kddpm.networks import levels
-from kddpm.networks.layers import Downsample, GroupNormalization, ResidualBlock, TimestepEmbedding, Upsample, fan_avg
+from kddpm.networks.layers import (
+    CHANNELS_LAST,
+    Downsample,
+    GroupNormalization,
+    ResidualBlock,
+    TimestepEmbedding,
+    Upsample,
+    check_groups,
+    fan_avg,
+)
+
+_PAPERS_ATTENTION = 16
 
 
 @keras.saving.register_keras_serializable("kddpm")
@@ -27,6 +38,7 @@ class UNet(keras.Model):
         multipliers: for each level its channels over `width`; each level but the last halves H and W.
         blocks_per_level: residual blocks of a level on the way down; one more on the way up.
         attention_resolutions: levels whose larger side, in pixels, is listed here end each block with attention.
+            None = 16, if a level has that size. The innermost blocks have attention in any case.
         dropout: dropout rate of the residual blocks.
         num_classes: number of classes, None = unconditional. The label `num_classes` means "no class", for label
             dropout and classifier-free guidance.
@@ -35,7 +47,8 @@ class UNet(keras.Model):
         out_channels: None = C; 2 C for a learned variance.
 
     Raises:
-        InputError: H or W cannot be halved often enough, or the groups do not divide the channels.
+        InputError: a number that is no integer or too small, H or W that cannot be halved often enough, attention at a
+            size that no level has, groups that do not divide the channels, or weights that would not be float32.
 
     Example:
         >>> unet = kddpm.UNet(image_shape=(32, 32, 3))
@@ -49,7 +62,7 @@ class UNet(keras.Model):
         width: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks_per_level: int = 2,
-        attention_resolutions: Sequence[int] = (16,),
+        attention_resolutions: Sequence[int] | None = None,
         dropout: float = 0.1,
         num_classes: int | None = None,
         groups: int | None = None,
@@ -57,25 +70,26 @@ class UNet(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.multipliers = tuple(multipliers)
-        for argument, value in {
-            "width": width,
-            "blocks_per_level": blocks_per_level,
-            "multipliers": min(multipliers, default=0),
-            "out_channels": 1 if out_channels is None else out_channels,
-        }.items():
-            if value < 1:
-                raise InputError(argument, "must be at least 1", value)
-        if num_classes is not None and num_classes < 1:
-            raise InputError("num_classes", "must be at least 1, or None", num_classes)
-        self.image_shape = _checked_image_shape(image_shape, num_levels=len(self.multipliers))
-        self.width = width
-        self.blocks_per_level = blocks_per_level
-        self.attention_resolutions = tuple(attention_resolutions)
-        self.dropout = dropout
-        self.num_classes = num_classes
-        self.groups = groups or _default_groups(width, [width * m for m in multipliers])
-        self.out_channels = self.image_shape[-1] if out_channels is None else out_channels
+        settings.check_policy(self.dtype_policy)
+        self.multipliers = arguments.counts("multipliers", multipliers)
+        if not self.multipliers:
+            raise InputError("multipliers", "must be at least one", "none")
+        self.image_shape = _checked_image_shape(image_shape)
+        self.width = arguments.count("width", width)
+        self.blocks_per_level = arguments.count("blocks_per_level", blocks_per_level)
+        self.attention_resolutions = _attention_resolutions(
+            self.image_shape, len(self.multipliers), attention_resolutions
+        )
+        levels.check(self.image_shape[:2], len(self.multipliers), self.attention_resolutions, "image_shape")
+        self.dropout = arguments.number("dropout", dropout)
+        self.num_classes = None if num_classes is None else arguments.count("num_classes", num_classes)
+        channels = [self.width, *(self.width * m for m in self.multipliers)]
+        self.groups = _default_groups(channels) if groups is None else arguments.count("groups", groups)
+        for number in channels:
+            check_groups(self.groups, number)
+        self.out_channels = (
+            self.image_shape[-1] if out_channels is None else arguments.count("out_channels", out_channels)
+        )
         self._make_layers()
         self.build()
 
@@ -88,7 +102,7 @@ class UNet(keras.Model):
                 self.num_classes + 1, 4 * self.width, name="embed_label", dtype=policy
             )
         self.conv_in = keras.layers.Conv2D(
-            self.width, 3, padding="same", kernel_initializer=fan_avg(), name="conv_in", dtype=policy
+            self.width, 3, padding="same", **CHANNELS_LAST, kernel_initializer=fan_avg(), name="conv_in", dtype=policy
         )
         attends = levels.with_attention(self.image_shape[:2], len(self.multipliers), self.attention_resolutions)
 
@@ -115,7 +129,13 @@ class UNet(keras.Model):
                 self.up.append(Upsample(name=f"upsample_{level}", dtype=policy))
         self.norm_out = GroupNormalization(self.groups, name="norm_out", dtype=policy)
         self.conv_out = keras.layers.Conv2D(
-            self.out_channels, 3, padding="same", kernel_initializer=fan_avg(0.0), name="conv_out", dtype="float32"
+            self.out_channels,
+            3,
+            padding="same",
+            **CHANNELS_LAST,
+            kernel_initializer=fan_avg(0.0),
+            name="conv_out",
+            dtype="float32",
         )
 
     def build(self, input_shape: Shape | None = None) -> None:
@@ -201,29 +221,38 @@ class UNet(keras.Model):
             "out_channels": self.out_channels,
         }
 
+    @classmethod
+    def from_config(cls, config: Config) -> "UNet":
+        """Return the network of a configuration, of older files too, which may list attention at sizes of no level."""
+        there = levels.sides(config["image_shape"][:2], len(config["multipliers"]))
+        return cls(**{**config, "attention_resolutions": [n for n in config["attention_resolutions"] if n in there]})
 
-def _default_groups(width: int, channels: list[int]) -> int:
+
+def _default_groups(channels: list[int]) -> int:
     """Return a number of groups with at least four channels each, as in the paper.
 
     A group of one channel would subtract what the timestep added to it. The groups divide the channels of every level,
     and the input channels of the first.
     """
-    groups = math.gcd(32, width, *channels)
+    groups = math.gcd(32, *channels)
     while groups > 1 and min(channels) // groups < 4:
         groups //= 2
     return groups
 
 
-def _checked_image_shape(image_shape, num_levels: int) -> tuple[int, int, int]:
-    """Check that `image_shape` is (H, W, C) and can be halved often enough, and return it as a tuple."""
-    shape = tuple(image_shape)
-    if len(shape) != 3 or any(not isinstance(n, int | np.integer) or n < 1 for n in shape):
+def _checked_image_shape(image_shape) -> tuple[int, ...]:
+    """Check that `image_shape` is (H, W, C) and return it as a tuple of ints."""
+    try:
+        shape = arguments.counts("image_shape", image_shape)
+    except InputError:
+        shape = ()
+    if len(shape) != 3:
         raise InputError("image_shape", "must be (height, width, channels)", image_shape)
-    factor = levels.divisor(num_levels)
-    if shape[0] % factor or shape[1] % factor:
-        raise InputError(
-            "image_shape",
-            f"must be divisible by {factor}: a network of {num_levels} levels halves it {num_levels - 1} times",
-            f"{shape[0]}x{shape[1]}",
-        )
     return shape
+
+
+def _attention_resolutions(image_shape, num_levels, given) -> tuple[int, ...]:
+    """Return the sizes of the levels with attention, each once; None = the paper's."""
+    if given is None:
+        return tuple({_PAPERS_ATTENTION} & set(levels.sides(image_shape[:2], num_levels)))
+    return tuple(dict.fromkeys(arguments.counts("attention_resolutions", given)))

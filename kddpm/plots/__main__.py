@@ -18,7 +18,7 @@ from absl import flags
 
 from kddpm.base import extras
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_output
+from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
 from kddpm.plots.runs import bits_by_term
 from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
@@ -35,7 +35,7 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
 
 def main() -> None:
     """Draw the figures that the flags ask for."""
-    only, out = flags.FLAGS.only, pathlib.Path(flags.FLAGS.out)
+    only, out = flags.FLAGS.only, pathlib.Path(expand(flags.FLAGS.out))
     names = list(FIGURES) if only is None else [name.strip() for name in only.split(",")]
     for name in names:
         if name not in FIGURES:

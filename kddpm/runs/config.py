@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated
 
+import numpy as np
+
 from kddpm.base.errors import InputError
 from kddpm.data.labels import MOST_CLASSES
 from kddpm.networks import levels
@@ -175,23 +177,7 @@ class TrainConfig:
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)
         count, most = len(self.multipliers), max(self.image_size).bit_length()
         _require(count <= most, "multipliers", f"at most {most} numbers for {{image_size}}", count, image_size=size)
-        factor = levels.divisor(count)
-        _require(
-            all(side % factor == 0 for side in self.image_size),
-            "image_size",
-            f"divisible by {factor}, because {count} levels ({{multipliers}}) halve it {count - 1} times",
-            size,
-            multipliers=...,
-        )
-        sides = levels.sides(self.image_size, count)
-        _require(
-            set(self.attention_resolutions) <= set(sides),
-            "attention_resolutions",
-            f"among {', '.join(map(str, sides))}, the sizes of the levels ({{image_size}}, {{multipliers}})",
-            ",".join(str(side) for side in self.attention_resolutions),
-            image_size=...,
-            multipliers=...,
-        )
+        levels.check(self.image_size, count, self.attention_resolutions, "image_size")
 
 
 def help_of(field: dataclasses.Field) -> str:
@@ -234,10 +220,12 @@ def _kinds(field) -> tuple:
 
 
 def _typed(field, value):
-    """Return the value in the field's type: JSON lists become tuples, and integers floats in float fields."""
+    """Return the value in the field's type: lists become tuples, and NumPy's numbers Python's."""
     kinds = _kinds(field)
-    if isinstance(value, list):
-        value = tuple(value)
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        value = tuple(item.item() if isinstance(item, np.generic) else item for item in value)
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int) and number.bit_length() > 63:  # Python refuses to print very long ones
             raise InputError(field.name, "must fit 64 bits", f"a number of {number.bit_length()} bits")

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Collection, Iterator
 
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import PART, locked, read_json, replacing
+from kddpm.base.files import PART, expand, locked, read_json, replacing
 from kddpm.base.version import __version__
 from kddpm.runs.config import CHANGEABLE, TrainConfig
 
@@ -39,7 +39,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(expand(path))
         self.writes = writes
         self.config_path = self.path / "config.json"
         self.checkpoints_path = self.path / "checkpoints"
@@ -95,7 +95,7 @@ class RunDirectory:
             raise InputError("override_resume", "must name flags of the configuration", ",".join(unknown))
         if not self.config_path.exists():
             files = {path for path in self.path.glob("*") if not path.name.startswith(PART)}
-            if files - {self.data_path, pathlib.Path(cache_dir or self.data_path)}:
+            if files - {self.data_path, pathlib.Path(expand(cache_dir or self.data_path))}:
                 raise InputError("run_dir", "must be new, empty or a run of train.py", f"{self.path}, with files")
             if self.path.exists() and not self.path.is_dir():
                 raise InputError("run_dir", "must be a directory", f"the file {self.path}")

@@ -21,7 +21,7 @@ import tensorflow as tf
 from kddpm import data, plots
 from kddpm.base import extras, memory
 from kddpm.base.errors import InputError
-from kddpm.base.files import read_json, replacing, sha256
+from kddpm.base.files import expand, read_json, replacing, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.distribution import workers
@@ -108,7 +108,7 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
     }
-    out = run.evaluation_path if out is None else pathlib.Path(out)
+    out = run.evaluation_path if out is None else pathlib.Path(expand(out))
     options: dict[str, Any] = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
     options["verbose"] = "auto" if verbose else False
     results = {}

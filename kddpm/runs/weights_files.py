@@ -16,7 +16,7 @@ import h5py
 import keras
 
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import read_json, replacing, sha256
+from kddpm.base.files import expand, read_json, replacing, sha256
 
 _MOST_DEPTH = 50
 _SLACK_BYTES = 2**20  # for what Keras stores besides the weights
@@ -24,7 +24,7 @@ _SLACK_BYTES = 2**20  # for what Keras stores besides the weights
 
 def save(network: keras.Model, path: str | os.PathLike) -> None:
     """Write the weights of a network, atomically."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     before = sha256(path) if path.exists() else None
     with replacing(path) as temporary:
         network.save_weights(temporary)
@@ -38,7 +38,7 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
     Raises:
         InputError: the file is damaged, links to other files or does not fit the network.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(expand(path))
     try:
         _check_hash(path)
         _check_content(path, 4 * sum(math.prod(weight.shape) for weight in network.weights))
@@ -53,7 +53,7 @@ def check_size(path: str | os.PathLike, parameters: int) -> None:
     Raises:
         InputError: the file is too small.
     """
-    size = os.path.getsize(path)
+    size = os.path.getsize(expand(path))
     if size < 4 * parameters:
         raise InputError(
             f"{path} cannot be read, or does not fit config.json: it has {size:,} bytes, and config.json asks for "
@@ -63,7 +63,7 @@ def check_size(path: str | os.PathLike, parameters: int) -> None:
 
 def hash_file(path: str | os.PathLike) -> pathlib.Path:
     """Return the path of the digest of NAME.weights.h5: NAME.weights.json."""
-    return pathlib.Path(path).with_suffix(".json")
+    return pathlib.Path(expand(path)).with_suffix(".json")
 
 
 def _check_hash(path):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import arguments
+from kddpm.base import arguments, settings
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers, Tensor
 from kddpm.data import labels as class_labels
@@ -58,6 +58,7 @@ class Denoiser:
     _compiled: dict[Hashable, object] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
+        settings.check_floatx()
         self.objective.check_schedule(self.schedule)
         received = contract.complete(self.network, self.last_timestep)
         channels = self.image_shape[-1]

@@ -58,8 +58,8 @@ class Sampler(abc.ABC):
     Args:
         clip: whether the predicted x_0 is clipped to [-1, 1]; "dynamic" = to its own 99.5 % quantile if that is above
             1, and then divided by it (Saharia et al. 2022, section 2.3), for strong guidance.
-        spacing: which steps are taken if there are fewer than T; see `schedules.timestep_grid`. The defaults are those
-            with the smallest errors in docs/solvers.md.
+        spacing: which steps are taken if there are fewer than T; see `schedules.timestep_grid`. "karras" is the default
+            of the solvers of order 2, "trailing" that of the others; docs/solvers.md compares them.
     """
 
     memoryless: ClassVar[bool] = False  # whether a row is a whole step without memory, as inpainting needs

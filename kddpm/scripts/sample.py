@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from kddpm.base.files import check_output
+from kddpm.base.files import check_output, expand
 from kddpm.cli import commands, picture_files, sampling_flags
 from kddpm.data.labels import of_seeds
 from kddpm.runs import directory
@@ -138,7 +138,7 @@ def sample() -> None:
     """Call the method of `DiffusionModel` that the flags choose, and write its pictures."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     edit = sampling_flags.chosen_edit()
-    out = pathlib.Path(FLAGS.out)
+    out = pathlib.Path(expand(FLAGS.out))
     commands.check_least(columns=1, frames=2, batch_size=1)
     sampling_flags.check_form(out, edit)
     seeds = commands.parse_numbers("seeds", FLAGS.seeds or "0-63")

@@ -241,8 +241,8 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trail
         trailing   evenly spaced, counted from the end (Lin et al. 2023, table 2)
         linspace   evenly spaced, from 0 to T - 1
         quadratic  evenly spaced square roots: more steps near the data (Song et al. 2021, appendix D.2)
-        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar), from the schedule's least, but
-                   0.002, to its largest, but 80 (Karras et al. 2022, eq. 5), then T - 1 in place of the last
+        karras     evenly spaced sigma^(1/7), sigma = sqrt((1 - alpha_bar) / alpha_bar), over the schedule's sigmas
+                   between 0.002 and 80 (Karras et al. 2022, eq. 5), with T - 1 in place of the last
 
     Args:
         schedule: the schedule of all T steps.

@@ -1,5 +1,6 @@
 """Programs in processes of their own, as a user starts them."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,9 +8,10 @@ import time
 import pytest
 
 
-def python(*arguments, cwd=None):
-    """Python with these arguments, such as a script and its flags, to its end."""
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+def python(*arguments, cwd=None, **environment):
+    """Python with these arguments, such as a script and its flags, to its end; `environment` adds variables."""
+    command, variables = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
 def started(*arguments):

@@ -230,7 +230,7 @@ def test_more_output_channels_than_the_image_has(make_unet):
 def test_sizes_that_cannot_be_halved(make_unet, image_shape):
     height, width, _ = image_shape
     with pytest.raises(
-        InputError, match=f"`image_shape` must be divisible by 4: .* 3 levels .* Received: {height}x{width}"
+        InputError, match=f"`image_shape` must be divisible by 4, because 3 levels .* Received: {height}x{width}"
     ):
         make_unet(image_shape=image_shape, multipliers=(1, 1, 1))
 

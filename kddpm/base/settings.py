@@ -1,0 +1,71 @@
+"""Checks of Keras's settings before anything is built on them: the backend and the types of numbers."""
+
+import json
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from kddpm.base.errors import InputError
+
+if TYPE_CHECKING:
+    import keras
+
+_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def backend() -> tuple[str, str]:
+    """Return the name of Keras's backend, and where it is set; Keras is not imported for that."""
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        found = chosen, "by KERAS_BACKEND"
+    else:
+        path = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+        try:
+            found = str(json.loads(path.read_text()).get("backend", "tensorflow")), f"in {path}"
+        except (OSError, ValueError, AttributeError):  # no such file, or none that Keras can use
+            found = "tensorflow", "by default"
+    running = getattr(sys.modules.get("keras"), "config", None)
+    return (running.backend(), found[1]) if running else found
+
+
+def check_backend() -> None:
+    """Check that Keras runs on TensorFlow, as everything that trains and generates needs.
+
+    Raises:
+        InputError: it has, or will have, another backend.
+    """
+    name, where = backend()
+    if name != "tensorflow":
+        raise InputError(
+            "Keras must run on TensorFlow: set KERAS_BACKEND=tensorflow before Keras is imported. "
+            f"Received: the backend {name}, set {where}"
+        )
+
+
+def check_floatx() -> None:
+    """Check that the type of Keras's numbers is float32, which losses, averages and samplers are computed in.
+
+    Raises:
+        InputError: it is another type.
+    """
+    import keras
+
+    if (floatx := keras.config.floatx()) != "float32":
+        raise InputError(
+            f'Keras\'s floatx must be float32: call keras.config.set_floatx("float32") first. Received: {floatx}'
+        )
+
+
+def check_policy(policy: "keras.DTypePolicy") -> None:
+    """Check that the weights of a network are float32, and its arithmetic is, too, or mixed.
+
+    Raises:
+        InputError: another policy, such as bfloat16, in which small updates of weights are rounded away.
+    """
+    if policy.name not in _POLICIES:
+        raise InputError(
+            "dtype",
+            f"must be {', '.join(_POLICIES[:-1])} or {_POLICIES[-1]}, whose weights are float32; "
+            "without it keras.config.dtype_policy() holds",
+            policy.name,
+        )
