@@ -374,7 +374,7 @@ class DiffusionModel(GuardedModel):
     def get_config(self) -> Config:
         """Return the arguments of `__init__`."""
         return {
-            "network": keras.saving.serialize_keras_object(self.network),
+            "network": contract.serialized(self.network),
             "network_attributes": contract.attributes(self.network),
             "schedule": self.schedule.get_config(),
             **dataclasses.asdict(self.objective),

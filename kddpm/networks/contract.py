@@ -22,7 +22,7 @@ from kddpm.base.errors import InputError
 from kddpm.networks.unet import UNet
 
 _INPUTS = "[x_t, t] or [x_t, t, label]"
-_SAME = 1e-3  # of two outputs, relative to the largest value
+_SAME = 0.05  # difference of two outputs, relative to the largest value: a copy may compute in bfloat16, the other not
 _LONGEST = 300  # characters of an error that is quoted
 
 
@@ -78,7 +78,7 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
     """
     unregistered = {kind.__name__: kind for kind in map(type, network._flatten_layers()) if not _is_known(kind)}
     try:
-        made = keras.saving.serialize_keras_object(network)
+        made = serialized(network)
         if "name" in made["config"]:
             made["config"]["name"] = name
         copy = keras.saving.deserialize_keras_object(made, custom_objects=unregistered)
@@ -100,6 +100,11 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
         if _differ(ours, theirs) and not _differ(ours, again):  # some are random even without training
             raise InputError("network", _REMADE, f"{type(network).__name__}, whose copy computes something else")
     return copy
+
+
+def serialized(network: keras.Model) -> dict:
+    """Return the network as `keras.saving` writes it, without how it may once have been compiled for itself."""
+    return {**keras.saving.serialize_keras_object(network), "compile_config": None}
 
 
 def _is_known(kind):

@@ -92,6 +92,19 @@ def test_a_subclassed_model_is_built_loaded_and_goes_on(tmp_path):
     assert_loads(trained(Subclassed(16)), tmp_path / "a.keras")
 
 
+class UnknownLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(y_true - y_pred)
+
+
+def test_how_a_network_was_compiled_for_itself_is_forgotten(tmp_path):
+    network = functional()
+    network.compile("adam", UnknownLoss())
+    ours = trained(network)
+    assert not ours.ema_network.compiled
+    assert_loads(ours, tmp_path / "a.keras")
+
+
 def test_a_class_that_keras_does_not_know_is_told_and_loads_with_custom_objects(tmp_path):
     class Unknown(layers.Layer):
         def call(self, x):
