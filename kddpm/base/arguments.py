@@ -37,13 +37,10 @@ def counts(name: str, values: object, least: int = 1) -> tuple[int, ...]:
     Raises:
         InputError: `values` is not a list of integers of at least `least`.
     """
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
-        raise InputError(name, f"must be a list of integers of at least {least}", repr(values))
-    values = tuple(values)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            raise InputError(name, f"must be a list of integers of at least {least}", repr(values))
-    return tuple(int(value) for value in values)
+    try:
+        return tuple(count(name, value, least) for value in values)  # type: ignore[attr-defined]
+    except (TypeError, InputError):
+        raise InputError(name, f"must be a list of integers of at least {least}", repr(values)) from None
 
 
 def int32(name: str, values: object) -> np.ndarray:

@@ -19,7 +19,7 @@ def backend() -> tuple[str, str]:
     if chosen := os.environ.get("KERAS_BACKEND"):
         found = chosen, "by KERAS_BACKEND"
     else:
-        path = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+        path = pathlib.Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
         try:
             found = str(json.loads(path.read_text()).get("backend", "tensorflow")), f"in {path}"
         except (OSError, ValueError, AttributeError):  # no such file, or none that Keras can use

@@ -222,10 +222,11 @@ class UNet(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: Config) -> "UNet":
+    def from_config(cls, config: Config, custom_objects: dict | None = None) -> "UNet":
         """Return the network of a configuration, of older files too, which may list attention at sizes of no level."""
         there = levels.sides(config["image_shape"][:2], len(config["multipliers"]))
-        return cls(**{**config, "attention_resolutions": [n for n in config["attention_resolutions"] if n in there]})
+        attention = [side for side in config["attention_resolutions"] if side in there]
+        return super().from_config({**config, "attention_resolutions": attention}, custom_objects)
 
 
 def _default_groups(channels: list[int]) -> int:

@@ -49,6 +49,7 @@ def test_numpys_numbers_in_a_configuration():
         ("multipliers", (1, 0), r"must be a list of integers of at least 1. Received: \(1, 0\)"),
         ("multipliers", (1, True), r"must be a list of integers of at least 1. Received: \(1, True\)"),
         ("multipliers", 2, "must be a list of integers of at least 1. Received: 2"),
+        ("multipliers", np.array(2), r"must be a list of integers of at least 1. Received: array\(2\)"),
         ("multipliers", "12", "must be a list of integers of at least 1. Received: '12'"),
         ("multipliers", (), "must be at least one. Received: none"),
         ("width", 8.0, "must be an integer of at least 1. Received: 8.0"),
