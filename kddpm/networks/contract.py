@@ -81,8 +81,7 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
         made = serialized(network)
         if "name" in made["config"]:
             made["config"]["name"] = name
-        copy = keras.saving.deserialize_keras_object(made, custom_objects=unregistered)
-        set_attributes(copy, attributes(network))
+        copy = deserialized(made, custom_objects=unregistered)
         if not copy.built:
             _trial(copy, last_timestep)
         copy_values(network, copy)
@@ -103,8 +102,23 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
 
 
 def serialized(network: keras.Model) -> dict:
-    """Return the network as `keras.saving` writes it, without how it may once have been compiled for itself."""
-    return {**keras.saving.serialize_keras_object(network), "compile_config": None}
+    """Return a `complete` network as `keras.saving` writes it, with the attributes that Keras would lose.
+
+    How the network may once have been compiled for itself is left out.
+    """
+    attributes = {"image_shape": tuple(map(int, network.image_shape)), "num_classes": network.num_classes}
+    return {**keras.saving.serialize_keras_object(network), "compile_config": None, "attributes": attributes}
+
+
+def deserialized(config: dict, custom_objects: dict | None = None) -> keras.Model:
+    """Return the network that is `serialized` in `config`, with new weights."""
+    config = dict(config)
+    attributes = config.pop("attributes", {})  # not in files of earlier versions
+    network = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+    for name, value in attributes.items():
+        if not hasattr(network, name):
+            setattr(network, name, tuple(value) if name == "image_shape" else value)
+    return network
 
 
 def _is_known(kind):
@@ -125,18 +139,6 @@ def copy_values(network: keras.Model, copy: keras.Model) -> None:
     for layer in copy._flatten_layers():
         if hasattr(layer, "finalize_state"):  # Normalization: what it computes with follows from its weights
             layer.finalize_state()
-
-
-def attributes(network: keras.Model) -> dict:
-    """Return the attributes of a `complete` network that Keras does not save of a functional model."""
-    return {"image_shape": tuple(map(int, network.image_shape)), "num_classes": network.num_classes}
-
-
-def set_attributes(network: keras.Model, values: dict) -> None:
-    """Set those of `attributes` that the network lacks."""
-    for name, value in values.items():
-        if not hasattr(network, name):
-            setattr(network, name, tuple(value) if name == "image_shape" else value)
 
 
 def _set_attributes(network):

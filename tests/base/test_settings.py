@@ -101,8 +101,13 @@ def test_floatx_is_named():
     settings.check_floatx()
     keras.config.set_floatx("float64")
     try:
-        for check in (settings.check_floatx, lambda: kddpm.DiffusionModel(kddpm.UNet((8, 8, 1), 8, (1,), dtype="float32"))):
-            with pytest.raises(InputError, match=r'Keras\'s floatx must be float32: .*set_floatx\("float32"\).*: float64'):
+        for check in (
+            settings.check_floatx,
+            lambda: kddpm.DiffusionModel(kddpm.UNet((8, 8, 1), 8, (1,), dtype="float32")),
+        ):
+            with pytest.raises(
+                InputError, match=r'Keras\'s floatx must be float32: .*set_floatx\("float32"\).*: float64'
+            ):
                 check()
     finally:
         keras.config.set_floatx("float32")
