@@ -24,6 +24,10 @@ from kddpm.networks.unet import UNet
 _INPUTS = "[x_t, t] or [x_t, t, label]"
 _SAME = 0.05  # difference of two outputs, relative to the largest value: a copy may compute in bfloat16, the other not
 _LONGEST = 300  # characters of an error that is quoted
+_REMADE = (
+    "must be made anew by get_config and from_config, for its averaged weights and for files: get_config returns every "
+    "argument of __init__, and functions have names and @keras.saving.register_keras_serializable()"
+)
 
 
 def complete(network: keras.Model, last_timestep: int) -> int:
@@ -127,12 +131,6 @@ def _is_known(kind):
     return kind.__module__.startswith("keras.") or keras.saving.get_registered_object(name) is kind
 
 
-_REMADE = (
-    "must be made anew by get_config and from_config, for its averaged weights and for files: get_config returns every "
-    "argument of __init__, and functions have names and @keras.saving.register_keras_serializable()"
-)
-
-
 def copy_values(network: keras.Model, copy: keras.Model) -> None:
     """Copy the values of all weights to a network of the same layers."""
     copy.set_weights(network.get_weights())
@@ -187,11 +185,11 @@ def _trial(network, last_timestep):
         inputs.append(ops.convert_to_tensor(np.array([0, classes], np.int32)))
         expected += f", label int32 (B,) in 0 .. {classes}, where {classes} means no class"
     try:
-        with keras.device("cpu:0"):  # which refuses indices beyond a table, where an accelerator may not
-            if not network.built:
-                network(inputs, training=False)
-            with keras.StatelessScope():
-                return network(inputs, training=False)
+        if not network.built:
+            network(inputs, training=False)
+        # A CPU refuses indices beyond a table, where an accelerator may not.
+        with keras.device("cpu:0"), keras.StatelessScope():
+            return network(inputs, training=False)
     except InputError:
         raise
     except Exception as error:
