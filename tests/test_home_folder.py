@@ -17,6 +17,7 @@ from kddpm.base import files
 from kddpm.base.errors import InputError
 from kddpm.cli import picture_files
 from kddpm.data import image_cache, images
+from kddpm.device import description
 from kddpm.runs import evaluate, weights_files
 from kddpm.runs.directory import RunDirectory
 
@@ -94,14 +95,15 @@ def test_runs(home):
     assert (home / "numbers" / "bits_per_dim.json").is_file() and (home / "w" / "a.weights.json").is_file()
 
 
-def test_training(home):
-    kddpm.train(small_runs.TINY, "~/run", cache_dir="~/run/decoded", verbose=False)
-    assert (home / "run" / "ema.weights.h5").is_file()
+def test_a_run_that_has_its_decoded_images_is_new(home):
+    (home / "run" / "decoded").mkdir(parents=True)
+    RunDirectory("~/run").check(small_runs.TINY, cache_dir="~/run/decoded")
 
 
 def test_exports(home, trained_like):
-    trained_like.export("~/a/model", "tf_saved_model", num_steps=2, parity_seeds=1, verbose=False)
-    assert (home / "a" / "model").is_dir() and (home / "a" / "model.json").is_file()
+    with pytest.raises(InputError, match=f"`path` must be a folder. Received: {home}/photos.zip"):
+        trained_like.export("~/photos.zip", "tf_saved_model")
+    assert description.side_file("~/a.tflite") == home / "a.json"
 
 
 def test_the_site(home, monkeypatch):

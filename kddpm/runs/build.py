@@ -11,7 +11,6 @@ from kddpm.networks.unet import UNet
 from kddpm.runs import weights_files
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
-from kddpm.theory import schedules
 
 
 def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
@@ -32,12 +31,9 @@ def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> Diffu
         out_channels=config.objective.out_channels(image_shape[-1]),
         dtype=config.precision,
     )
-    schedule = schedules.by_name(config.schedule, config.num_timesteps)
-    if config.zero_terminal_snr:
-        schedule = schedules.zero_terminal_snr(schedule)
     return DiffusionModel(
         network,
-        schedule,
+        config.noise_schedule,
         prediction=config.prediction,
         weighting=config.weighting,
         variance=config.variance,

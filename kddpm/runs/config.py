@@ -119,10 +119,19 @@ class TrainConfig:
         """The training objective of these fields."""
         return Objective(self.prediction, self.weighting, self.variance, self.timestep_sampling)
 
+    @property
+    def noise_schedule(self) -> schedules.NoiseSchedule:
+        """The schedule of these fields."""
+        schedule = schedules.by_name(self.schedule, self.num_timesteps)
+        return schedules.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
+
     def _check_theory(self):
-        objective = self.objective
         if self.zero_terminal_snr:
-            objective.check_schedule(schedules.zero_terminal_snr(schedules.linear(2)))
+            _require(
+                self.num_timesteps > 1, "num_timesteps", "at least 2 with {zero_terminal_snr}", self.num_timesteps,
+                zero_terminal_snr=...,
+            )  # fmt: skip
+        self.objective.check_schedule(self.noise_schedule)
         _require(
             self.sampling_steps is None or 1 <= self.sampling_steps <= self.num_timesteps,
             "sampling_steps", f"in 1 .. {self.num_timesteps} ({{num_timesteps}}), or none", self.sampling_steps,
@@ -167,11 +176,6 @@ class TrainConfig:
             widest <= _MOST_CHANNELS,
             "multipliers", f"at most {_MOST_CHANNELS:,} channels with {{width}}", self.multipliers, width=self.width,
         )  # fmt: skip
-        if self.zero_terminal_snr:
-            _require(
-                self.num_timesteps > 1, "num_timesteps", "at least 2 with {zero_terminal_snr}", self.num_timesteps,
-                zero_terminal_snr=...,
-            )  # fmt: skip
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "image_size", "N or HxW", self.image_size)
         size = "x".join(str(side) for side in self.image_size)
         _require(max(self.image_size) <= _MOST_PIXELS, "image_size", f"at most {_MOST_PIXELS:,} a side", size)

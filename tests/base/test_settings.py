@@ -99,15 +99,11 @@ def test_weights_that_are_not_float32_are_refused(make_unet, how, policy):
 
 def test_floatx_is_named():
     settings.check_floatx()
+    network = kddpm.UNet((8, 8, 1), 8, (1,))
     keras.config.set_floatx("float64")
     try:
-        for check in (
-            settings.check_floatx,
-            lambda: kddpm.DiffusionModel(kddpm.UNet((8, 8, 1), 8, (1,), dtype="float32")),
-        ):
-            with pytest.raises(
-                InputError, match=r'Keras\'s floatx must be float32: .*set_floatx\("float32"\).*: float64'
-            ):
+        for check in (settings.check_floatx, lambda: kddpm.DiffusionModel(network)):
+            with pytest.raises(InputError, match=r'floatx must be float32: .*set_floatx\("float32"\).*: float64'):
                 check()
     finally:
         keras.config.set_floatx("float32")

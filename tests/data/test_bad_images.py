@@ -69,6 +69,32 @@ def test_large_pictures_are_decoded_one_after_the_other(tmp_path, monkeypatch):
     assert max(most) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.qoi", b"qoif" + struct.pack(">IIBB", 60_000, 60_000, 3, 0)),
+        ("a.tga", struct.pack("<BBBHHBHHHHBB", 0, 0, 10, 0, 0, 0, 0, 0, 60_000, 60_000, 24, 0)),
+        ("a.sgi", struct.pack(">HBBHHHH", 474, 1, 1, 3, 60_000, 60_000, 3) + bytes(500)),
+        ("a.pcx", struct.pack("<BBBBHHHH", 10, 5, 1, 8, 0, 0, 60_000, 60_000) + bytes(53) + b"\3\x60\xea" + bytes(60)),
+        ("a.pgm", b"P5 60000 60000 255 "),
+    ],
+)
+def test_bombs_of_other_formats_are_refused_by_their_headers(tmp_path, name, header):
+    (tmp_path / name).write_bytes(header)
+    began = time.monotonic()
+    (line,) = bad_lines(f"folder:{tmp_path}", image_size=4, channels=1)[1:]
+    assert "decompression bomb?" in line and time.monotonic() - began < 5
+
+
+def test_a_bomb_in_a_jpeg_2000_and_an_avif_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 15)
+    for name, form in (("a.jp2", "JPEG2000"), ("b.avif", "AVIF")):
+        Image.new("L", (4, 4)).save(tmp_path / name, form)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    _, *lines = bad_lines(f"folder:{tmp_path}", image_size=4, channels=1)
+    assert len(lines) == 2 and all("4x4 pixels; expected at most 15 (decompression bomb?)" in line for line in lines)
+
+
 def text_bomb(inflated):
     """A PNG with a compressed comment."""
     comment = b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(inflated), 9)

@@ -118,6 +118,11 @@ def test_flags_of_another_type_are_named(name, text):
             {"zero_terminal_snr": True, "prediction": "v", "num_timesteps": 1},
             "--num_timesteps must be at least 2 with --zero_terminal_snr. Received: 1",
         ),
+        (
+            {"num_timesteps": 10**5},
+            r"--prediction must be x0 or v where a schedule leaves so little signal: the factor 1 / sqrt\(alpha_bar\) "
+            "by which x_0 follows from eps or mu leaves float32 from t=36717. Received: 'eps', and alpha_bar=0 at the end",
+        ),
         ({"zero_terminal_snr": "yes"}, "--zero_terminal_snr must be true or false. Received: 'yes'"),
         ({"label_dropout": 1.0}, r"--label_dropout must be in \[0, 1\). Received: 1.0"),
         ({"label_dropout": -0.1}, r"--label_dropout must be in \[0, 1\). Received: -0.1"),
