@@ -375,7 +375,6 @@ class DiffusionModel(GuardedModel):
         """Return the arguments of `__init__`."""
         return {
             "network": contract.serialized(self.network),
-            "network_attributes": contract.attributes(self.network),
             "schedule": self.schedule.get_config(),
             **dataclasses.asdict(self.objective),
             "label_dropout": self.label_dropout,
@@ -389,8 +388,6 @@ class DiffusionModel(GuardedModel):
     @classmethod
     def from_config(cls, config: Config) -> "DiffusionModel":
         """Return a model with the configuration from `get_config` and new weights."""
-        config = dict(config)
-        network = keras.saving.deserialize_keras_object(config.pop("network"))
-        contract.set_attributes(network, config.pop("network_attributes", {}))
-        schedule = schedules.NoiseSchedule.from_config(config.pop("schedule"))
-        return cls(network, schedule, **config)
+        network = contract.deserialized(config["network"])
+        schedule = schedules.NoiseSchedule.from_config(config["schedule"])
+        return cls(**{**config, "network": network, "schedule": schedule})

@@ -24,6 +24,10 @@ from kddpm.networks.unet import UNet
 _INPUTS = "[x_t, t] or [x_t, t, label]"
 _SAME = 0.05  # difference of two outputs, relative to the largest value: a copy may compute in bfloat16, the other not
 _LONGEST = 300  # characters of an error that is quoted
+_REMADE = (
+    "must be made anew by get_config and from_config, for its averaged weights and for files: get_config returns every "
+    "argument of __init__, and functions have names and @keras.saving.register_keras_serializable()"
+)
 
 
 def complete(network: keras.Model, last_timestep: int) -> int:
@@ -81,8 +85,7 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
         made = serialized(network)
         if "name" in made["config"]:
             made["config"]["name"] = name
-        copy = keras.saving.deserialize_keras_object(made, custom_objects=unregistered)
-        set_attributes(copy, attributes(network))
+        copy = deserialized(made, custom_objects=unregistered)
         if not copy.built:
             _trial(copy, last_timestep)
         copy_values(network, copy)
@@ -103,8 +106,23 @@ def copied(network: keras.Model, name: str, last_timestep: int) -> keras.Model:
 
 
 def serialized(network: keras.Model) -> dict:
-    """Return the network as `keras.saving` writes it, without how it may once have been compiled for itself."""
-    return {**keras.saving.serialize_keras_object(network), "compile_config": None}
+    """Return a `complete` network as `keras.saving` writes it, with the attributes that Keras would lose.
+
+    How the network may once have been compiled for itself is left out.
+    """
+    attributes = {"image_shape": tuple(map(int, network.image_shape)), "num_classes": network.num_classes}
+    return {**keras.saving.serialize_keras_object(network), "compile_config": None, "attributes": attributes}
+
+
+def deserialized(config: dict, custom_objects: dict | None = None) -> keras.Model:
+    """Return the network that is `serialized` in `config`, with new weights."""
+    config = dict(config)
+    attributes = config.pop("attributes", {})  # not in files of earlier versions
+    network = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+    for name, value in attributes.items():
+        if not hasattr(network, name):
+            setattr(network, name, tuple(value) if name == "image_shape" else value)
+    return network
 
 
 def _is_known(kind):
@@ -113,30 +131,12 @@ def _is_known(kind):
     return kind.__module__.startswith("keras.") or keras.saving.get_registered_object(name) is kind
 
 
-_REMADE = (
-    "must be made anew by get_config and from_config, for its averaged weights and for files: get_config returns every "
-    "argument of __init__, and functions have names and @keras.saving.register_keras_serializable()"
-)
-
-
 def copy_values(network: keras.Model, copy: keras.Model) -> None:
     """Copy the values of all weights to a network of the same layers."""
     copy.set_weights(network.get_weights())
     for layer in copy._flatten_layers():
         if hasattr(layer, "finalize_state"):  # Normalization: what it computes with follows from its weights
             layer.finalize_state()
-
-
-def attributes(network: keras.Model) -> dict:
-    """Return the attributes of a `complete` network that Keras does not save of a functional model."""
-    return {"image_shape": tuple(map(int, network.image_shape)), "num_classes": network.num_classes}
-
-
-def set_attributes(network: keras.Model, values: dict) -> None:
-    """Set those of `attributes` that the network lacks."""
-    for name, value in values.items():
-        if not hasattr(network, name):
-            setattr(network, name, tuple(value) if name == "image_shape" else value)
 
 
 def _set_attributes(network):
@@ -185,11 +185,11 @@ def _trial(network, last_timestep):
         inputs.append(ops.convert_to_tensor(np.array([0, classes], np.int32)))
         expected += f", label int32 (B,) in 0 .. {classes}, where {classes} means no class"
     try:
-        with keras.device("cpu:0"):  # which refuses indices beyond a table, where an accelerator may not
-            if not network.built:
-                network(inputs, training=False)
-            with keras.StatelessScope():
-                return network(inputs, training=False)
+        if not network.built:
+            network(inputs, training=False)
+        # A CPU refuses indices beyond a table, where an accelerator may not.
+        with keras.device("cpu:0"), keras.StatelessScope():
+            return network(inputs, training=False)
     except InputError:
         raise
     except Exception as error:
