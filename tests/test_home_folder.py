@@ -9,6 +9,7 @@ from helpers import small_runs
 from helpers.image_samples import write_zip
 from helpers.places import ROOT
 from helpers.processes import python
+from helpers.small_models import small
 
 import kddpm
 from export import site
@@ -154,3 +155,11 @@ def test_a_file_that_has_such_a_name_is_meant(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     images.save_png(tmp_path / "~nobodyhere" / "a.png", IMAGES[0])
     np.testing.assert_array_equal(kddpm.data.load("folder:~nobodyhere").images, IMAGES[:1])
+
+
+def test_files_of_keras(home):
+    model = small(network={"num_classes": 3})
+    model.save("~/a.keras")
+    model.save_weights("~/a.weights.h5")
+    model.load_weights("~/a.weights.h5")
+    assert (home / "a.keras").exists() and (home / "a.weights.h5").exists()

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
+from kddpm.base.files import expand
 from kddpm.base.types import Config, Integers, Tensor
 from kddpm.data import inputs
 from kddpm.device import export
@@ -369,7 +370,19 @@ class DiffusionModel(GuardedModel):
         if shape != first:
             warnings.warn(f"The {purpose} step, traced for a batch {first}, is traced again for {shape}", stacklevel=2)
 
-    # Saving.
+    # Saving, where a path may begin with `~`.
+
+    def save(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Save the model by Keras's `save`."""
+        super().save(expand(filepath), *args, **kwargs)
+
+    def save_weights(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Save the weights by Keras's `save_weights`."""
+        super().save_weights(expand(filepath), *args, **kwargs)
+
+    def load_weights(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Load the weights by Keras's `load_weights`."""
+        super().load_weights(expand(filepath), *args, **kwargs)
 
     def get_config(self) -> Config:
         """Return the arguments of `__init__`."""
