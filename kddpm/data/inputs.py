@@ -195,6 +195,7 @@ def prepared(
     """
     if tf.executing_eagerly():
         check_arrays(images, labels, image_shape, classes)
+    images = tf.convert_to_tensor(images)
     _check_shape_and_type(images.shape, images.dtype, image_shape)
     images = tf.ensure_shape(images, (None, *image_shape))
     is_valid = tf.constant(True)
@@ -206,6 +207,7 @@ def prepared(
         x_0 = tf.clip_by_value(x_0, -1.0, 1.0)
     if not classes:
         return x_0, None, is_valid
+    labels = tf.convert_to_tensor(labels)
     _check_label_shape(labels.shape)
     _check_label_type(labels.dtype, classes)
     labels = tf.reshape(tf.cast(labels, tf.int64), [-1])

@@ -67,12 +67,10 @@ class Batches(keras.utils.PyDataset):
 
 def as_dataset(batches):
     """A `tf.data.Dataset` of these batches, whose shapes are known as far as they agree."""
-    shapes = [[np.shape(batch[part]) for batch in batches] for part in (0, 1)]
-    specs = tuple(
-        tf.TensorSpec([sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*each)], last.dtype)  # noqa: B905
-        for each, last in zip(shapes, batches[-1], strict=True)
-    )
-    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=specs)
+    first, *others = (tf.data.Dataset.from_tensors(batch) for batch in batches)
+    for other in others:
+        first = first.concatenate(other)
+    return first
 
 
 def source_of(name, batches):
