@@ -250,7 +250,7 @@ INPAINT = ["--inpaint=a.png", "--mask=mask.png"]
         (["--variations=no.png"], "--variations: cannot read no.png: No such file or directory"),
         (["--variations=no.npz"], "--variations=no.npz: expected a NumPy .npz archive; no such file"),
         (["--variations=three.npz.png"], "--variations: cannot read three.npz.png: No such file"),
-        (["--inpaint=a.png", "--mask=three.npz"], "--mask: cannot read three.npz: not a readable image; expected png"),
+        (["--inpaint=a.png", "--mask=three.npz"], "--mask: cannot read three.npz: not a readable image; expected PNG"),
         (["--inpaint=a.png", "--mask=large_mask.png"], "--mask must be 8x8, as the picture is. Received: large"),
         (["--inpaint=large.png", "--mask=wide.png"], "--mask must be 8x8 or 22x16, as the picture is. Received: "
          "wide.png, 9x8"),

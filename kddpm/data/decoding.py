@@ -31,7 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kddpm.base import progress
 from kddpm.base.errors import InputError
-from kddpm.data.image_files import EXTENSIONS, ImageFiles, check_file_size, formats_of, printable
+from kddpm.data.image_files import FORMATS, ImageFiles, check_file_size, formats_of, printable
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it refuses an image as a decompression bomb
 PROGRESS_FROM_FILES = 2_000
@@ -319,7 +319,7 @@ def _for_each(files: ImageFiles, work: Callable, text: str, verbose: bool) -> li
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
-        return "not a readable image; expected " + ", ".join(EXTENSIONS)
+        return "not a readable image; expected " + ", ".join(FORMATS)
     if isinstance(error, Image.DecompressionBombError):
         return f"expected at most {MAX_PIXELS:,} pixels (decompression bomb?)"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -39,7 +39,7 @@ _SUFFIXES = {
 }
 _LIBRARIES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # without which Pillow may have been built
 FORMATS = tuple(name for name in _SUFFIXES if name not in _LIBRARIES or features.check(_LIBRARIES[name]))
-EXTENSIONS = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+_EXTENSIONS = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
 # Their first bytes do not tell them from damaged or foreign files: they are believed where the suffix says the same.
 _UNSIGNED = ("SGI", "PCX", "TGA")
 _FOREIGN = ("heic", "heif", "jxl")  # what phones and cameras write and Pillow itself never reads
@@ -241,7 +241,7 @@ def _suffix(name: str) -> str:
 
 
 def _has_extension(name: str) -> bool:
-    return _suffix(name) in EXTENSIONS
+    return _suffix(name) in _EXTENSIONS
 
 
 def _is_litter(name: str) -> bool:
@@ -266,7 +266,7 @@ def _classes(
     """Return labels and class names from the folders of the sorted names."""
     if not names and not bad:
         there = count_kinds(others) if others else "no files"
-        raise InputError(f"{spec}: no image found; {there}. Expected {', '.join(EXTENSIONS)}")
+        raise InputError(f"{spec}: no image found; {there}. Expected {', '.join(FORMATS)}")
     folders = [name.rpartition("/")[0] for name in names]
     deep = next((name for name, folder in zip(names, folders, strict=True) if "/" in folder), None)
     if deep is not None:

@@ -30,7 +30,7 @@ def test_damaged_files_are_named_with_a_reason(tmp_path):
     assert "5 of 6 image files cannot be used" in lines[0]
     assert [line.split(":")[0] for line in lines[1:]] == ["  1.png", "  2.jpg", "  3.gif", "  4.png", "  5.png"]
     assert "truncated" in lines[1] and "empty file" in lines[2]
-    assert "not a readable image; expected png" in lines[3] and "not a readable image" in lines[5]
+    assert "not a readable image; expected PNG" in lines[3] and "not a readable image" in lines[5]
     assert all("object at 0x" not in line for line in lines)
 
 

@@ -116,7 +116,7 @@ def test_one_file_by_the_same_rules(tmp_path):
         (None, "No such file or directory"),
         ("folder", "Is a directory"),
         (b"", "empty file"),
-        (b"text", "not a readable image; expected png, jpg"),
+        (b"text", "not a readable image; expected PNG, JPEG"),
         (png_bytes(random_pixels(40, 40))[:-300], "truncated"),
     ],
 )

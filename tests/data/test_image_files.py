@@ -150,7 +150,7 @@ def test_damaged_zip_members(tmp_path):
         (GREY, "expected a zip archive; this is another kind of file, or a damaged one"),
         ("folder", "expected a zip archive; this is a folder"),
         ("cut", "expected a zip archive; this is another kind"),
-        ("nothing", "no image found; 1 file left out: 1 .txt. Expected png, "),
+        ("nothing", "no image found; 1 file left out: 1 .txt. Expected PNG, "),
     ],
 )
 def test_files_that_are_no_zip(tmp_path, content, text):
@@ -174,7 +174,7 @@ def test_folders_without_images(tmp_path):
         data.load(f"folder:{tmp_path}/a.txt")
     (tmp_path / "b.mp4").write_bytes(b"")
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match=r"no image found; 2 files left out: 1 .mp4, 1 .txt. Expected png, apng, jpg"):
+    with pytest.raises(InputError, match=r"no image found; 2 files left out: 1 .mp4, 1 .txt. Expected PNG, JPEG, WEBP"):
         data.load(f"folder:{tmp_path}")
 
 

@@ -79,7 +79,9 @@ def test_all_bad_files_are_listed_or_dropped(tmp_path, capsys):
         data.load(f"folder:{tmp_path}")
     lines = str(caught.value).splitlines()
     assert "2 of 5 image files cannot be used (`skip_bad_images`" in lines[0]
-    assert lines[1] == "  1.png: empty file" and lines[2].startswith("  3.png: not a readable image; expected png, jpg")
+    assert lines[1] == "  1.png: empty file" and lines[2].startswith(
+        "  3.png: not a readable image; expected PNG, JPEG"
+    )
     loaded = data.load(f"folder:{tmp_path}", skip_bad_images=True)
     assert np.array_equal(loaded.images, arrays[[0, 2, 4]])
     assert capsys.readouterr().err.splitlines()[1:] == lines[1:]
