@@ -23,7 +23,12 @@ _ON_TENSORFLOW = (
 def __getattr__(name: str) -> object:
     if name in _ON_TENSORFLOW:
         settings.check_backend()
-    return _attribute(name)
+    try:
+        return _attribute(name)
+    except (ImportError, ValueError):
+        if "keras" not in sys.modules:  # its backend is not there
+            settings.check_backend()
+        raise
 
 
 if "keras" in sys.modules:  # keras.models.load_model finds registered classes; importing registers them

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kddpm.base import progress
+from kddpm.base import arguments, progress
 from kddpm.base.errors import InputError
 from kddpm.base.types import Config, Integers, Shape, Tensor
 from kddpm.model.diffusion_model import DiffusionModel
@@ -116,7 +116,8 @@ class MLP(keras.Model):
 
     def __init__(self, image_shape=IMAGE_SHAPE, width: int = 64, depth: int = 3, **kwargs):
         super().__init__(**kwargs)
-        if width < 4 or width % 4:
+        width, depth = arguments.count("width", width), arguments.count("depth", depth, 0)
+        if width % 4:
             raise InputError("width", "must be divisible by 4", width)
         self.image_shape = tuple(image_shape)
         self.width = width

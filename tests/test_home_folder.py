@@ -47,6 +47,7 @@ def home(monkeypatch, tmp_path):
         (lambda path: images.save_png(path, IMAGES[0]), "a.png"),
         (lambda path: images.save_gif(path, list(IMAGES)), "a.gif"),
         (lambda path: picture_files.save(pathlib.Path(path), IMAGES, range(6)), "a.npz"),
+        (lambda path: picture_files.save(pathlib.Path(path), IMAGES, range(6)), "a.NPZ"),
         (lambda path: picture_files.save(pathlib.Path(path), IMAGES, range(6)), "folder"),
         (lambda path: plots.loss_curve([{"step": i, "loss": 1 / i} for i in (1, 2, 3)], path), "loss.png"),
     ],

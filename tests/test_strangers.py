@@ -213,7 +213,6 @@ def asks_for(run, **changes):
 def test_networks_larger_than_memory_are_not_made(run_dir, monkeypatch, changes, text):
     asks_for(run_dir, **changes)
     monkeypatch.setattr(build, "UNet", None)  # it is not asked
-    monkeypatch.setattr(build.schedules, "by_name", None)
     with pytest.raises(InputError, match=text) as caught:
         build.load_run(run_dir)
     assert "\n" not in str(caught.value)

@@ -55,3 +55,8 @@ def int32(name: str, values: object) -> np.ndarray:
     if array.min() < -(2**31) or array.max() >= 2**31:
         raise InputError(name, "must fit int32", f"values from {array.min()} to {array.max()}")
     return array.astype(np.int32)
+
+
+def shortest(value: object) -> str:
+    """Return the shortest text that means a number in its type, such as 1.0000002 of a float32."""
+    return str(value).removesuffix(".0")

@@ -19,11 +19,7 @@ def backend() -> tuple[str, str]:
     if chosen := os.environ.get("KERAS_BACKEND"):
         found = chosen, "by KERAS_BACKEND"
     else:
-        path = pathlib.Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
-        try:
-            found = str(json.loads(path.read_text()).get("backend", "tensorflow")), f"in {path}"
-        except (OSError, ValueError, AttributeError):  # no such file, or none that Keras can use
-            found = "tensorflow", "by default"
+        found = _in_file("backend", "tensorflow")
     running = getattr(sys.modules.get("keras"), "config", None)
     return (running.backend(), found[1]) if running else found
 
@@ -46,14 +42,25 @@ def check_floatx() -> None:
     """Check that the type of Keras's numbers is float32, which losses, averages and samplers are computed in.
 
     Raises:
-        InputError: it is another type.
+        InputError: it is, or will be, another type.
     """
-    import keras
-
-    if (floatx := keras.config.floatx()) != "float32":
+    running = getattr(sys.modules.get("keras"), "config", None)
+    floatx, where = (running.floatx(), "") if running else _in_file("floatx", "float32")
+    if floatx != "float32":
         raise InputError(
-            f'Keras\'s floatx must be float32: call keras.config.set_floatx("float32") first. Received: {floatx}'
+            'Keras\'s floatx must be float32: call keras.config.set_floatx("float32") first. '
+            f"Received: {floatx}{where and f', set {where}'}"
         )
+
+
+def _in_file(key: str, default: str) -> tuple[str, str]:
+    """Return a setting of Keras's configuration file, and where it is set."""
+    path = pathlib.Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras")) / "keras.json"
+    try:
+        found = json.loads(path.read_text())
+        return (str(found[key]), f"in {path}") if key in found else (default, "by default")
+    except (OSError, ValueError, TypeError):  # no such file, or none that Keras can use
+        return default, "by default"
 
 
 def check_policy(policy: "keras.DTypePolicy") -> None:

@@ -148,9 +148,10 @@ def start_tensorflow() -> None:
     import fails or TF_CPP_MIN_LOG_LEVEL is set.
 
     Raises:
-        InputError: Keras is set to another backend.
+        InputError: Keras is set to another backend, or to another type of numbers.
     """
     settings.check_backend()
+    settings.check_floatx()
     print("Starting TensorFlow ...", flush=True)
     wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -179,7 +179,8 @@ def save(
             arrays: dict[str, Any] = {"images": pictures, "seeds": np.array(seeds, np.int32)}
             if labels is not None:
                 arrays["labels"] = np.array(labels, np.int32)
-            np.savez_compressed(temporary, **arrays)
+            with open(temporary, "wb") as file:  # to a name of another suffix, such as .NPZ, NumPy would add its own
+                np.savez_compressed(file, **arrays)
     else:
         for name, picture in zip(_names(seeds, labels), pictures, strict=True):
             images.save_png(out / name, picture)

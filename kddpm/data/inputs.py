@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Tensor
 from kddpm.data import images as kd_images
@@ -79,7 +80,7 @@ class Guard:
             self.arrays(x, y)
         elif isinstance(x, Iterable) and not isinstance(x, list | tuple | dict | str | tf.RaggedTensor):
             for batch in itertools.islice(x, 1):
-                self._new_source().checked(batch)
+                self._new_source().checked(tf.nest.map_structure(_of_first_replica, batch))
         else:
             raise InputError(
                 "Images must be one array (N, H, W, C), a tf.data.Dataset, a PyDataset or a generator",
@@ -140,9 +141,7 @@ class Guard:
                 images = tf.ensure_shape(tf.identity(images), (None, *image_shape))
             return (images, *rest) if rest else images
 
-        if spec.dtype != tf.uint8 or has_labels or not spec.shape[1:].is_fully_defined():
-            dataset = dataset.map(checked, num_parallel_calls=tf.data.AUTOTUNE)
-        return dataset.with_options(options)
+        return dataset.map(checked, num_parallel_calls=tf.data.AUTOTUNE).with_options(options)
 
 
 def check_arrays(
@@ -150,7 +149,7 @@ def check_arrays(
 ) -> tuple[float, float]:
     """Check images (N, H, W, C) and their labels (N,), or None, and return the images' least and largest value.
 
-    Those of uint8 images are not looked for: -1 and 1.
+    Of uint8 images, those of the first 64, in [-1, 1].
 
     Raises:
         InputError: images of another shape or type, none of them, values outside [-1, 1] or NaN; labels that are not
@@ -166,11 +165,12 @@ def check_arrays(
         if len(labels) != len(images):
             raise InputError("labels", "must be one an image", f"{len(labels)} labels, {len(images)} images")
         class_labels.check(labels, classes)
-    if images.dtype == np.uint8:
-        return -1, 1
+    if images.dtype == np.uint8:  # maybe a file on the disk, of which only the beginning is read
+        some = images[:_ENOUGH]
+        return np.min(some) / 127.5 - 1, np.max(some) / 127.5 - 1
     low, high = np.min(images), np.max(images)
     if not (-_LARGEST <= low and high <= _LARGEST):  # NaN as well
-        received = "NaN" if np.isnan(low) else f"from {_number(low)} to {_number(high)}"
+        received = "NaN" if np.isnan(low) else f"from {arguments.shortest(low)} to {arguments.shortest(high)}"
         raise InputError("Images must be uint8, or finite floats in [-1, 1] (x / 127.5 - 1)", received=received)
     return float(low), float(high)
 
@@ -280,7 +280,7 @@ class _Source:
         except InputError as error:
             self.error = error
             raise
-        return parts
+        return parts[:1] + tuple(np.asarray(part) if isinstance(part, list) else part for part in parts[1:])
 
     def _look(self, images, labels):
         low, high = check_arrays(images, labels, *self._expected)
@@ -292,15 +292,18 @@ class _Source:
     @property
     def doubt(self):
         """Why these images are probably not what was meant, or None."""
-        if self.count and self.low >= 0:
-            return (
-                f"The images lie in [{self.low:g}, {self.high:g}]; floats are expected in [-1, 1]. "
-                "If 0 stands for black, pass x * 2 - 1"
-            )
-        if self.count and self.high <= _BLACK:
+        is_dark = -1 < self.high <= _BLACK
+        if is_dark and self._dtype == np.uint8:
+            return "The images are 0 and 1, of 0 .. 255: black. If 1 stands for white, pass x * 255"
+        if is_dark:
             return (
                 f"The images lie in [{self.low:g}, {self.high:g}], which is black. If they were in [0, 1] before "
                 "x / 127.5 - 1, pass x * 2 - 1 instead"
+            )
+        if self.count and self.low >= 0 and self._dtype != np.uint8:
+            return (
+                f"The images lie in [{self.low:g}, {self.high:g}]; floats are expected in [-1, 1]. "
+                "If 0 stands for black, pass x * 2 - 1"
             )
         return None
 
@@ -346,6 +349,6 @@ def _check_label_type(dtype, classes):
         raise InputError("labels", f"must be integers in 0 .. {classes - 1}", dtype.name)
 
 
-def _number(value) -> str:
-    """Return the shortest text that means this number in its type."""
-    return str(value).removesuffix(".0")
+def _of_first_replica(value):
+    """Return what the first replica gets of a distributed value."""
+    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value

@@ -14,10 +14,12 @@ def check(labels: np.ndarray, classes: int) -> None:
     Raises:
         InputError: they are not.
     """
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        raise InputError(
-            "labels", f"must be integers in 0 .. {classes - 1}", f"{labels.dtype} from {labels.min()} to {labels.max()}"
-        )
+    expected = f"must be integers in 0 .. {classes - 1}"
+    if labels.dtype.kind not in "iuf":
+        raise InputError("labels", expected, labels.dtype)
+    low, high = labels.min(), labels.max()
+    if labels.dtype.kind == "f" or low < 0 or high >= classes:
+        raise InputError("labels", expected, f"{labels.dtype} from {low} to {high}")
 
 
 def of_seeds(seeds: Integers, classes: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Tensor
 from kddpm.data import decoding
@@ -54,7 +55,7 @@ def kept(values: np.ndarray) -> np.ndarray:
     if not values.size or values.dtype.kind not in "iuf":
         raise InputError("mask", "must be bool or numbers", f"{values.dtype} of shape {values.shape}")
     least, most = values.min(), values.max()  # NaN, if there is one
-    received = f"{values.dtype} from {least:.6g} to {most:.6g}"
+    received = f"{values.dtype} from {arguments.shortest(least)} to {arguments.shortest(most)}"
     if values.dtype.kind == "f":
         if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise InputError("mask", "must lie in [0, 1] as floats, or be uint8 or bool", received)

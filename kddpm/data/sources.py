@@ -82,6 +82,7 @@ def load(
     size = _checked_size(image_size)
     if channels not in (None, 1, 3):
         raise InputError("channels", "must be 1, 3 or None", repr(channels))
+    dataset = os.fspath(dataset)
     kind, _, rest = dataset.partition(":")
     if kind in ("npz", "folder", "zip"):
         rest = expand(rest)

@@ -91,11 +91,12 @@ class DiffusionModel(GuardedModel):
         checked = Denoiser(network, self.schedule, self.objective)
         self.network = network
         self.image_shape = checked.image_shape
-        self.label_dropout = label_dropout if network.num_classes else 0.0
-        self.seed = seed
-        self.ema_momentum = ema_momentum
-        self.clip_norm = clip_norm
-        self.accumulation = accumulation
+        # Python's numbers, where NumPy's came: a graph would take their type, and a file could not hold them.
+        self.label_dropout = float(label_dropout) if network.num_classes else 0.0
+        self.seed = int(seed)
+        self.ema_momentum = float(ema_momentum)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)
+        self.accumulation = int(accumulation)
 
         self.ema_network = contract.copied(network, "ema_network", checked.last_timestep)
         self.ema_network.trainable = False

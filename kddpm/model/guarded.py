@@ -40,13 +40,15 @@ class GuardedModel(keras.Model):
                 images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
                 _refuse_weights({"sample_weight": sample_weight})
                 kwargs["validation_data"] = guard.source(images, labels)
-            given, (x, y) = x, guard.source(x, y)
+            if replicas > 1 and not is_array:
+                inputs.size_of_batches(x, replicas)  # refuses other sources before a batch is read
+            x, y = guard.source(x, y)
             if replicas > 1:
                 if is_array:
                     seed = self.seed + int(self.step.numpy())  # the same on every worker
-                    given = x = inputs.shareable_batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
+                    x = inputs.shareable_batches(x, y, batch_size or 32, kwargs.pop("shuffle", True), seed)
                     y = batch_size = None
-                self._set_replica_batch(inputs.size_of_batches(given, replicas) // replicas)
+                self._set_replica_batch(inputs.size_of_batches(x, replicas) // replicas)
             if not hasattr(x, "shape") and not isinstance(x, keras.utils.PyDataset):
                 kwargs.setdefault("shuffle", False)  # it has its own order, and Keras warns about the default
             if self.jit_compile and is_array and replicas == 1 and len(x) % (batch_size or 32):
@@ -96,10 +98,12 @@ class GuardedModel(keras.Model):
         Raises:
             InputError: the inputs are not [x_t, t] or [x_t, t, label].
         """
-        if not isinstance(inputs, list | tuple):
+        expected = ["x_t", "t", "label"][: 3 if self.network.num_classes else 2]
+        if not isinstance(inputs, list | tuple) or len(inputs) != len(expected):
             raise InputError(
-                "The model is called on [x_t, t]. `generate(seeds)` returns pictures, `evaluate(images)` their loss",
-                received=type(inputs).__name__,
+                f"The model is called on [{', '.join(expected)}]. `generate(seeds)` returns pictures, "
+                "`evaluate(images)` their loss",
+                received=f"{len(inputs)} inputs" if isinstance(inputs, list | tuple) else type(inputs).__name__,
             )
         return super().__call__(inputs, *args, **kwargs)
 

@@ -32,7 +32,7 @@ class Sum(_ReplicatedMetric):
 
 
 class Mean(_ReplicatedMetric):
-    """The mean of numbers whose sums are the same on all replicas; 0 if there are none."""
+    """The mean of numbers whose sums are the same on all replicas; NaN if there are none."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -45,4 +45,4 @@ class Mean(_ReplicatedMetric):
 
     def result(self) -> Tensor:
         """Return the mean so far."""
-        return keras.ops.divide_no_nan(self.total, self.count)
+        return self.total / self.count

@@ -46,6 +46,14 @@ def complete(network: keras.Model, last_timestep: int) -> int:
     if not isinstance(network, keras.Model):
         raise InputError("network", "must be a Keras model", type(network).__name__)
     _set_attributes(network)
+    required = [
+        parameter.name
+        for parameter in list(inspect.signature(network.call).parameters.values())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:  # Keras builds a network from a file without them
+        raise InputError("network", "must have defaults for all arguments of call but the first", ", ".join(required))
     if isinstance(network, UNet):  # known to be right, and too slow for a trial
         return network.out_channels
     output = _trial(network, last_timestep)
@@ -54,8 +62,10 @@ def complete(network: keras.Model, last_timestep: int) -> int:
     if "float" not in given:
         raise InputError("network", "must give one tensor of floats", given)
     if tuple(output.shape[:-1]) != (2, *shape[:-1]):
-        expected = f"must give (B, {shape[0]}, {shape[1]}, channels) for images of {shape}"
-        raise InputError("network", expected, f"an output of shape {('B', *output.shape[1:])}".replace("'", ""))
+        expected = f"must give (2, {shape[0]}, {shape[1]}, channels) for two images of {shape}{_format()}"
+        raise InputError("network", expected, f"an output of shape {tuple(output.shape)}")
+    if not np.all(np.isfinite(ops.convert_to_numpy(ops.cast(output, "float32")))):
+        raise InputError("network", "must give finite numbers", "NaN or infinite values")
     for weight in network.trainable_variables:
         if weight.dtype != "float32":
             raise InputError(
@@ -194,7 +204,14 @@ def _trial(network, last_timestep):
         raise
     except Exception as error:
         labels = "" if classes else ", and no labels, as num_classes is None"
-        raise InputError("network", f"{expected}]{labels}", f"{type(network).__name__}: {_reason(error)}") from error
+        received = f"{type(network).__name__}: {_reason(error)}"
+        raise InputError("network", f"{expected}]{labels}{_format()}", received) from error
+
+
+def _format():
+    """Return a note on Keras's image_data_format, if it is not that of kddpm."""
+    found = keras.config.image_data_format()
+    return "" if found == "channels_last" else f"; layers made with Keras's image_data_format {found} do not"
 
 
 def _differ(ours, theirs):

@@ -50,19 +50,10 @@ def invert(
         >>> images_again = model.generate(range(len(images)), "ddim", num_steps=100, x_T=x_T)
     """
     denoiser = denoiser_of(model)
-    x_0 = _checked(denoiser, images)
+    x_0 = _checked(_guard(denoiser), images)
+    labels = denoiser.labels_of_images(labels, len(x_0))
     inversion = samplers.Inversion(iterations, clip, spacing)
-    x_T, _ = generation.paint(
-        denoiser,
-        samplers.step_table(inversion, denoiser.schedule, num_steps, denoiser.objective),
-        np.arange(len(x_0), dtype=np.int32),
-        denoiser.labels_of_images(labels, len(x_0)),
-        x=x_0,
-        batch_size=batch_size,
-        verbose=verbose,
-        task="Inverting",
-    )
-    return x_T
+    return _inverted(denoiser, inversion, x_0, num_steps, labels, batch_size=batch_size, verbose=verbose)
 
 
 def interpolate(
@@ -102,11 +93,11 @@ def interpolate(
     """
     denoiser = denoiser_of(model)
     count = arguments.count("count", count, 2)
-    ends = np.concatenate([_checked(denoiser, np.asarray(end)[np.newaxis]) for end in (a, b)])
+    guard = _guard(denoiser)
+    ends = np.concatenate([_checked(guard, np.asarray(end)[np.newaxis]) for end in (a, b)])
     labels = denoiser.labels_of_images(labels, 2)
-    start, end = invert(
-        denoiser, ends, num_steps, labels=labels, iterations=iterations, batch_size=batch_size, verbose=verbose
-    )
+    inversion = samplers.Inversion(iterations)
+    start, end = _inverted(denoiser, inversion, ends, num_steps, labels, batch_size=batch_size, verbose=verbose)
     shares = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, 1, 1, 1)
     nearer = (shares.ravel() > 0.5).astype(np.int32)
     floats, _ = generation.paint(
@@ -315,10 +306,22 @@ def _slerp(a, b, shares):
     return ((np.sin((1 - shares) * angle) * a + np.sin(shares * angle) * b) / np.sin(angle)).astype(np.float32)
 
 
-def _checked(denoiser, images) -> np.ndarray:
+def _inverted(denoiser, inversion, x_0, num_steps, labels, **kwargs) -> np.ndarray:
+    """Return the x_T of images that were checked."""
+    table = samplers.step_table(inversion, denoiser.schedule, num_steps, denoiser.objective)
+    seeds = np.arange(len(x_0), dtype=np.int32)
+    x_T, _ = generation.paint(denoiser, table, seeds, labels, x=x_0, task="Inverting", **kwargs)
+    return x_T
+
+
+def _guard(denoiser) -> inputs.Guard:
+    return inputs.Guard(denoiser.image_shape, None)
+
+
+def _checked(guard, images) -> np.ndarray:
     """Check images and return them as float32 (N, H, W, C) in [-1, 1]."""
     images = np.asarray(images)
-    inputs.Guard(denoiser.image_shape, None).arrays(images)
+    guard.arrays(images)
     return np.asarray(kd_images.to_float(images) if images.dtype == np.uint8 else np.clip(images, -1, 1), np.float32)
 
 
@@ -326,7 +329,7 @@ def _images_and_seeds(denoiser, images, seeds) -> tuple[np.ndarray, np.ndarray]:
     """Check images and seeds and return them, one a picture; a single image is repeated."""
     images = np.asarray(images)
     single = images.ndim == 3
-    x_0 = _checked(denoiser, images[np.newaxis] if single else images)
+    x_0 = _checked(_guard(denoiser), images[np.newaxis] if single else images)
     seeds = arguments.int32("seeds", range(len(x_0)) if seeds is None else seeds)
     if single:
         x_0 = np.repeat(x_0, len(seeds), axis=0)

@@ -180,6 +180,8 @@ def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
     expected = (count, *denoiser.image_shape)
     if x_T.shape != expected or x_T.dtype.kind != "f":
         raise InputError("x_T", f"must be float {expected}, one a seed", f"{x_T.dtype} {x_T.shape}")
+    if not np.all(np.isfinite(x_T)):
+        raise InputError("x_T", "must be finite", "NaN or infinite values")
     return x_T.astype(np.float32)
 
 

@@ -62,7 +62,7 @@ class NoiseSchedule:
         outside = np.flatnonzero(~inside)
         if outside.size:
             t = outside[0]
-            raise InputError("betas", "must lie strictly between 0 and 1", f"beta={betas[t]:g} at t={t}")
+            raise InputError("betas", "must lie strictly between 0 and 1", f"beta={betas[t]} at t={t}")
         self.num_timesteps = len(betas)
         self.timesteps = np.arange(len(betas)) if timesteps is None else checked_steps("timesteps", timesteps)
         if len(self.timesteps) != len(betas):
@@ -192,7 +192,7 @@ def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000
         raise InputError(
             "function",
             "must decrease strictly within [0, 1] as u goes from 0 to 1",
-            f"alpha_bar(0)={values[0]:g}, alpha_bar(1)={values[-1]:g}",
+            f"alpha_bar(0)={values[0]}, alpha_bar(1)={values[-1]}",
         )
     return NoiseSchedule(np.minimum(1 - values[1:] / values[:-1], _MAX_BETA))
 

@@ -38,7 +38,7 @@ def set_backend(monkeypatch, tmp_path):
         ("torch", json.dumps({"backend": "jax"}), "torch", "by KERAS_BACKEND"),
         ("", json.dumps({"backend": "jax"}), "jax", "in "),
         (None, json.dumps({"backend": "torch"}), "torch", "keras.json"),
-        (None, json.dumps({"floatx": "float32"}), "tensorflow", "keras.json"),
+        (None, json.dumps({"floatx": "float32"}), "tensorflow", "by default"),
         (None, "not JSON", "tensorflow", "by default"),
         (None, "[]", "tensorflow", "by default"),
     ],
@@ -55,6 +55,13 @@ def test_the_backend_that_runs_counts(monkeypatch):
     settings.check_backend()
 
 
+@pytest.mark.parametrize("floatx", ["float64", "bfloat16"])
+def test_floatx_is_known_before_keras_is_imported(set_backend, floatx):
+    set_backend(file=json.dumps({"floatx": floatx}))
+    with pytest.raises(InputError, match=rf"floatx must be float32: .* Received: {floatx}, set in .*keras\.json$"):
+        settings.check_floatx()
+
+
 PROGRAM = """
 import kddpm
 try:
@@ -67,7 +74,7 @@ except kddpm.InputError as error:
 @pytest.mark.parametrize("backend", ["jax", "torch", "no_such_backend"])
 def test_another_backend_is_refused_before_keras_looks_for_it(backend):
     """None of them is installed here, so Keras's own error would name a missing package."""
-    names = ["DiffusionModel", "Denoiser", "load_run", "toy", "train", "device"]
+    names = ["DiffusionModel", "Denoiser", "load_run", "toy", "train", "device", "UNet", "objectives"]
     script = "".join(PROGRAM.format(name=name) for name in names) + "kddpm.samplers, kddpm.schedules, kddpm.TrainConfig"
     lines = python("-c", script, KERAS_BACKEND=backend).stdout.splitlines()
     text = "Keras must run on TensorFlow: set KERAS_BACKEND=tensorflow before Keras is imported. Received: the backend "

@@ -88,7 +88,7 @@ class BestNetwork(keras.Model):
         return tf.reshape(tf.einsum("bij,bj->bi", tf.gather(self.matrices, t), flat), tf.shape(x))
 
     def get_config(self):
-        return {"image_shape": self.image_shape, "betas": self.betas, **self.arguments}
+        return {"image_shape": self.image_shape, "betas": self.betas.tolist(), **self.arguments}
 
 
 def best_model(image_shape, schedule=None, **network):

@@ -1,5 +1,7 @@
 """Choices of a model that do not go together, and those that do."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -107,3 +109,18 @@ def test_training_and_sampling_tell_the_network_the_same_names():
     model.compile(run_eagerly=True)
     model.test_step(np.zeros((64, 2, 2, 1), np.uint8))
     assert set(Listener.told.numpy()) == set(names)
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float16, np.int64])
+def test_numbers_of_numpy_are_numbers(number):
+    is_float = issubclass(number, np.floating)
+    names = ("ema_momentum", "label_dropout", "clip_norm") if is_float else ("seed", "accumulation", "clip_norm")
+    model = kddpm.DiffusionModel(
+        OneConv(num_classes=3),
+        schedules.linear(T, 1e-3, 0.5),
+        **{name: number(0.5 if is_float else 1) for name in names},
+    )
+    model.compile("adam", jit_compile=False)
+    model.fit(random_pixels(4, 4, 4, 1), np.arange(4) % 3, verbose=0)
+    config = json.loads(json.dumps({name: model.get_config()[name] for name in names}))
+    assert all(value == (0.5 if is_float else 1) for value in config.values())

@@ -50,6 +50,7 @@ SCALES = {
         PIXELS / np.float32(255 * 127.5) - 1,
         r"The images lie in .*, which is black\. .* pass x \* 2 - 1 instead",
     ),
+    "0 and 1": ((PIXELS > 127).astype("uint8"), r"The images are 0 and 1, of .* pass x \* 255"),
 }
 
 
@@ -134,7 +135,7 @@ def test_a_scale_that_is_wrong_is_said_once_by_every_door(model, source, method,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         enter(model, method, *source_of(source, [(images, GOOD[1])] * 3))
-    said = [str(warning.message) for warning in caught if "The images lie in" in str(warning.message)]
+    said = [str(warning.message) for warning in caught if "The images " in str(warning.message)]
     assert len(said) == 1 and re.fullmatch(text, said[0])
 
 
@@ -276,3 +277,24 @@ def test_pictures_do_not_come_from_predict(model):
             InputError, match=r"^The model is called on \[x_t, t\]. `generate\(seeds\)` returns pictures"
         ):
             method(PIXELS)
+    with pytest.raises(InputError, match=r"^The model is called on \[x_t, t, label\].* Received: 2 inputs$"):
+        model.predict([x_t, t])
+
+
+def test_labels_in_lists_are_labels(model):
+    batch = (GOOD[0], GOOD[1].tolist())
+    for source, labels in ((Batches([batch]), None), (iter([batch] * 2), None), batch):
+        enter(model, "evaluate", source, labels)
+
+
+def test_words_are_no_labels(model):
+    words = (GOOD[0], np.array(["0", "1", "2", "0"]))
+    for name in ("array or tensor", "PyDataset"):
+        with pytest.raises(InputError, match=r"^`labels` must be integers in 0 \.\. 2\. Received: <U1$"):
+            enter(model, "fit", *source_of(name, [words]))
+
+
+def test_an_epoch_without_a_step_has_no_loss():
+    model = small()
+    model.network.set_weights([np.full_like(weight, np.inf) for weight in model.network.get_weights()])
+    assert np.isnan(train(model, GOOD[0])["loss"]).all()

@@ -153,9 +153,12 @@ REFUSED = {
     "channels": (lambda: functional(shape=(8, 8, 3)), "must have 3 output channels .*. Received: 1"),
     "size": (
         lambda: functional(layers.MaxPooling2D()),
-        r"must give \(B, 8, 8, channels\) .*: an output of shape \(B, 4",
+        r"must give \(2, 8, 8, channels\) .*: an output of shape \(2, 4",
     ),
     "integers": (lambda: _with_output(lambda y: keras.ops.cast(y, "int32")), "one tensor of floats. Received: int32"),
+    "one image": (lambda: _OneImage(), r"for two images of .*: an output of shape \(1, 8, 8, 1\)"),
+    "not a number": (lambda: _with_output(lambda y: y * np.nan), "must give finite numbers. Received: NaN or infinite"),
+    "no default": (lambda: _WithoutDefault(), "must have defaults for all arguments of call but the first.*: training"),
     "two outputs": (lambda: _with_output(lambda y: [y, y]), "must give one tensor of floats. Received: list"),
     "no size": (lambda: functional(shape=(None, None, 1)), r"image_shape, \(H, W, C\), .*: an input of shape \(None, "),
     "no attribute": (lambda: _Bare(), "must have the attribute image_shape"),
@@ -183,6 +186,16 @@ REFUSED = {
 class _Bare(keras.Model):
     def call(self, inputs):
         return inputs[0]
+
+
+class _OneImage(Subclassed):
+    def call(self, inputs):
+        return super().call(inputs)[:1]
+
+
+class _WithoutDefault(Subclassed):
+    def call(self, inputs, training):
+        return super().call(inputs)
 
 
 def _with_output(change):
@@ -220,3 +233,12 @@ def test_the_check_moves_no_state():
 def test_a_seed_is_given_to_networks_that_take_one(make_unet):
     assert contract.takes_seed(make_unet())
     assert not contract.takes_seed(Subclassed()) and not contract.takes_seed(functional())
+
+
+def test_layers_of_another_image_format_are_named():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(InputError, match="layers made with Keras's image_data_format channels_first do not"):
+            model(functional())
+    finally:
+        keras.config.set_image_data_format("channels_last")

@@ -101,7 +101,7 @@ def test_the_way_leads_along_the_sphere(model, monkeypatch, painted):
     """Ends of equal norm: every stop has it, and its angles to them are its shares of theirs."""
     ends = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
     ends[1] *= np.linalg.norm(ends[0]) / np.linalg.norm(ends[1])
-    monkeypatch.setattr(editing, "invert", lambda *args, **kwargs: ends)
+    monkeypatch.setattr(editing, "_inverted", lambda *args, **kwargs: ends)
     model.interpolate(*PHOTOS[:2], 7, num_steps=5)
     stops = painted[-1].x.reshape(7, -1).astype(np.float64)
     norms = np.linalg.norm(stops, axis=1)
@@ -115,7 +115,7 @@ def test_the_way_leads_along_the_sphere(model, monkeypatch, painted):
 @pytest.mark.parametrize("factor", [1, 2, -1])
 def test_parallel_ends_have_a_straight_way(model, monkeypatch, painted, factor):
     ends = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
-    monkeypatch.setattr(editing, "invert", lambda *args, **kwargs: np.concatenate([ends, factor * ends]))
+    monkeypatch.setattr(editing, "_inverted", lambda *args, **kwargs: np.concatenate([ends, factor * ends]))
     model.interpolate(*PHOTOS[:2], 3, num_steps=5)
     np.testing.assert_allclose(painted[-1].x[1], (1 + factor) / 2 * ends[0], atol=1e-6)
 
@@ -393,3 +393,10 @@ FLOATS = images.to_float(PHOTOS).numpy()
 def test_unusable_values_are_named(model, edit, text):
     with pytest.raises(InputError, match=text):
         edit(model)
+
+
+def test_a_doubtful_scale_is_said_once(model):
+    for edit in (model.invert, lambda x, **kwargs: model.interpolate(x[0], x[1], 3, **kwargs)):
+        with pytest.warns(UserWarning, match="The images lie in") as said:
+            edit(PHOTOS / np.float32(255), num_steps=3)
+        assert len([warning for warning in said if "The images" in str(warning.message)]) == 1

@@ -237,6 +237,8 @@ def test_the_noise_of_an_inversion_is_painted_again(model):
     for other, received in ((x_T[:2], "float64"), (x_T.astype(int), "int64")):
         with pytest.raises(InputError, match=f"`x_T` must be float {shape}, one a seed. Received: {received}"):
             model.generate(seeds, "ddim", 5, x_T=other)
+    with pytest.raises(InputError, match="`x_T` must be finite. Received: NaN or infinite values"):
+        model.generate(seeds, "ddim", 5, x_T=np.where(x_T > 3, x_T, np.nan))
 
 
 def test_one_trace_serves_every_scale(model_with_classes):
