@@ -284,7 +284,7 @@ def test_pictures_do_not_come_from_predict(model):
 def test_labels_in_lists_are_labels(model):
     batch = (GOOD[0], GOOD[1].tolist())
     for source, labels in ((Batches([batch]), None), (iter([batch] * 2), None), batch):
-        enter(model, "evaluate", source, labels)
+        assert np.isfinite(enter(model, "evaluate", source, labels))
 
 
 def test_words_are_no_labels(model):
