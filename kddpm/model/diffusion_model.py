@@ -23,7 +23,7 @@ from kddpm.distribution import replicas, strategies
 from kddpm.evaluation import likelihood
 from kddpm.model import checks, draws, means, network_state
 from kddpm.model.gradients import descend, loss_and_gradients
-from kddpm.model.guarded import GuardedModel
+from kddpm.model.guarded import GuardedModel, refuse_weights
 from kddpm.networks import contract
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
@@ -218,8 +218,7 @@ class DiffusionModel(GuardedModel):
     def _unpack(self, data, purpose):
         """Return the images of a batch as floats, their labels or None, and 1.0 if these were not in their ranges."""
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if sample_weight is not None:
-            raise InputError("sample_weight", "is not supported: every image counts the same")
+        refuse_weights(sample_weight=sample_weight)
         if self.network.num_classes and labels is None:
             raise InputError(
                 "network", f"has {self.network.num_classes} classes and needs labels: pass (images, labels)"

@@ -31,14 +31,14 @@ class GuardedModel(keras.Model):
             InputError: images of another shape or type, outside [-1, 1] or NaN; labels missing or out of range; ten
                 skipped steps in a row.
         """
-        _refuse_weights(kwargs)
+        refuse_weights(**kwargs)
         replicas, is_array = self.distribute_strategy.num_replicas_in_sync, hasattr(x, "shape")
         if replicas > 1 and kwargs.get("validation_split"):
             raise InputError("validation_split", f"is for one device; with {replicas} replicas pass `validation_data`")
         with self._guard() as guard:
             if kwargs.get("validation_data") is not None:
                 images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
-                _refuse_weights({"sample_weight": sample_weight})
+                refuse_weights(sample_weight=sample_weight)
                 kwargs["validation_data"] = guard.source(images, labels)
             if replicas > 1 and not is_array:
                 inputs.size_of_batches(x, replicas)  # refuses other sources before a batch is read
@@ -69,7 +69,7 @@ class GuardedModel(keras.Model):
         Raises:
             InputError: as in `fit`.
         """
-        _refuse_weights(kwargs)
+        refuse_weights(**kwargs)
         with self._guard() as guard:
             if not kwargs.get("_use_cached_eval_dataset"):  # `fit` evaluates, on what it has checked
                 x, y = guard.source(x, y)
@@ -151,7 +151,12 @@ def _with_watch(callbacks, guard):
     return [*keras.tree.flatten(callbacks or []), _Watch(guard)]
 
 
-def _refuse_weights(arguments):
-    for name in ("sample_weight", "class_weight"):
-        if arguments.get(name) is not None:
+def refuse_weights(sample_weight: Any = None, class_weight: Any = None, **_) -> None:
+    """Check that no weights of images or classes are given.
+
+    Raises:
+        InputError: some are.
+    """
+    for name, weights in (("sample_weight", sample_weight), ("class_weight", class_weight)):
+        if weights is not None:
             raise InputError(name, "is not supported: every image counts the same")
