@@ -18,7 +18,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands, sampling_flags
-from kddpm.device import PRECISIONS
+from kddpm.device import PRECISIONS, SIGNATURES
 from kddpm.runs import directory
 
 from . import site
@@ -34,6 +34,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
     flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
     flags.DEFINE_enum("precision", "float32", PRECISIONS, "of the weights")
+    flags.DEFINE_list(
+        "signatures",
+        None,
+        f"which of {', '.join(SIGNATURES)}; all if not given, of a page those that it calls. Each of "
+        "generate, step and denoise takes the memory of a whole network",
+    )
     flags.DEFINE_integer("batch_size", 1, "pictures at a time; browsers and most phones want 1")
     flags.DEFINE_integer("parity_seeds", 8, "pictures compared with Keras's before anything is written")
     flags.DEFINE_integer("threads", 2, "of LiteRT, for the comparison and the latencies, 1 to 256")
@@ -92,6 +98,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             FLAGS.precision,
             guidance_scale=config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
             batch_size=FLAGS.batch_size,
+            signatures=FLAGS.signatures or (site.SIGNATURES if is_page else None),
             class_names=names,
             parity_seeds=FLAGS.parity_seeds,
             threads=FLAGS.threads,

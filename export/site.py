@@ -22,7 +22,8 @@ from kddpm.base.files import expand, replacing
 
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
-DESCRIPTION_VERSION = 2  # of the side file that the page reads
+DESCRIPTION_VERSION = 3  # of the side file that the page reads
+SIGNATURES = ("start", "step", "finish")  # that the page calls; one copy of the network in memory
 NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
 PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
 # The page loads one of the three: threads if it may share memory, else relaxed SIMD if the browser has it, else

@@ -18,7 +18,7 @@ import time
 import numpy as np
 from PIL import Image
 
-DESCRIPTION_VERSION = 2  # of NAME.json; its fields have other meanings in other versions
+DESCRIPTION_VERSION = 3  # of NAME.json; its fields have other meanings in other versions
 _MOST_THREADS = 256  # LiteRT itself sets no limit
 _INT32 = range(-(2**31), 2**31)
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side

@@ -11,7 +11,7 @@
  * @typedef {{seed: number, label: number | null}} Wish  what to draw; `label` is null where the model has no classes
  */
 
-const DESCRIPTION_VERSION = 2; // other versions give other meanings to the words of model.json
+const DESCRIPTION_VERSION = 3; // other versions give other meanings to the words of model.json
 const INT32 = { min: -(2 ** 31), max: 2 ** 31 - 1 };
 
 /** @param {string} text @returns {number | null} the seed that `text` writes out, or null if that is not an int32 */

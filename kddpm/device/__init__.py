@@ -11,3 +11,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 )
 
 PRECISIONS = ("float32", "float16", "int8")  # of a file's weights; known without TensorFlow
+# Of a file, in the order of the contract.
+SIGNATURES = ("generate", "start", "step", "finish", "denoise", "noise")

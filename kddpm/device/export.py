@@ -5,12 +5,17 @@
     start       seed int32 (B,)                                 x float32 (B, H, W, C k): the sampler's state
     step        x, index int32 (1,), seed int32 (B,)            x: one step, noise and coefficients included
     finish      x                                               image int32 (B, H, W, C)
-    denoise     x, t int32 (B,)                                 eps float32 (B, H, W, C)
+    denoise     x (B, H, W, C), t int32 (B,)                    eps, x0 float32 (B, H, W, C)
+    noise       seed, stream int32 (1,), index int32 (1,)       noise float32 (B, H, W, C)
 
-With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers with a memory, else 1. eps is
-the network's prediction, guidance included, converted to noise. Shapes are static. Sampler, number of steps, guidance
-and batch size are fixed at export; the file contains the averaged weights once. NAME.json, in the same folder,
-describes the file and how closely it agrees with Keras. An export that fails this comparison is not written.
+With classes, generate, step and denoise also take label int32 (B,). k is 2 for samplers with a memory, else 1. eps and
+x0 are the network's prediction, guidance included, as noise and as a picture; a network with a learned variance also
+gives `fraction`. `noise` draws stream 0 (x_T, at index 0), 1 (of the step `index`), or another of `sampling.noise`.
+An index, t or label out of range is taken as the nearest in it, and the label num_classes as "no class"; an image lies
+in 0 .. 255 whatever x holds. Shapes are static. Sampler, number of steps, guidance and batch size are fixed at export;
+the file contains the averaged weights once, but XNNPACK copies them for each of generate, step and denoise: a file with
+one of them takes a third of the memory. NAME.json, in the same folder, describes the file, its steps and how closely it
+agrees with Keras. An export that fails this comparison is not written.
 """
 
 import dataclasses
@@ -29,10 +34,11 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand, replacing
 from kddpm.base.types import Integers
 from kddpm.base.version import __version__
-from kddpm.device import PRECISIONS, description, litert, parity, signatures
+from kddpm.device import PRECISIONS, description, litert, parity
+from kddpm.device import signatures as contract
 from kddpm.device.description import side_file
-from kddpm.networks import contract
-from kddpm.sampling import generation, samplers
+from kddpm.networks.contract import copied
+from kddpm.sampling import generation, samplers, walks
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 
 FORMATS = ("litert", "tf_saved_model")
@@ -52,6 +58,7 @@ def export(
     *,
     guidance_scale: float = 1.0,
     batch_size: int = 1,
+    signatures: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     parity_seeds: int = 8,
     threads: int = 2,
@@ -68,6 +75,7 @@ def export(
         precision: "float32", "float16" or "int8", see `litert.quantize`; a SavedModel is float32.
         guidance_scale: as in `generation.generate`.
         batch_size: pictures at a time, B; phones and browsers want 1.
+        signatures: which of the signatures above, by name; None = all.
         class_names: names of the classes, for clients to show.
         parity_seeds: number of pictures to compare with Keras's before anything is written.
         threads: LiteRT's threads, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
@@ -77,8 +85,8 @@ def export(
         The content of NAME.json.
 
     Raises:
-        InputError: an unknown format, precision or sampler, a path that cannot be written, operators that TFLite lacks,
-            or pictures that differ from Keras's. Nothing is written then.
+        InputError: an unknown format, precision, signature or sampler, a path that cannot be written, operators that
+            TFLite lacks, or pictures that differ from Keras's. Nothing is written then.
     """
     denoiser = denoiser_of(model)
     path = pathlib.Path(expand(path))
@@ -92,17 +100,20 @@ def export(
         for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
     )
     _check(denoiser, path, format, precision, class_names, threads)
+    chosen = contract.chosen(signatures)
     say = print if verbose else lambda *_: None
 
     denoiser = _in_float32(denoiser)
-    functions = signatures.signatures(denoiser, table, batch_size, guidance_scale)
+    reference = contract.signatures(denoiser, table, batch_size, guidance_scale)
+    functions = {name: reference[name] for name in chosen}
+    steps = description.of_steps(table)
     with replacing(path) as temporary:
         candidate, facts = _write(denoiser, functions, temporary, format, precision, threads, say)
         batches = _batches(denoiser, parity_seeds, batch_size)
-        passes = 2 * len(batches) + table.num_rows
+        passes = len(batches) + parity.passes(candidate, steps, batches)
         with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
             pictures = _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar)
-            agreement = parity.measure(candidate, functions, pictures, batches, table.timesteps, bar.update)
+            agreement = parity.measure(candidate, reference, steps, pictures, batches, bar.update)
         agreement.check(parity.LIMITS[precision])
         about = {
             "description_version": description.VERSION,
@@ -114,9 +125,10 @@ def export(
             **description.of_sampling(denoiser, sampler, table, guidance_scale),
             "batch_size": batch_size,
             "class_names": None if class_names is None else list(class_names),
-            "signatures": {name: signatures.described(function) for name, function in functions.items()},
+            "signatures": {name: contract.described(function) for name, function in functions.items()},
             "parity": dataclasses.asdict(agreement),
-            "latency_ms": _latencies(candidate, batches[0]),
+            "latency_ms": _latencies(candidate, reference, batches[0], table),
+            "vectors": description.vectors(reference["start"], batches, pictures),
         }
     return description.write(about, path)
 
@@ -129,7 +141,7 @@ def _write(denoiser, functions, temporary, format, precision, threads, say) -> t
         return tf.saved_model.load(str(temporary)).signatures, description.facts_of_folder(temporary)
     content = _litert(denoiser, functions, precision, say)
     temporary.write_bytes(content)
-    return litert.load(content, threads), {**description.facts_of_file(content), "threads": threads}
+    return litert.load(content, threads), {**description.facts_of_file(content, list(functions)), "threads": threads}
 
 
 def _check(denoiser, path, format, precision, class_names, threads):
@@ -171,7 +183,7 @@ def _in_float32(denoiser: Denoiser) -> Denoiser:
     network = denoiser.network
     if all(layer.compute_dtype != "bfloat16" for layer in network._flatten_layers()):
         return denoiser
-    twin = contract.copied(network, network.name, denoiser.last_timestep)
+    twin = copied(network, network.name, denoiser.last_timestep)
     for layer in twin._flatten_layers():
         layer.dtype_policy = "float32"
     return dataclasses.replace(denoiser, network=twin)
@@ -198,7 +210,7 @@ def _litert(denoiser, functions, precision, say) -> bytes:
         content = litert.convert(folder, list(functions))
     if precision != "float32":
         say(f"Taking the weights to {precision} ...")
-    return packing.pack(litert.quantize(content, precision), signatures.PRIMARY)
+    return packing.pack(litert.quantize(content, precision), contract.primary(functions))
 
 
 def _batches(denoiser, count, batch_size) -> list[dict]:
@@ -220,16 +232,28 @@ def _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar) -> np.
     return np.concatenate(pictures)
 
 
-def _latencies(candidate, batch) -> dict:
-    """Return the milliseconds of a step, as the median over one second, and of a picture."""
-    of_step = {**batch, "x": np.asarray(candidate["start"](seed=batch["seed"])["x"]), "index": np.zeros(1, np.int32)}
+def _latencies(candidate, reference, batch, table) -> dict:
+    """Return the milliseconds of a network call, as the median over one second, and of a picture.
 
-    def milliseconds(name, inputs):
+    A file without `generate` takes for a picture what the calls of the network take.
+    """
+    label = {name: value for name, value in batch.items() if name == "label"}
+    x = np.asarray(reference["start"](seed=batch["seed"])["x"])
+    t = np.full(len(x), table.timesteps[0], np.int32)
+    inputs = {
+        "step": {**batch, "x": x, "index": np.zeros(1, np.int32)},
+        "denoise": {"x": np.asarray(walks.picture_of(x, table)), "t": t, **label},
+        "generate": batch,
+    }
+
+    def milliseconds(name):
         began = time.perf_counter()
-        candidate[name](**inputs)
+        candidate[name](**inputs[name])
         return 1e3 * (time.perf_counter() - began)
 
-    steps = [milliseconds("step", of_step)]
-    while sum(steps) < 1e3 * _LATENCY_SECONDS:
-        steps.append(milliseconds("step", of_step))
-    return {"step": statistics.median(steps), "picture": milliseconds("generate", batch)}
+    name = contract.primary(candidate)
+    calls = [milliseconds(name)]
+    while sum(calls) < 1e3 * _LATENCY_SECONDS:
+        calls.append(milliseconds(name))
+    call = statistics.median(calls) / (table.num_rows if name == "generate" else 1)
+    return {"call": call, "picture": milliseconds("generate") if "generate" in candidate else call * table.num_rows}
