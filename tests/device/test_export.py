@@ -171,7 +171,7 @@ def test_every_sampler_goes_into_a_file(kind, name, tmp_path):
     shapes = {
         signature: {
             "in": described["inputs"].get("x", {}).get("shape"),
-            "out": described["outputs"].popitem()[1]["shape"],
+            "out": next(iter(described["outputs"].values()))["shape"],
         }
         for signature, described in about["signatures"].items()
     }
@@ -181,7 +181,9 @@ def test_every_sampler_goes_into_a_file(kind, name, tmp_path):
         "step": {"in": state, "out": state},
         "finish": {"in": state, "out": picture},
         "denoise": {"in": picture, "out": picture},
+        "noise": {"in": None, "out": picture},
     }
+    assert set(about["signatures"]["denoise"]["outputs"]) == {"eps", "x0", *(["fraction"] if guided else [])}
     assert (about["network_calls"], about["sampler"]["num_steps"]) == (CALLS[name], 3)
     assert (about["sampler"]["name"], about["sampler"]["clip"]) == (name, sampler.clip)
     assert (about["prediction"], about["guidance_scale"]) == (model.objective.prediction, 2 if guided else 1)
@@ -194,7 +196,8 @@ def test_every_sampler_goes_into_a_file(kind, name, tmp_path):
     x = run["start"](seed=seed)["x"]
     for index in range(CALLS[name]):
         x = run["step"](x=x, index=as_batch([index]), seed=seed, **label)["x"]
-    for image in (run["generate"](seed=seed, **label)["image"], run["finish"](x=x)["image"]):
+    by_client = parity.walked_by_client(run["noise"], run["denoise"], about["steps"], {"seed": seed, **label})
+    for image in (run["generate"](seed=seed, **label)["image"], run["finish"](x=x)["image"], by_client.astype(int)):
         assert np.abs(image - painted).max() <= 1
     assert len(np.unique(painted)) > 20
     if guided:  # and it shows
@@ -334,7 +337,7 @@ SPOILED = {
     "start": lambda right: lambda seed: {"x": right(seed)["x"] * (1 + 2**-22)},
     "step": lambda right: lambda x, index, seed: {"x": right(x, index, seed)["x"] * 1.1},
     "finish": lambda right: lambda x: {"image": right(x)["image"] * 0 + 7},
-    "denoise": lambda right: lambda x, t: {"eps": right(x, t)["eps"] * np.nan},
+    "denoise": lambda right: lambda x, t: {**right(x, t), "eps": right(x, t)["eps"] * np.nan},
 }
 
 
@@ -377,7 +380,7 @@ def test_files_of_the_digits_are_small(tmp_path, give_weights):
     export._save(model.denoiser, functions, tmp_path)
     converted = litert.convert(tmp_path, list(functions))
     sizes = {name: len(packing.pack(litert.quantize(converted, name), "step")) for name in device.PRECISIONS}
-    assert sizes["float16"] <= 0.55 * sizes["float32"] and sizes["int8"] <= 0.30 * sizes["float32"]
+    assert sizes["float16"] <= 0.55 * sizes["float32"] and sizes["int8"] <= 0.31 * sizes["float32"]
 
 
 def test_an_operator_that_is_not_builtin_is_named(tmp_path):
