@@ -1,13 +1,16 @@
-"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow.
+"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow, and model.py beside this file.
 
     python generate.py model.tflite --seeds=0-15 --out=grid.png --threads=4
+    python generate.py model.tflite --num_steps=10
+    python generate.py model.tflite --variations=photo.jpg --strength=0.5
+    python generate.py model.tflite --inpaint=photo.jpg --mask=mask.png
 
 The random numbers, the schedule and the sampler are inside the file. Picture k depends only on seed k (and label k).
+Another number of steps, variations and inpainting need a file with the signatures denoise and noise, of the sampler
+ancestral or ddim.
 """
 
 import argparse
-import hashlib
-import json
 import math
 import os
 import pathlib
@@ -16,105 +19,29 @@ import sys
 import time
 
 import numpy as np
-from PIL import Image
+from model import Generator, InputError, count, expanded
+from PIL import Image, ImageOps
 
-DESCRIPTION_VERSION = 3  # of NAME.json; its fields have other meanings in other versions
 _MOST_THREADS = 256  # LiteRT itself sets no limit
 _INT32 = range(-(2**31), 2**31)
 _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
 _GUTTER, _GUTTER_GREY = 2, 128
-_SAMPLERS = {
-    "ancestral": "ancestral sampling",
-    "ddim": "DDIM",
-    "dpm_solver": "DPM-Solver++",
-    "heun": "Heun's method",
-    "predictor_corrector": "predictor-corrector sampling",
-}
-
-
-class InputError(ValueError):
-    """An input cannot be used; the message says why in one line."""
-
-
-class Generator:
-    """An exported model.
-
-    Args:
-        path: NAME.tflite, with NAME.json in the same folder.
-        threads: number of LiteRT threads.
-        xnnpack: whether the XNNPACK delegate may run operators.
-
-    Raises:
-        InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load; a side
-            file of another version.
-    """
-
-    def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
-        from ai_edge_litert import interpreter
-
-        path = expanded(path)
-        self.about = _side_file(path)
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.about["sha256"]:
-            raise InputError(
-                f"{path} must be the file that {path.with_suffix('.json').name} describes: {self.about['bytes']} bytes "
-                f"of another sha256. Received: {len(content)} bytes, truncated, altered or of another export"
-            )
-        resolver = interpreter.OpResolverType
-        try:
-            runtime = interpreter.Interpreter(
-                model_content=content,
-                num_threads=threads,
-                experimental_op_resolver_type=resolver.AUTO if xnnpack else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-            self._start, self._step, self._finish = (
-                runtime.get_signature_runner(name) for name in ("start", "step", "finish")
-            )
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
-        taken = self._step.get_input_details()
-        height, width, _ = self.about["image_shape"]
-        state = [self.about["batch_size"], height, width, self.about["state_channels"]]
-        if taken["x"]["shape"].tolist() != state or ("label" in taken) != bool(self.about["num_classes"]):
-            raise InputError(
-                f"{path.with_suffix('.json')} must describe {path.name}. Received: other batches, shapes or classes"
-            )
-
-    def generate(self, seeds: list[int], labels: list[int] | None = None, advance=lambda: None) -> np.ndarray:
-        """Return pictures of seeds, uint8 (N, H, W, C); `advance` is called after every call of the network."""
-        classes, batch = self.about["num_classes"], self.about["batch_size"]
-        labels = _labels(labels, seeds, classes)
-        pictures = []
-        for first in range(0, len(seeds), batch):
-            chunk = slice(first, first + batch)
-            given = {"seed": np.resize(np.array(seeds[chunk], np.int32), batch)}
-            if classes:
-                given["label"] = np.resize(np.array(labels[chunk], np.int32), batch)
-            x = self._start(seed=given["seed"])["x"]
-            for index in range(self.about["network_calls"]):
-                x = self._step(x=x, index=np.array([index], np.int32), **given)["x"]
-                advance()
-            pictures.append(self._finish(x=x)["image"][: len(seeds[chunk])].astype(np.uint8))
-        return np.concatenate(pictures)
-
-    def network_calls(self, pictures: int) -> int:
-        """Return the number of network calls for this many pictures, in batches."""
-        return -(-pictures // self.about["batch_size"]) * self.about["network_calls"]
-
-    def way(self) -> str:
-        """Return a description of the sampler and its steps, in words."""
-        sampler, calls = self.about["sampler"], self.about["network_calls"]
-        words = f"{_count(sampler['num_steps'], 'step')} of {_SAMPLERS.get(sampler['name'], sampler['name'])}"
-        return words if calls == sampler["num_steps"] else f"{words}, {_count(calls, 'network call')}"
 
 
 def main(arguments=None):
     """Parse the flags and generate."""
     parser = argparse.ArgumentParser(description="Pictures from an exported .tflite.")
     parser.add_argument("model", type=expanded, help="NAME.tflite, with NAME.json beside it")
-    parser.add_argument("--seeds", default="0-15", help="one picture a seed: 0-15, or 1,5,10-20")
+    parser.add_argument("--seeds", help="one picture a seed: 0-15, or 1,5,10-20; 0-15 if not given, 0-7 of an edit")
     parser.add_argument("--labels", help="classes, one a seed or one for all; seed modulo classes if not given")
     parser.add_argument("--out", type=expanded, default="grid.png", help="NAME.png, or a folder for a PNG a seed")
+    parser.add_argument("--num_steps", type=int, help="steps, at most T; the file's if not given")
+    parser.add_argument("--variations", type=expanded, help="an image file: paint pictures like it")
+    parser.add_argument("--strength", type=float, help="of --variations: 0 = the picture, 1 = another one; 0.5")
+    parser.add_argument("--inpaint", type=expanded, help="an image file: paint the part that --mask leaves open")
+    parser.add_argument("--mask", type=expanded, help="of --inpaint, an image file: white = keep, black = paint")
+    parser.add_argument("--jump_length", type=int, help="of --inpaint: steps to go back, so that the new fits; 10")
+    parser.add_argument("--resamplings", type=int, help="of --inpaint: how often each stretch of steps is taken; 5")
     parser.add_argument("--threads", type=int, default=2, help="of LiteRT")
     parser.add_argument("--xnnpack", action=argparse.BooleanOptionalAction, default=True, help="the faster kernels")
     flags = parser.parse_args(arguments)
@@ -124,44 +51,97 @@ def main(arguments=None):
         sys.exit(f"generate.py: {error}")
 
 
-def expanded(path: str | os.PathLike) -> pathlib.Path:
-    """Return a path with the home folder in place of ~, which shells leave in --out=~/grid.png."""
-    return pathlib.Path(os.path.expanduser(path))
-
-
 def run(flags) -> None:
     """Check the flags, generate the pictures and write them."""
-    seeds = numbers("--seeds", flags.seeds)
+    edit = _edit(flags)
+    seeds = numbers("--seeds", flags.seeds or ("0-7" if edit else "0-15"))
     labels = None if flags.labels is None else numbers("--labels", flags.labels)
     if not 1 <= flags.threads <= _MOST_THREADS:
         raise InputError(f"--threads must lie in 1 .. {_MOST_THREADS}. Received: {flags.threads}")
-    if flags.out.suffix not in (".png", ""):
-        raise InputError(f"--out must end in .png, or be a folder. Received: {flags.out}")
-    is_file = flags.out.suffix == ".png"
-    if flags.out.exists() and flags.out.is_dir() == is_file:
-        raise InputError(f"--out must be a .png file, or a folder. Received: {flags.out}, which is there and is not")
-    parent = next(folder for folder in (flags.out / "x").absolute().parents if folder.is_dir() or folder.is_file())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--out must be in a folder that can be written to. Received: {flags.out}")
+    _check_out(flags.out)
     generator = Generator(flags.model, flags.threads, flags.xnnpack)
-    calls = generator.network_calls(len(seeds))
-    began, done = time.perf_counter(), 0
+    options = {"labels": labels, "num_steps": flags.num_steps, "progress": _shown_progress()}
+    if edit == "variations":
+        picture = opened("--variations", flags.variations, generator.about["image_shape"])
+        pictures = generator.variations(picture, 0.5 if flags.strength is None else flags.strength, seeds, **options)
+    elif edit == "inpaint":
+        picture = opened("--inpaint", flags.inpaint, generator.about["image_shape"])
+        mask = opened("--mask", flags.mask, [*generator.about["image_shape"][:2], 1])[..., 0] > 127
+        options.update(jump_length=flags.jump_length, resamplings=flags.resamplings or 5)
+        pictures = generator.inpaint(picture, mask, seeds, **options)
+    else:
+        pictures = generator.generate(seeds, **options)
+    if flags.out.suffix == ".png":
+        save(flags.out, grid(pictures))
+    else:
+        for seed, picture in zip(seeds, pictures):  # noqa: B905 (Python 3.9 has no strict)
+            save(flags.out / f"{seed}.png", picture)
+    print(f"{count(len(seeds), 'picture')} in {flags.out}, each in {generator.way(flags.num_steps)}")
 
-    def advance():
-        nonlocal done
-        done += 1
+
+def _edit(flags):
+    """Return "variations", "inpaint" or None, and check that the flags belong together."""
+    edits = [name for name in ("variations", "inpaint") if getattr(flags, name) is not None]
+    if len(edits) > 1:
+        raise InputError("--variations and --inpaint exclude each other. Received: both")
+    edit = edits[0] if edits else None
+    for name, of in {
+        "strength": "variations",
+        "mask": "inpaint",
+        "jump_length": "inpaint",
+        "resamplings": "inpaint",
+    }.items():
+        if getattr(flags, name) is not None and edit != of:
+            raise InputError(f"--{name} belongs to --{of}. Received: none")
+    if edit == "inpaint" and flags.mask is None:
+        raise InputError("--inpaint needs --mask, an image file. Received: none")
+    return edit
+
+
+def _check_out(out):
+    if out.suffix not in (".png", ""):
+        raise InputError(f"--out must end in .png, or be a folder. Received: {out}")
+    is_file = out.suffix == ".png"
+    if out.exists() and out.is_dir() == is_file:
+        raise InputError(f"--out must be a .png file, or a folder. Received: {out}, which is there and is not")
+    parent = next(folder for folder in (out / "x").absolute().parents if folder.is_dir() or folder.is_file())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out must be in a folder that can be written to. Received: {out}")
+
+
+def _shown_progress():
+    """Return a function that shows the calls of the network on the terminal."""
+    began = time.perf_counter()
+
+    def progress(done, calls):
         spent = time.perf_counter() - began
         if sys.stderr.isatty() or done == calls:
             text = f"\r{done}/{calls} network calls, {1e3 * spent / done:.2f} ms a call, {spent:.1f} s"
             print(text, end="\n" if done == calls else "", file=sys.stderr, flush=True)
 
-    pictures = generator.generate(seeds, labels, advance)
-    if flags.out.suffix == ".png":
-        save(flags.out, grid(pictures))
-    else:
-        for seed, picture in zip(seeds, pictures, strict=True):
-            save(flags.out / f"{seed}.png", picture)
-    print(f"{_count(len(seeds), 'picture')} in {flags.out}, each in {generator.way()}")
+    return progress
+
+
+def opened(flag: str, path: pathlib.Path, image_shape: list[int]) -> np.ndarray:
+    """Return an image file as uint8 (H, W, C), cropped around its centre and resized; transparency becomes white.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise InputError(f"{flag} needs a model of grey or RGB pictures. Received: one of {channels} channels")
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image).convert("RGBA")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{flag} must be an image file. Received: {path} ({error})") from None
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(
+        "L" if channels == 1 else "RGB"
+    )
+    is_larger = min(image.width / width, image.height / height) >= 1
+    resample = Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC
+    return np.asarray(ImageOps.fit(image, (width, height), resample)).reshape(height, width, channels)
 
 
 def numbers(flag: str, text: str) -> list[int]:
@@ -206,59 +186,6 @@ def save(path: pathlib.Path, picture: np.ndarray) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _side_file(path: pathlib.Path) -> dict:
-    """Read and check NAME.json of an export."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: an export is NAME.tflite with NAME.json beside it")
-    side = path.with_suffix(".json")
-    if not side.is_file():
-        raise InputError(f"{side} is missing: an export is NAME.tflite with NAME.json beside it")
-    try:
-        about = json.loads(side.read_text())
-    except ValueError:
-        about = None
-    if isinstance(about, dict) and about.get("description_version") != DESCRIPTION_VERSION:
-        is_older = "description_version" not in about
-        version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
-        raise InputError(
-            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that generate.py reads. "
-            f"Received: {version}"
-        )
-    try:
-        counts = [about[name] for name in ("network_calls", "state_channels", "batch_size", "bytes")]
-        counts += [about["sampler"]["num_steps"], about["num_classes"] or 1, *about["image_shape"]]
-        usable = all(type(count) is int and count >= 1 for count in counts) and len(about["image_shape"]) == 3
-        usable = usable and isinstance(about["sha256"], str) and isinstance(about["sampler"]["name"], str)
-    except (KeyError, TypeError):
-        usable = False
-    if not usable:
-        raise InputError(
-            f"{side} must be the description that the export wrote beside the file. Received: something else"
-        )
-    return about
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _labels(labels, seeds, classes):
-    """Check labels and return one a seed, or None for a model without classes."""
-    if not classes:
-        if labels is not None:
-            raise InputError("--labels were given, but the model has no classes")
-        return None
-    if labels is None:
-        return [seed % classes for seed in seeds]
-    if len(labels) == 1:
-        labels = labels * len(seeds)
-    if len(labels) != len(seeds):
-        raise InputError(f"--labels must be one a seed, or one. Received: {len(labels)} for {len(seeds)} seeds")
-    if not all(0 <= label < classes for label in labels):
-        raise InputError(f"--labels must lie in 0 .. {classes - 1}. Received: {min(labels)} to {max(labels)}")
-    return labels
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ EXPORT = pathlib.Path(site.__file__).parent
 KOTLIN = (EXPORT / "android" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("client", ["edge/generate.py", "web/model.js", "android/README.md", "site.py"])
+@pytest.mark.parametrize("client", ["edge/model.py", "web/model.js", "android/README.md", "site.py"])
 def test_every_client_reads_the_version_that_is_written(client):
     versions = re.findall(r"DESCRIPTION_VERSION = (\d+)", (EXPORT / client).read_text())
     assert versions == [str(description.VERSION)]
@@ -31,7 +31,7 @@ def test_the_kotlin_reads_what_is_there(exported, described):
     assert "FloatArray(stateChannels)" in read and "IntArray(channels)" in read
 
 
-@pytest.mark.parametrize("client", ["edge/generate.py", "web/page.js"])
+@pytest.mark.parametrize("client", ["edge/model.py", "web/page.js"])
 def test_every_sampler_has_a_name(client):
     named = re.findall(r'^ +"?(\w+)"?: "(?:.+)",$', (EXPORT / client).read_text(), re.MULTILINE)
     assert [name for name in named if name in samplers.BY_NAME] == list(samplers.BY_NAME)

@@ -14,13 +14,17 @@ from helpers.networks import one_conv_model
 from PIL import Image
 
 import kddpm
+from kddpm.data import decoding
 
 EDGE = pathlib.Path(__file__).parents[2] / "export" / "edge"
 SCRIPT = EDGE / "generate.py"
+FILES = (SCRIPT, EDGE / "model.py")
 
+sys.path.insert(0, str(EDGE))  # as of a script
 spec = importlib.util.spec_from_file_location("edge_generate", SCRIPT)
 edge = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(edge)
+sys.path.remove(str(EDGE))
 
 
 @pytest.fixture
@@ -47,8 +51,8 @@ def board(tmp_path_factory):
 
 
 def test_a_board_without_tensorflow_paints_the_same_pictures(board, exported, trained_like, tmp_path):
-    script = shutil.copy(SCRIPT, tmp_path)  # alone, far from the project
-    command = [board, "-I", script, exported(), "--seeds=-2,0-3,2147483647", f"--out={tmp_path / 'grid.png'}"]
+    script, _ = (shutil.copy(file, tmp_path) for file in FILES)  # alone, far from the project
+    command = [board, "-s", "-E", script, exported(), "--seeds=-2,0-3,2147483647", f"--out={tmp_path / 'grid.png'}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "36/36 network calls" in result.stderr
@@ -92,9 +96,10 @@ def test_samplers_with_a_memory_paint_what_keras_paints(exported, described, tra
     """Their state is more than a picture; the client passes it on without a look."""
     path = exported(sampler=sampler)
     generator, calls = edge.Generator(path), []
-    pictures = generator.generate([4, -6], advance=lambda: calls.append(1)).astype(int)
+    pictures = generator.generate([4, -6], progress=lambda *of: calls.append(of)).astype(int)
     assert np.abs(pictures - trained_like.generate([4, -6], sampler, 6)).max() <= 1
-    assert len(calls) == generator.network_calls(2) == 2 * {"dpm_solver": 6, "heun": 11}[sampler]
+    total = 2 * {"dpm_solver": 6, "heun": 11}[sampler]
+    assert calls == [(done, total) for done in range(1, total + 1)]
     about = described(path)
     assert about["signatures"]["step"]["inputs"]["x"]["shape"] == [1, 8, 8, about["state_channels"]] == [1, 8, 8, 2]
 
@@ -110,9 +115,10 @@ def test_a_last_batch_is_filled_up(tmp_path):
     model = one_conv_model()
     model.export(tmp_path / "m.tflite", sampler="ddim", num_steps=2, batch_size=4, parity_seeds=1, verbose=False)
     generator = edge.Generator(tmp_path / "m.tflite")
-    pictures = generator.generate(list(range(6)))
+    calls = []
+    pictures = generator.generate(list(range(6)), progress=lambda *of: calls.append(of))
     assert np.abs(pictures.astype(int) - model.generate(range(6), "ddim", 2)).max() <= 1
-    assert generator.network_calls(6) == 4
+    assert calls[-1] == (4, 4)
 
 
 def spoil(model, how):
@@ -128,7 +134,7 @@ def spoil(model, how):
     elif how == "no model":
         model.unlink()
     elif how == "side file of something else":
-        side.write_text(json.dumps({"description_version": 2, "sha256": "x"}))
+        side.write_text(json.dumps({"description_version": 3, "sha256": "x"}))
     elif how == "no version":
         about = json.loads(side.read_text())
         del about["description_version"]
@@ -162,14 +168,14 @@ def spoil(model, how):
         ("list", "must be the description that the export wrote"),
         (
             "no version",
-            r"tiny_float32\.json must have description_version 2, the one that generate\.py reads\. Received: none, as",
+            r"tiny_float32\.json must have description_version 3, the one that generate\.py reads\. Received: none, as",
         ),
         (
-            {"description_version": 3},
-            r"must have description_version 2, the one that generate\.py reads\. Received: 3$",
+            {"description_version": 4},
+            r"must have description_version 3, the one that generate\.py reads\. Received: 4$",
         ),
-        ({"description_version": "2"}, 'must have description_version 2, .* Received: "2"$'),
-        ({"description_version": None}, "must have description_version 2, .* Received: null$"),
+        ({"description_version": "2"}, 'must have description_version 3, .* Received: "2"$'),
+        ({"description_version": None}, "must have description_version 3, .* Received: null$"),
         ({"network_calls": 0}, "must be the description that the export wrote"),
         ({"network_calls": True}, "must be the description that the export wrote"),
         ({"sampler": {"name": "ddim"}}, "must be the description that the export wrote"),
@@ -238,3 +244,47 @@ def test_labels_that_cannot_be_end_in_one_line(exported, labels, error, tmp_path
     with pytest.raises(SystemExit, match=rf"^generate\.py: --labels {error}[^\n]*$"):
         run(exported(classes=True), "--seeds=1-3", f"--labels={labels}", f"--out={tmp_path / 'grid.png'}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def editable(trained_like, tmp_path_factory):
+    """A file that edits, a photo that is larger than its pictures, and a mask."""
+    folder = tmp_path_factory.mktemp("editable")
+    trained_like.export(folder / "m.tflite", sampler="ddim", num_steps=4, parity_seeds=1, verbose=False)
+    photo = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(folder / "photo.png")
+    mask = np.full((24, 24), 255, np.uint8)
+    mask[9:, :9] = 0
+    Image.fromarray(mask).save(folder / "mask.png")
+    return folder
+
+
+def test_the_command_edits_photos(editable, tmp_path):
+    model, out = editable / "m.tflite", tmp_path / "out"
+    run(model, f"--inpaint={editable / 'photo.png'}", f"--mask={editable / 'mask.png'}", f"--out={out}")
+    assert len(list(out.iterdir())) == 8
+    with Image.open(editable / "photo.png") as image:
+        cropped, _ = decoding.to_array(image, (8, 8), 1)
+    painted = np.asarray(Image.open(out / "3.png")).astype(int)
+    changed = np.abs(painted - cropped[..., 0]) > 1
+    assert not changed[:3].any() and not changed[:, 3:].any() and changed[3:, :3].any()
+    run(model, f"--variations={editable / 'photo.png'}", "--strength=0", "--seeds=1", f"--out={out}")
+    assert np.abs(np.asarray(Image.open(out / "1.png")).astype(int) - cropped[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--variations={0}/photo.png", "--inpaint={0}/photo.png"], "--variations and --inpaint exclude each other"),
+        (["--strength=0.3"], "--strength belongs to --variations. Received: none"),
+        (["--variations={0}/photo.png", "--mask={0}/mask.png"], "--mask belongs to --inpaint"),
+        (["--inpaint={0}/photo.png"], "--inpaint needs --mask, an image file. Received: none"),
+        (["--variations={0}/none.png"], "--variations must be an image file. Received: .*none.png"),
+        (["--variations={0}/m.json"], "--variations must be an image file. Received: .*m.json"),
+        (["--num_steps=0"], "--num_steps must lie in 1 .. 20. Received: 0"),
+    ],
+)
+def test_edits_that_cannot_be_end_in_one_line(editable, tmp_path, flags, error):
+    with pytest.raises(SystemExit, match=rf"^generate\.py: [^\n]*{error}[^\n]*$"):
+        run(editable / "m.tflite", *(flag.format(editable) for flag in flags), f"--out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
