@@ -5,11 +5,13 @@ LiteRT is imported inside the functions that use it, because a plain install has
 
 import collections
 import contextlib
+import copy
 import io
 import logging
 import os
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
@@ -40,32 +42,80 @@ def convert(saved_model: str | os.PathLike, signature_keys: list[str]) -> bytes:
 
 
 def quantize(content: bytes, precision: str) -> bytes:
-    """Return the same graph with smaller weights.
+    """Return the same graph with smaller weights, in the forms that every runtime of docs/devices.md computes right.
 
     Args:
         content: a float32 `.tflite`.
-        precision: "float32" = unchanged; "float16" = weights of 16 bits, computation in float32; "int8" = weights of 8
-            bits with a scale for each output channel, and activations quantised at run time (dynamic range).
-            Normalisation, the first and the last convolution, noise and schedule stay unchanged.
+        precision: "float32" = unchanged; "float16" = weights and biases of 16 bits, computation in float32; "int8" =
+            weights of 8 bits, with a scale for each output channel of a convolution and one for each dense layer, and
+            activations quantised at run time (dynamic range). Normalisation, the first and the last convolution, noise
+            and schedule stay unchanged.
     """
     if precision == "float32":
         return content
+    return _to_float16(content) if precision == "float16" else _to_int8(content)
+
+
+def _to_int8(content: bytes) -> bytes:
     from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
+    operations, granularities = qtyping.TFLOperationName, qtyping.QuantGranularity
     recipe = recipe_manager.RecipeManager()
-    operations = qtyping.TFLOperationName
-    for operation in (operations.CONV_2D, operations.CONV_2D_TRANSPOSE, operations.FULLY_CONNECTED):
-        if precision == "int8":
-            recipe.add_dynamic_config(_QUANTIZED, operation, num_bits=8)
-        else:
-            recipe.add_weight_only_config(
-                _QUANTIZED, operation, num_bits=16, algorithm_key=recipe_manager.AlgorithmName.FLOAT_CASTING
-            )
+    for operation, granularity in (
+        (operations.CONV_2D, granularities.CHANNELWISE),
+        (operations.CONV_2D_TRANSPOSE, granularities.CHANNELWISE),
+        # tflite-runtime 2.14 computes a FULLY_CONNECTED with a scale for each channel wrong, without an error.
+        (operations.FULLY_CONNECTED, granularities.TENSORWISE),
+    ):
+        recipe.add_dynamic_config(_QUANTIZED, operation, num_bits=8, granularity=granularity)
     with _quiet():
         quantized = quantizer.Quantizer(content, recipe.get_quantization_recipe()).quantize(
             enable_progress_bar=False, enable_progress_report=False
         )
     return bytes(quantized.quantized_model)
+
+
+def _to_float16(content: bytes) -> bytes:
+    """Store weights and biases in float16, each followed by a DEQUANTIZE, as TensorFlow's converter does.
+
+    A float32 bias beside a float16 kernel is misread by XNNPACK in LiteRT 1.1 to 1.3.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content)
+    kinds = _kinds(model)
+    operators = schema.BuiltinOperator
+    constants = {operators.CONV_2D: (1, 2), operators.FULLY_CONNECTED: (1, 2), operators.TRANSPOSE_CONV: (1, 3)}
+    dequantize = schema.OperatorCodeT()
+    dequantize.builtinCode = dequantize.deprecatedBuiltinCode = operators.DEQUANTIZE
+    dequantize.version = 3  # the first that takes float16
+    model.operatorCodes.append(dequantize)
+    for graph in model.subgraphs:
+        chosen = {
+            int(operator.inputs[slot])
+            for operator in graph.operators
+            if re.match(_QUANTIZED, graph.tensors[operator.outputs[0]].name.decode())
+            for slot in constants.get(kinds[operator.opcodeIndex], ())
+            if slot < len(operator.inputs) and operator.inputs[slot] >= 0
+        }
+        added = []
+        for index in sorted(chosen):
+            wide = graph.tensors[index]
+            data = model.buffers[wide.buffer].data
+            if data is None or wide.type != schema.TensorType.FLOAT32:
+                continue
+            half = copy.copy(wide)
+            half.type, half.buffer = schema.TensorType.FLOAT16, len(model.buffers)
+            model.buffers.append(schema.BufferT(data=data.view(np.float32).astype(np.float16).view(np.uint8)))
+            wide.buffer = 0  # computed, no longer constant
+            operator = schema.OperatorT(opcodeIndex=len(kinds), inputs=[len(graph.tensors)], outputs=[index])
+            graph.tensors.append(half)
+            added.append(operator)
+        graph.operators = added + graph.operators
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 @contextlib.contextmanager
@@ -92,10 +142,15 @@ def operators(content: bytes) -> dict[str, int]:
     foreign = sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
     if foreign:
         raise InputError(f"A .tflite must consist of builtin operators. Received: {', '.join(foreign)}")
-    # Codes above 127 are stored in a second field.
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    uses = collections.Counter(names[codes[o.opcodeIndex]] for graph in model.subgraphs for o in graph.operators)
+    kinds = _kinds(model)
+    uses = collections.Counter(names[kinds[o.opcodeIndex]] for graph in model.subgraphs for o in graph.operators)
     return dict(uses.most_common())
+
+
+def _kinds(model) -> list[int]:
+    """Return the builtin operator that each of a model's operator codes stands for."""
+    # Codes above 127 are stored in a second field.
+    return [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
 
 
 def delegation(content: bytes) -> tuple[float, dict[str, int]]:

@@ -87,6 +87,40 @@ def test_quantizing_leaves_noise_schedule_and_statistics_alone(converted):
     assert litert.quantize(converted, "float32") is converted
 
 
+def constants_of(content):
+    """For each convolution and dense layer: its kind, and its kernel's and its bias's number type and scales."""
+    model, found = schema.ModelT.InitFromPackedBuf(content), []
+    for graph in model.subgraphs:
+        sources = {int(o.outputs[0]): o for o in graph.operators}
+        for operator in graph.operators:
+            kind = litert._kinds(model)[operator.opcodeIndex]
+            if kind in (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED):
+                given = [int(i) for i in operator.inputs[1:] if i >= 0]
+                tensors = [graph.tensors[sources[i].inputs[0] if i in sources else i] for i in given]
+                scales = tensors[0].quantization and tensors[0].quantization.scale
+                found.append((kind, [t.type for t in tensors], tensors[0].shape, scales))
+    return found
+
+
+def test_a_float16_kernel_has_a_float16_bias(converted):
+    """With a float32 bias beside it, LiteRT 1.1 to 1.3 paint white."""
+    half, kinds = schema.TensorType.FLOAT16, schema.BuiltinOperator
+    found = [(kind, types) for kind, types, *_ in constants_of(litert.quantize(converted, "float16")) if half in types]
+    assert {kind for kind, _ in found} == {kinds.CONV_2D, kinds.FULLY_CONNECTED}
+    assert all(types == [half, half] for _, types in found)
+    before = constants_of(converted)
+    assert len(found) > len(before) / 3 and not any(half in types for _, types, *_ in before)
+
+
+def test_an_int8_dense_layer_has_one_scale_and_a_convolution_one_a_channel(converted):
+    """With one a channel, tflite-runtime 2.14 computes dense layers wrong."""
+    int8, kinds = schema.TensorType.INT8, schema.BuiltinOperator
+    found = [entry for entry in constants_of(litert.quantize(converted, "int8")) if entry[1][0] == int8]
+    assert {kind for kind, *_ in found} == {kinds.CONV_2D, kinds.FULLY_CONNECTED}
+    for kind, _, shape, scales in found:
+        assert len(scales) == (shape[0] if kind == kinds.CONV_2D else 1)
+
+
 def test_operators_are_counted_and_builtin(converted):
     counted = litert.operators(converted)
     assert {"CONV_2D", "FULLY_CONNECTED", "WHILE", "BITWISE_XOR", "GATHER", "SOFTMAX"} <= set(counted)
