@@ -1,4 +1,4 @@
-"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow, and model.py beside this file.
+"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow.
 
     python generate.py model.tflite --seeds=0-15 --out=grid.png --threads=4
     python generate.py model.tflite --num_steps=10
@@ -7,11 +7,10 @@
 
 The random numbers, the schedule and the sampler are inside the file. Picture k depends only on seed k (and label k).
 Another number of steps, variations and inpainting need a file with the signatures denoise and noise, of the sampler
-ancestral or ddim.
+ancestral or ddim. This script needs model.py and pictures.py beside it.
 """
 
 import argparse
-import math
 import os
 import pathlib
 import re
@@ -20,12 +19,11 @@ import time
 
 import numpy as np
 from model import Generator, InputError, count, expanded
+from pictures import grid, save
 from PIL import Image, ImageOps
 
 _MOST_THREADS = 256  # LiteRT itself sets no limit
 _INT32 = range(-(2**31), 2**31)
-_READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a side
-_GUTTER, _GUTTER_GREY = 2, 128
 
 
 def main(arguments=None):
@@ -160,32 +158,6 @@ def numbers(flag: str, text: str) -> list[int]:
             raise InputError(f"{flag} must fit int32, {_INT32[0]} to {_INT32[-1]}. Received: {part.strip()}")
         found += range(first, last + 1)
     return found
-
-
-def grid(pictures: np.ndarray) -> np.ndarray:
-    """Arrange pictures, uint8 (N, H, W, C), in a grid as square as possible, enlarged if small, with grey gutters."""
-    n, height, width, channels = pictures.shape
-    enlarge = max(1, round(_READABLE_SIDE / max(height, width)))
-    pictures = pictures.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
-    columns = math.ceil(math.sqrt(n))
-    down, across = height * enlarge + _GUTTER, width * enlarge + _GUTTER
-    size = (-(-n // columns) * down + _GUTTER, columns * across + _GUTTER, channels)
-    canvas = np.full(size, _GUTTER_GREY, np.uint8)
-    for k, picture in enumerate(pictures):
-        y, x = k // columns * down + _GUTTER, k % columns * across + _GUTTER
-        canvas[y : y + height * enlarge, x : x + width * enlarge] = picture
-    return canvas
-
-
-def save(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Write a PNG to a temporary file and rename it, so that the file is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"part.{path.name}")
-    try:
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

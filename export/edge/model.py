@@ -6,10 +6,13 @@ go by denoise and noise.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
 import pathlib
+import statistics
+import time
 
 import numpy as np
 
@@ -57,6 +60,8 @@ class Generator:
                 f"{path} must be the file that {path.with_suffix('.json').name} describes: {self.about['bytes']} bytes "
                 f"of another sha256. Received: {len(content)} bytes, truncated, altered or of another export"
             )
+        name = f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
+        self.runtime = f"{name}, {count(threads, 'thread')}, {'with' if xnnpack else 'without'} XNNPACK"
         resolver = interpreter.OpResolverType
         try:
             runtime = interpreter.Interpreter(
@@ -210,6 +215,30 @@ class Generator:
             return _image(self._walked(x, [rows[row] for row in order], given, advance, edit))
 
         return self._paint(repaint, seeds, labels, len(order), progress)
+
+    def noise(self, seeds) -> "np.ndarray | None":
+        """Return x_T of seeds, float32 (N, H, W, C); None if the file has no signature that gives it."""
+        drawn, batch = [], self.about["batch_size"]
+        for first in range(0, len(seeds), batch):
+            given = {"seed": np.resize(np.array(seeds[first : first + batch], np.int32), batch)}
+            if "start" in self._run:
+                drawn.append(self._run["start"](**given)["x"][..., : self.about["image_shape"][-1]])
+            elif "noise" in self._run:
+                drawn.append(self._noise(given, 0, 0))
+        return np.concatenate(drawn)[: len(seeds)] if drawn else None
+
+    def seconds_of_a_call(self) -> float:
+        """Return how long a call of the network takes, the median over one second."""
+        name = next(name for name in ("step", "denoise", "generate") if name in self._run)
+        details = self._run[name].get_input_details()
+        inputs = {key: np.zeros(of["shape"], of["dtype"]) for key, of in details.items()}
+        calls = self.about["network_calls"] if name == "generate" else 1
+        spent = []
+        while sum(spent) < 1:
+            began = time.perf_counter()
+            self._run[name](**inputs)
+            spent.append(time.perf_counter() - began)
+        return statistics.median(spent) / calls
 
     def _paint(self, paint, seeds, labels, calls, progress):
         """Return the pictures that `paint` makes of batches of seeds and labels, in so many calls each."""

@@ -127,6 +127,7 @@ def export(
             "class_names": None if class_names is None else list(class_names),
             "signatures": {name: contract.described(function) for name, function in functions.items()},
             "parity": dataclasses.asdict(agreement),
+            "limits": dataclasses.asdict(parity.LIMITS[precision]),
             "latency_ms": _latencies(candidate, reference, batches[0], table),
             "vectors": description.vectors(reference["start"], batches, pictures),
         }

@@ -18,7 +18,7 @@ from kddpm.data import decoding
 
 EDGE = pathlib.Path(__file__).parents[2] / "export" / "edge"
 SCRIPT = EDGE / "generate.py"
-FILES = (SCRIPT, EDGE / "model.py")
+FILES = (SCRIPT, EDGE / "model.py", EDGE / "pictures.py")
 
 sys.path.insert(0, str(EDGE))  # as of a script
 spec = importlib.util.spec_from_file_location("edge_generate", SCRIPT)
@@ -51,7 +51,7 @@ def board(tmp_path_factory):
 
 
 def test_a_board_without_tensorflow_paints_the_same_pictures(board, exported, trained_like, tmp_path):
-    script, _ = (shutil.copy(file, tmp_path) for file in FILES)  # alone, far from the project
+    script, *_ = (shutil.copy(file, tmp_path) for file in FILES)  # alone, far from the project
     command = [board, "-s", "-E", script, exported(), "--seeds=-2,0-3,2147483647", f"--out={tmp_path / 'grid.png'}"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
