@@ -5,6 +5,8 @@ latency and the peak memory: what to send when something looks wrong. It needs w
 ends with status 1 where noise or pictures are not right.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import hashlib
@@ -93,7 +95,7 @@ def _compared_noise(generator, vectors, seeds) -> tuple[str, bool]:
     if noise is None:
         return "none in this file that could be compared", True
     hashes = [hashlib.sha256(np.ascontiguousarray(one, "<f4").tobytes()).hexdigest() for one in noise]
-    others = [vector["seed"] for vector, found in zip(vectors, hashes) if vector["noise_sha256"] != found]  # noqa: B905
+    others = [vector["seed"] for vector, found in zip(vectors, hashes) if vector["noise_sha256"] != found]
     if others:
         return f"OTHER BITS than Keras's, of the seeds {', '.join(map(str, others))}", False
     return f"the bits of Keras, of {count(len(seeds), 'seed')}", True

@@ -1,4 +1,4 @@
-"""Generate pictures from an exported .tflite, with only LiteRT, NumPy and Pillow.
+"""Generate pictures from an exported .tflite, with LiteRT or tflite-runtime, NumPy and Pillow alone.
 
     python generate.py model.tflite --seeds=0-15 --out=grid.png --threads=4
     python generate.py model.tflite --num_steps=10
@@ -9,6 +9,8 @@ The random numbers, the schedule and the sampler are inside the file. Picture k 
 Another number of steps, variations and inpainting need a file with the signatures denoise and noise, of the sampler
 ancestral or ddim. This script needs model.py and pictures.py beside it.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -41,7 +43,8 @@ def main(arguments=None):
     parser.add_argument("--jump_length", type=int, help="of --inpaint: steps to go back, so that the new fits; 10")
     parser.add_argument("--resamplings", type=int, help="of --inpaint: how often each stretch of steps is taken; 5")
     parser.add_argument("--threads", type=int, default=2, help="of LiteRT")
-    parser.add_argument("--xnnpack", action=argparse.BooleanOptionalAction, default=True, help="the faster kernels")
+    parser.add_argument("--xnnpack", action="store_true", default=True, help="the faster kernels, on by default")
+    parser.add_argument("--no-xnnpack", action="store_false", dest="xnnpack", help="the plain kernels")
     flags = parser.parse_args(arguments)
     try:
         run(flags)
@@ -72,7 +75,7 @@ def run(flags) -> None:
     if flags.out.suffix == ".png":
         save(flags.out, grid(pictures))
     else:
-        for seed, picture in zip(seeds, pictures):  # noqa: B905 (Python 3.9 has no strict)
+        for seed, picture in zip(seeds, pictures):
             save(flags.out / f"{seed}.png", picture)
     print(f"{count(len(seeds), 'picture')} in {flags.out}, each in {generator.way(flags.num_steps)}")
 

@@ -1,16 +1,19 @@
 """An exported .tflite on a device: the walk from seeds to pictures, and pictures from pictures.
 
-It needs LiteRT and NumPy alone. A file with the signatures start, step and finish is walked by these, else by denoise
-and noise and the steps that NAME.json lists, else generate paints at once. Editing, and steps of another number, always
-go by denoise and noise.
+It needs NumPy and LiteRT, or tflite-runtime, and runs on Python 3.7 and newer. A file with the signatures start, step
+and finish is walked by these, else by denoise and noise and the steps that NAME.json lists, else generate paints.
+Editing, and steps of another number, always go by denoise and noise.
 """
 
+from __future__ import annotations
+
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import math
 import os
 import pathlib
+import re
 import statistics
 import time
 
@@ -30,6 +33,7 @@ _WAYS = {  # to a picture, the first that a file has
     "denoise": {"denoise", "noise"},
     "generate": {"generate"},
 }
+_RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
 
 
 class InputError(ValueError):
@@ -41,37 +45,30 @@ class Generator:
 
     Args:
         path: NAME.tflite, with NAME.json in the same folder.
-        threads: number of LiteRT threads.
+        threads: number of the runtime's threads.
         xnnpack: whether the XNNPACK delegate may run operators.
 
     Raises:
-        InputError: a file that is missing, that is not what its side file describes, or that LiteRT cannot load; a side
-            file of another version.
+        InputError: a file that is missing, that is not what its side file describes, or that the installed runtime is
+            too old for or cannot load; a side file of another version; no runtime.
     """
 
     def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
-        from ai_edge_litert import interpreter
-
         path = expanded(path)
         self.about = _side_file(path)
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.about["sha256"]:
+        if _sha256(path) != self.about["sha256"]:
             raise InputError(
                 f"{path} must be the file that {path.with_suffix('.json').name} describes: {self.about['bytes']} bytes "
-                f"of another sha256. Received: {len(content)} bytes, truncated, altered or of another export"
+                f"of another sha256. Received: {path.stat().st_size} bytes, truncated, altered or of another export"
             )
-        name = f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
-        self.runtime = f"{name}, {count(threads, 'thread')}, {'with' if xnnpack else 'without'} XNNPACK"
-        resolver = interpreter.OpResolverType
         try:
-            runtime = interpreter.Interpreter(
-                model_content=content,
-                num_threads=threads,
-                experimental_op_resolver_type=resolver.AUTO if xnnpack else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
+            name, runtime = load(path, threads, xnnpack, self.about["min_runtime_version"])
             self._run = {name: runtime.get_signature_runner(name) for name in runtime.get_signature_list()}
+        except InputError as error:
+            raise InputError(f"{path} {error}") from None
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
+        self.runtime = f"{name}, {count(threads, 'thread')}, {'with' if xnnpack else 'without'} XNNPACK"
         self._check_signatures(path)
         self._way = next((way for way, needed in _WAYS.items() if needed <= set(self._run)), None)
         if self._way is None:
@@ -216,7 +213,7 @@ class Generator:
 
         return self._paint(repaint, seeds, labels, len(order), progress)
 
-    def noise(self, seeds) -> "np.ndarray | None":
+    def noise(self, seeds) -> np.ndarray | None:
         """Return x_T of seeds, float32 (N, H, W, C); None if the file has no signature that gives it."""
         drawn, batch = [], self.about["batch_size"]
         for first in range(0, len(seeds), batch):
@@ -312,7 +309,7 @@ class Generator:
         schedule, steps = self.about["schedule"], self.about["steps"]
         if num_steps is None:
             columns = {name: column for name, column in steps.items() if isinstance(column, list)}
-            rows = [dict(zip(columns, row)) for row in zip(*columns.values())]  # noqa: B905 (Python 3.9 has no strict)
+            rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
         else:
             self._check_freedom("--num_steps needs")
             if not 1 <= num_steps <= self._num_timesteps():
@@ -331,6 +328,63 @@ class Generator:
         steps = num_steps or sampler["num_steps"]
         words = f"{count(steps, 'step')} of {_SAMPLERS.get(sampler['name'], sampler['name'])}"
         return words if num_steps or calls == steps else f"{words}, {count(calls, 'network call')}"
+
+
+def load(path: pathlib.Path, threads: int, xnnpack: bool, needed: str):
+    """Return the runtime's name and the interpreter of a .tflite that needs TensorFlow Lite `needed`, as "2.13.0".
+
+    The file is mapped into memory, not read: XNNPACK keeps its own copy of the weights.
+
+    Raises:
+        InputError: no runtime is installed, or one that is older.
+        ValueError, RuntimeError: the runtime's own, of a file that it cannot load.
+    """
+    name, interpreter = _runtime()
+    version = getattr(importlib.import_module(name), "__version__", "of an unknown version")
+    if name != "ai_edge_litert":  # its numbers begin at 1.0 after TensorFlow's 2.17, the most that a file needs
+        if _numbers_of(version) < _numbers_of(needed):
+            raise InputError(
+                f"needs TensorFlow Lite {needed} or newer, or ai-edge-litert of any version. "
+                f"Received: {name.replace('_', '-')} {version}"
+            )
+    options = {} if xnnpack else {"experimental_op_resolver_type": _without_delegates(interpreter)}
+    loaded = interpreter.Interpreter(model_path=str(path), num_threads=threads, **options)
+    return f"{name.replace('_', '-')} {version}", loaded
+
+
+def _sha256(path):
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _runtime():
+    """Import the first runtime that there is; return the name of its package, and its interpreter module."""
+    reasons = []
+    for module in _RUNTIMES:
+        try:
+            return module.split(".")[0], importlib.import_module(module)
+        except Exception as error:  # one built for another NumPy raises what it likes
+            if not isinstance(error, ModuleNotFoundError):
+                reasons.append(f"{module} cannot be imported ({str(error).strip().splitlines()[0]:.200})")
+    raise InputError(
+        "needs a runtime: pip install ai-edge-litert, or on boards that have no wheel of it "
+        f"pip install tflite-runtime 'numpy<2'. Received: {'; '.join(reasons) or 'none of them'}"
+    )
+
+
+def _without_delegates(interpreter):
+    try:
+        return interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    except AttributeError:
+        raise InputError("cannot be run with --no-xnnpack: the installed runtime has no such choice") from None
+
+
+def _numbers_of(version: str) -> list[int]:
+    """Return the first three numbers of a version, which later ones may follow: 2.14.0rc1, 2.14.0.dev2023."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
@@ -361,6 +415,7 @@ def _side_file(path: pathlib.Path) -> dict:
         counts += [about["sampler"]["num_steps"], about["num_classes"] or 1, *about["image_shape"]]
         usable = all(type(count) is int and count >= 1 for count in counts) and len(about["image_shape"]) == 3
         usable = usable and isinstance(about["sha256"], str) and isinstance(about["sampler"]["name"], str)
+        usable = usable and re.fullmatch(r"\d{1,3}\.\d{1,3}\.\d{1,3}", about["min_runtime_version"]) is not None
     except (KeyError, TypeError):
         usable = False
     if not usable:

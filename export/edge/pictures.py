@@ -1,5 +1,7 @@
 """Pictures in grids and in files."""
 
+from __future__ import annotations
+
 import math
 import pathlib
 
@@ -10,7 +12,7 @@ _READABLE_SIDE = 48  # smaller pictures are enlarged to about this many pixels a
 _GUTTER, _GUTTER_GREY = 2, 128
 
 
-def grid(pictures: np.ndarray, columns: "int | None" = None) -> np.ndarray:
+def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Arrange pictures, uint8 (N, H, W, C), in a grid, enlarged if small, with grey gutters.
 
     Args:
@@ -38,4 +40,5 @@ def save(path: pathlib.Path, picture: np.ndarray) -> None:
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()

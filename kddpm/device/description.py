@@ -145,7 +145,7 @@ def report(about: dict) -> str:
     }
     if "operators" in about:
         rows["operators"] = ", ".join(f"{name} {uses}" for name, uses in about["operators"].items())
-        delegation = about["delegation"]
+        rows["runtime"] = f"TensorFlow Lite {about['min_runtime_version']} or newer, such as LiteRT"
         delegation = about["delegation"]
         rows["delegated"] = (
             f"{delegation['share']:.1%} of the operators of {delegation['signature']} run in XNNPACK; the others: "
@@ -181,11 +181,12 @@ def described_before(path: pathlib.Path) -> dict | None:
 
 
 def facts_of_file(content: bytes, names: Sequence[str]) -> dict:
-    """Return the entries for a `.tflite` of these signatures: size, hash, operators, and share of XNNPACK."""
+    """Return the entries for a `.tflite` of these signatures: size, hash, runtime, operators, and share of XNNPACK."""
     share, outside = litert.delegation(content)
     return {
         "bytes": len(content),
         "sha256": _sha256(content),
+        "min_runtime_version": litert.min_runtime_version(content),
         "operators": litert.operators(content),
         "delegation": {"signature": primary(names), "share": share, "outside": outside},
     }

@@ -21,6 +21,10 @@ from kddpm.base.errors import InputError
 # output; the last convolution's is StatefulPartitionedCall if it is also the output of a signature.
 _QUANTIZED = r"^(?!.*(/einsum|/conv_in|/conv_out|StatefulPartitionedCall)).*$"
 
+MIN_RUNTIME_VERSION = "min_runtime_version"  # the name of this metadata in a file, which TensorFlow chose
+_OLDEST_RUNTIME = (2, 7, 0)  # of those tried (docs/devices.md)
+_OLDEST_WITH_INT8_TRANSPOSE_CONV = (2, 17, 0)  # LiteRT 1.0; tflite-runtime 2.14 stops with an error
+
 
 def convert(saved_model: str | os.PathLike, signature_keys: list[str]) -> bytes:
     """Convert a SavedModel to a float32 `.tflite` with its signatures, of builtin operators only.
@@ -145,6 +149,28 @@ def operators(content: bytes) -> dict[str, int]:
     kinds = _kinds(model)
     uses = collections.Counter(names[kinds[o.opcodeIndex]] for graph in model.subgraphs for o in graph.operators)
     return dict(uses.most_common())
+
+
+def min_runtime_version(content: bytes) -> str:
+    """Return the oldest TensorFlow Lite that a `.tflite` needs, such as "2.13.0"; LiteRT 1.0 counts as 2.17.
+
+    It is what the converter wrote, or more where more was found to be needed (docs/devices.md).
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content)
+    versions: list[tuple[int, ...]] = [_OLDEST_RUNTIME]
+    for entry in model.metadata or ():
+        if entry.name == MIN_RUNTIME_VERSION.encode():
+            text = model.buffers[entry.buffer].data.tobytes().rstrip(b"\0").decode()
+            versions.append(tuple(map(int, text.split("."))))
+    kinds = _kinds(model)
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if kinds[operator.opcodeIndex] == schema.BuiltinOperator.TRANSPOSE_CONV:
+                if graph.tensors[operator.inputs[1]].type == schema.TensorType.INT8:
+                    versions.append(_OLDEST_WITH_INT8_TRANSPOSE_CONV)
+    return ".".join(map(str, max(versions)))
 
 
 def _kinds(model) -> list[int]:

@@ -12,6 +12,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from kddpm.device import litert
+
 _ALIGNMENT = 16  # of weights, in bytes, as the schema requires
 _FAMILY = 64  # fewer tensors are not worth the gaps that common numbers may leave
 _FILE_IDENTIFIER = b"TFL3"
@@ -20,14 +22,18 @@ _FILE_IDENTIFIER = b"TFL3"
 def pack(content: bytes, first: str) -> bytes:
     """Return the same model in fewer bytes: equal tables are written once, and inner tensors lose their names.
 
+    Of the metadata, `min_runtime_version` stays, see `litert.min_runtime_version`.
+
     Args:
         content: a `.tflite`.
         first: the signature whose graph comes first, which tools without signatures use.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     _reorder(model, {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs}[first])
-    model.metadata = None  # versions of the converter
     _share_buffers(model, content)
+    version = litert.min_runtime_version(content).encode()
+    model.metadata = [schema.MetadataT(litert.MIN_RUNTIME_VERSION, len(model.buffers))]
+    model.buffers.append(_Buffer(version.ljust(_ALIGNMENT, b"\0")))
     packed: dict[tuple, int] = {}
     for graph in model.subgraphs:
         named = {*graph.inputs, *graph.outputs}

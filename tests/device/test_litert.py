@@ -121,6 +121,29 @@ def test_an_int8_dense_layer_has_one_scale_and_a_convolution_one_a_channel(conve
         assert len(scales) == (shape[0] if kind == kinds.CONV_2D else 1)
 
 
+def test_a_file_says_which_runtime_it_needs(converted):
+    """RIGHT_SHIFT and BITWISE_XOR came with TensorFlow 2.13, as the converter says."""
+    packed = packing.pack(litert.quantize(converted, "int8"), "step")
+    assert litert.min_runtime_version(converted) == litert.min_runtime_version(packed) == "2.13.0"
+    model = schema.ModelT.InitFromPackedBuf(packed)
+    assert [entry.name for entry in model.metadata] == [b"min_runtime_version"]
+
+
+@pytest.mark.parametrize(("precision", "version"), [("float32", "2.7.0"), ("float16", "2.7.0"), ("int8", "2.17.0")])
+def test_a_runtime_that_stops_at_an_operator_is_not_enough(precision, version, tmp_path):
+    """tflite-runtime 2.14 computes no TRANSPOSE_CONV with an int8 kernel; the converter asks for an older one."""
+    layer = tf.keras.layers.Conv2DTranspose(8, 3)
+    layer.build((1, 8, 8, 8))
+    function = tf.function(lambda x: {"y": tf.tanh(layer(x))}, [tf.TensorSpec([1, 8, 8, 8], name="x")])
+    module = tf.Module()
+    module.weights = [weight.value for weight in layer.weights]
+    tf.saved_model.save(module, str(tmp_path), signatures={"step": function})
+    content = litert.convert(tmp_path, ["step"])
+    packed = packing.pack(litert.quantize(content, precision), "step")
+    assert litert.min_runtime_version(packed) == version
+    assert litert.load(packed)["step"](x=np.ones((1, 8, 8, 8), np.float32))["y"].shape == (1, 10, 10, 8)
+
+
 def test_operators_are_counted_and_builtin(converted):
     counted = litert.operators(converted)
     assert {"CONV_2D", "FULLY_CONNECTED", "WHILE", "BITWISE_XOR", "GATHER", "SOFTMAX"} <= set(counted)
