@@ -1,11 +1,15 @@
-/** The side file of a model, and the arguments that it gives a meaning to. */
+/**
+ * The side file of a model, and the arguments that it gives a meaning to.
+ *
+ * @typedef {import("./index.js").Facts} Facts
+ */
 
 const DESCRIPTION_VERSION = 3; // other versions give other meanings to the words of the side file
 const INT32 = { min: -(2 ** 31), max: 2 ** 31 - 1 };
 const MOST_CHANNELS = 4; // grey, grey and alpha, RGB, RGBA
 
-/** @returns {import("./index.js").Facts} what was found in a side file, if it is one that this module reads */
-export function checkFacts(/** @type {any} */ found) {
+/** @returns {Facts} what was found in a side file, if it is one that this module reads */
+export function checkFacts(found) {
   const version = found?.description_version;
   if (found && version !== DESCRIPTION_VERSION) {
     const received = version === undefined ? "none, as in older exports" : JSON.stringify(version).slice(0, 40);
@@ -45,7 +49,7 @@ export function defaultLabel(seed, numClasses) {
 /**
  * Seed and label of a picture, checked.
  *
- * @param {import("./index.js").Facts} facts
+ * @param {Facts} facts
  * @param {{seed: number, label?: number | null}} wish
  */
 export function checkWish({ num_classes: classes }, { seed, label }) {
@@ -56,13 +60,8 @@ export function checkWish({ num_classes: classes }, { seed, label }) {
 }
 
 /** The values (H W C) of a picture in -1 .. 1, as the network sees them. */
-export function toFloats(/** @type {import("./index.js").Facts} */ { image_shape: shape }, /** @type {any} */ picture) {
-  const size = shape[0] * shape[1] * shape[2];
-  if (!ArrayBuffer.isView(picture) || /** @type {any} */ (picture).length !== size) {
-    const received = picture?.length === undefined ? picture : `${picture.length} values`;
-    throw new RangeError(`picture must be a typed array of ${shape.join(" x ")} values. Received: ${received}`);
-  }
-  return Float32Array.from(/** @type {any} */ (picture), (value) => {
+export function toFloats(/** @type {Facts} */ { image_shape: shape }, picture) {
+  return Float32Array.from(checkArray("picture", picture, shape), (value) => {
     if (!(value >= 0 && value <= 255)) throw new RangeError(`picture must have values in 0 .. 255. Received: ${value}`);
     return value / 127.5 - 1;
   });
@@ -74,18 +73,21 @@ export function toPixels(/** @type {Float32Array} */ x) {
 }
 
 /** Which pixels (H W) a mask keeps: 1 or 255 = known, 0 = to paint anew. */
-export function checkMask(/** @type {import("./index.js").Facts} */ { image_shape: shape }, /** @type {any} */ mask) {
-  const [height, width] = shape;
-  if (!ArrayBuffer.isView(mask) || /** @type {any} */ (mask).length !== height * width) {
-    const received = mask?.length === undefined ? mask : `${mask.length} values`;
-    throw new RangeError(`mask must be a typed array of ${height} x ${width} values. Received: ${received}`);
-  }
-  return Array.from(/** @type {any} */ (mask), (value) => {
+export function checkMask(/** @type {Facts} */ { image_shape: [height, width] }, mask) {
+  return Array.from(checkArray("mask", mask, [height, width]), (value) => {
     if (![0, 1, 255].includes(value)) {
       throw new RangeError(`mask must have the values 0 (paint anew) and 1 or 255 (keep). Received: ${value}`);
     }
     return value > 0;
   });
+}
+
+/** @returns {Uint8Array} `values`, if it is a typed array of this shape */
+function checkArray(name, values, shape) {
+  const size = shape.reduce((a, b) => a * b);
+  if (ArrayBuffer.isView(values) && /** @type {any} */ (values).length === size) return /** @type {any} */ (values);
+  const received = values?.length === undefined ? values : `${values.length} values`;
+  throw new RangeError(`${name} must be a typed array of ${shape.join(" x ")} values. Received: ${received}`);
 }
 
 /**

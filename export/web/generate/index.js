@@ -115,8 +115,13 @@ export class Model {
     return otherRows(this.facts, steps);
   }
 
-  /** Call a signature with those of `values` that it takes; numbers become int32 [1]. Returns arrays by name. */
+  /**
+   * Call a signature with those of `values` that it takes; numbers become int32 [1].
+   *
+   * @type {import("./walks.js").Run}
+   */
   #run = async (name, values) => {
+    /** @type {Record<string, import("@litertjs/core").Tensor>} */
     const inputs = {};
     try {
       for (const { name: input, shape } of this.#compiled.signatures[name].getInputDetails()) {
@@ -124,6 +129,7 @@ export class Model {
         const isNumber = typeof value === "number";
         inputs[input] = new this.#litert.Tensor(isNumber ? Int32Array.of(value) : value, isNumber ? [1] : shape);
       }
+      /** @type {Record<string, any>} */
       const outputs = {};
       for (const [output, tensor] of Object.entries(await this.#compiled.run(name, inputs))) {
         outputs[output] = (await tensor.data()).slice(); // the tensor's own memory is WebAssembly's

@@ -38,7 +38,7 @@ export function whyNotSteps(/** @type {Facts} */ facts, /** @type {string[]} */ 
 /** The rows of the file's own sampler. */
 export function ownRows(/** @type {Facts} */ { steps, schedule }) {
   const { clip, ...columns } = steps;
-  return steps.t.map((/** @type {number} */ t, /** @type {number} */ index) => {
+  return steps.t.map((t, index) => {
     const at = schedule.timesteps ? schedule.timesteps.indexOf(t) : t;
     const row = Object.entries(columns).map(([name, column]) => [name, column?.[index]]);
     return { ...Object.fromEntries(row), at, alpha_bar: schedule.alpha_bars[at] };
@@ -46,7 +46,7 @@ export function ownRows(/** @type {Facts} */ { steps, schedule }) {
 }
 
 /** The rows of the file's sampler in another number of steps, evenly spaced and counted from the end. */
-export function otherRows(/** @type {Facts} */ { sampler, schedule }, /** @type {number} */ count) {
+export function otherRows(/** @type {Facts} */ { sampler, schedule }, count) {
   const { alpha_bars: alphaBars, timesteps } = schedule;
   whole("steps", count, 1, alphaBars.length);
   let before = -1;
@@ -60,7 +60,7 @@ export function otherRows(/** @type {Facts} */ { sampler, schedule }, /** @type 
 }
 
 /** The coefficients of the step from alpha_bar a to b, where more signal is. */
-function stepBetween({ name, eta, variance }, /** @type {number} */ a, /** @type {number} */ b, isLast) {
+function stepBetween(/** @type {Facts["sampler"]} */ { name, eta = 0, variance }, a, b, isLast) {
   const beta = 1 - a / b;
   const posterior = (beta * (1 - b)) / (1 - a);
   const mixed = (name === "ddim" ? eta : 1) * Math.sqrt(posterior);
@@ -70,7 +70,7 @@ function stepBetween({ name, eta, variance }, /** @type {number} */ a, /** @type
 }
 
 /** The last rows, from the level of noise that is nearest to `strength`; none for a strength near 0. */
-export function lastRows(/** @type {Row[]} */ rows, /** @type {number} */ strength, /** @type {number} */ length) {
+export function lastRows(/** @type {Row[]} */ rows, strength, length) {
   if (!(strength >= 0 && strength <= 1)) throw new RangeError(`strength must lie in 0 .. 1. Received: ${strength}`);
   const levels = [0, ...rows.map(({ at }) => at + 1).reverse()];
   const distances = levels.map((level) => Math.abs(level - strength * length));
@@ -103,7 +103,7 @@ export function resampled(count, { jumpLength, resamplings = RESAMPLINGS }) {
   return order;
 }
 
-function roundHalfToEven(/** @type {number} */ value) {
+function roundHalfToEven(value) {
   const floor = Math.floor(value);
   const isUp = value - floor > 0.5 || (value - floor === 0.5 && floor % 2 === 1);
   return isUp ? floor + 1 : floor;

@@ -6,7 +6,7 @@
  *
  * @typedef {import("./index.js").Facts} Facts
  * @typedef {import("./tables.js").Row} Row
- * @typedef {(name: string, values: object) => Promise<any>} Run
+ * @typedef {(name: string, values: Record<string, any>) => Promise<Record<string, any>>} Run
  * @typedef {{seed: number, label: number | null}} Wish
  */
 import { toPixels } from "./description.js";
@@ -21,11 +21,11 @@ export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /**
   return {
     calls: facts.network_calls,
     begin: async () => (await run("start", wish)).x,
-    next: async (/** @type {Float32Array} */ x, /** @type {number} */ index) => {
+    next: async (x, index) => {
       const drawn = needsNoise ? await run("noise", { ...wish, stream: STREAM.step, index }) : {};
       return (await run("step", { ...wish, ...drawn, x, index })).x;
     },
-    picture: async (/** @type {Float32Array} */ x) => Uint8ClampedArray.from((await run("finish", { x })).image),
+    picture: async (x) => Uint8ClampedArray.from((await run("finish", { x })).image),
   };
 }
 
@@ -35,8 +35,8 @@ export function wholeWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /*
   return {
     calls: 1,
     begin: async () => (needsNoise ? await run("start", wish) : {}),
-    next: async (/** @type {object} */ state) => run("generate", { ...wish, ...state }),
-    picture: async (/** @type {{image?: Int32Array}} */ { image }) => image && Uint8ClampedArray.from(image),
+    next: async (state) => run("generate", { ...wish, ...state }),
+    picture: async ({ image }) => image && Uint8ClampedArray.from(image),
   };
 }
 
@@ -57,7 +57,7 @@ export function tableWalk(run, facts, { seed, label }, rows, { x: begin, edit } 
       const x = begin ?? (await run("noise", { seed, stream: STREAM.initial, index: 0 })).noise;
       return { x, memory: x };
     },
-    async next(/** @type {{x: Float32Array, memory: Float32Array}} */ state, /** @type {number} */ call) {
+    async next(state, call) {
       const row = rows[call];
       const { x0, fraction } = await run("denoise", { x: state.x, t: row.t, label });
       clip(x0, facts.sampler.clip);
@@ -65,12 +65,12 @@ export function tableWalk(run, facts, { seed, label }, rows, { x: begin, edit } 
       const next = stepped(row, { ...state, x0, fraction, drawn });
       return edit ? { ...next, x: await edit(next.x, call) } : next;
     },
-    picture: async (/** @type {{x: Float32Array}} */ { x }) => toPixels(x),
+    picture: async ({ x }) => toPixels(x),
   };
 }
 
 /** The state after a row of a table. */
-function stepped(/** @type {Row} */ row, /** @type {any} */ { x, memory, x0, fraction, drawn }) {
+function stepped(row, { x, memory, x0, fraction, drawn }) {
   const next = new Float32Array(x.length);
   const kept = row.from_memory === undefined ? null : new Float32Array(x.length);
   for (let i = 0; i < x.length; i++) {
@@ -84,14 +84,14 @@ function stepped(/** @type {Row} */ row, /** @type {any} */ { x, memory, x0, fra
 }
 
 /** The standard deviation that a network learned, from the `fraction` of the way between two log-variances. */
-function spread(/** @type {Row} */ { log_variance_low: low, log_variance_high: high }, /** @type {number} */ fraction) {
+function spread({ log_variance_low: low, log_variance_high: high }, fraction) {
   if (low === undefined) return 1;
   const between = low + ((fraction + 1) / 2) * (high - low);
   return Math.exp(0.5 * Math.min(Math.max(between, low - FAR_NATS), high + FAR_NATS));
 }
 
 /** Clip a predicted picture to -1 .. 1; "dynamic" = to its own quantile if that is above 1, and divide by it. */
-function clip(/** @type {Float32Array} */ x0, /** @type {boolean | "dynamic"} */ how) {
+function clip(x0, how) {
   if (how === false) return;
   let limit = 1;
   if (how === "dynamic") {
