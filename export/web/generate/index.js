@@ -146,7 +146,7 @@ export class Model {
 async function follow(walk, { onStep, signal }) {
   signal?.throwIfAborted();
   let state = await walk.begin();
-  for (let calls = 0; ; calls++) {
+  for (let calls = 0; ; calls += walk.stride) {
     const now = state;
     await onStep?.({ calls, of: walk.calls, picture: () => walk.picture(now) });
     signal?.throwIfAborted();

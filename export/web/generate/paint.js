@@ -51,13 +51,14 @@ async function main() {
   if (positionals.length !== 1 || !file.endsWith(".tflite")) {
     throw new Error(`One MODEL.tflite is needed. Received: ${positionals.join(" ") || "none"}`);
   }
-  const facts = JSON.parse(readFileSync(file.replace(/tflite$/, "json"), "utf8"));
-  const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts });
-  const picture = await model.generate({
+  const wish = {
     seed: number("seed", values.seed) ?? 0,
     label: number("label", values.label),
     steps: number("steps", values.steps),
-  });
+  };
+  const facts = JSON.parse(readFileSync(file.replace(/tflite$/, "json"), "utf8"));
+  const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts });
+  const picture = await model.generate(wish);
   writeFileSync(values.out ?? "picture.png", png(picture, facts.image_shape));
 }
 

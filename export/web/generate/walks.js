@@ -1,6 +1,6 @@
 /**
- * Ways from noise to a picture. Each is {calls, begin, next, picture}: how often the network is called, the first state,
- * the state after a call, and the pixels that a state stands for.
+ * Ways from noise to a picture. Each is {calls, stride, begin, next, picture}: how often the network is called, how
+ * often `next` calls it, the first state, the next one, and the pixels that a state stands for.
  *
  * `run` calls a signature of the model with values by name, and returns its outputs by name.
  *
@@ -20,6 +20,7 @@ export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /**
   const needsNoise = "noise" in facts.signatures.step.inputs;
   return {
     calls: facts.network_calls,
+    stride: 1,
     begin: async () => (await run("start", wish)).x,
     next: async (x, index) => {
       const drawn = needsNoise ? await run("noise", { ...wish, stream: STREAM.step, index }) : {};
@@ -29,11 +30,12 @@ export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /**
   };
 }
 
-/** By generate, in one call from which nothing is heard on the way. */
+/** By generate, which calls the network all its times without a word. */
 export function wholeWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /** @type {Wish} */ wish) {
   const needsNoise = "x" in facts.signatures.generate.inputs;
   return {
-    calls: 1,
+    calls: facts.network_calls,
+    stride: facts.network_calls,
     begin: async () => (needsNoise ? await run("start", wish) : {}),
     next: async (state) => run("generate", { ...wish, ...state }),
     picture: async ({ image }) => image && Uint8ClampedArray.from(image),
@@ -53,6 +55,7 @@ export function wholeWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /*
 export function tableWalk(run, facts, { seed, label }, rows, { x: begin, edit } = {}) {
   return {
     calls: rows.length,
+    stride: 1,
     async begin() {
       const x = begin ?? (await run("noise", { seed, stream: STREAM.initial, index: 0 })).noise;
       return { x, memory: x };
