@@ -78,7 +78,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     if FLAGS.format != "saved_model":
         extras.need("export", "{format}", format=FLAGS.format)
     if is_page:
-        site.check(out, FLAGS.batch_size)
+        site.check(out, FLAGS.batch_size, data["image_shape"][-1], FLAGS.signatures or site.SIGNATURES)
     commands.start_tensorflow()
 
     from kddpm.device import description

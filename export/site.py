@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import expand, replacing
@@ -23,22 +24,37 @@ from kddpm.base.files import expand, replacing
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
 DESCRIPTION_VERSION = 3  # of the side file that the page reads
-SIGNATURES = ("start", "step", "finish")  # that the page calls; one copy of the network in memory
+SIGNATURES = ("denoise", "noise", "finish")  # for all that the page does; one copy of the network in memory
+WAYS = (("start", "step", "finish"), ("denoise", "noise"), ("generate",))  # to draw; the page needs one of them
 NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
-PAGE = ("index.html", "style.css", "page.js", "address.js", "pictures.js", "model.js", "worker.js")
+PAGE = (
+    *("style.css", "icon.svg", "file.js", "files.js", "page.js", "address.js", "pictures.js", "editing.js"),
+    *("offline.js", "worker.js"),
+    *(f"generate/{name}.js" for name in ("index", "description", "tables", "walks", "litert")),
+)
 # The page loads one of the three: threads if it may share memory, else relaxed SIMD if the browser has it, else
 # the compatible one (Safari). The fourth in the package, jspi, is for GPUs.
 RUNTIMES = ("litert_wasm_threaded_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
 
 
-def check(out: pathlib.Path, batch_size: int) -> None:
+def check(out: pathlib.Path, batch_size: int, channels: int, signatures: Collection[str]) -> None:
     """Check that a site can be built as `out`, before a model is exported; fetch LiteRT.js if it is missing.
 
+    Args:
+        out: as in `build`.
+        batch_size, channels: of the model's pictures.
+        signatures: of the model, by name.
+
     Raises:
-        InputError: `out` is something else than a site, the page cannot use the batch size, or npm is missing or fails.
+        InputError: `out` is something else than a site, the page cannot use such a model, or npm is missing or fails.
     """
     if batch_size != 1:
         raise InputError(f"--batch_size must be 1 with --format=web: the page draws one by one. Received: {batch_size}")
+    if not 1 <= channels <= 4:
+        raise InputError(f"--format=web shows pictures of 1 to 4 channels. Received: {channels}")
+    if not any(set(way) <= set(signatures) for way in WAYS):
+        ways = ", or ".join(" and ".join(way) for way in WAYS)
+        raise InputError(f"--signatures must hold {ways} with --format=web. Received: {', '.join(signatures)}")
     out = pathlib.Path(os.path.abspath(expand(out)))
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and _is_foreign(out)):
         raise InputError(f"--out must be a new or empty folder, or a site built before. Received: {out}")
@@ -56,20 +72,24 @@ def build(model: pathlib.Path, out: pathlib.Path) -> None:
         InputError: the model, its side file, npm or a folder to build in is missing, or model and side file differ.
     """
     model = pathlib.Path(expand(model))
-    side_file = _check_model(model)
-    check(out, batch_size=1)
+    about = _described(model)
+    check(out, about["batch_size"], about["image_shape"][-1], about["signatures"])
     with replacing(os.path.abspath(expand(out))) as part:
-        _fill(part, model, side_file)
+        _fill(part, model)
 
 
-def install() -> None:
+def install(with_tools: bool = False) -> None:
     """Run `npm ci` next to the page, or in the user's cache, unless the packages of the lock file are there already.
+
+    Args:
+        with_tools: whether the packages that test the page are wanted too.
 
     Raises:
         InputError: npm is missing or fails.
     """
     folder = _npm_folder()
-    if _packages(folder / "node_modules" / ".package-lock.json") == _packages(WEB / "package-lock.json"):
+    wanted = _packages(WEB / "package-lock.json", with_tools)
+    if wanted.items() <= _packages(folder / "node_modules" / ".package-lock.json", with_tools=True).items():
         return
     if shutil.which("npm") is None:
         raise InputError("--format=web needs npm (it comes with Node.js) to fetch LiteRT.js. Received: no npm on PATH")
@@ -79,6 +99,7 @@ def install() -> None:
             shutil.copyfile(WEB / name, folder / name)
     print(f"Fetching LiteRT.js with npm into {folder / 'node_modules'} ...", flush=True)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    command += [] if with_tools else ["--omit=dev"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         said = (done.stdout.strip().splitlines() or ["nothing"])[0]
@@ -150,8 +171,8 @@ def _is_foreign(folder: pathlib.Path) -> bool:
     return any(folder.iterdir()) and not (folder / MARK).is_file()
 
 
-def _check_model(model: pathlib.Path) -> pathlib.Path:
-    """Check that the side file describes `model`, and return the path of the side file."""
+def _described(model: pathlib.Path) -> dict:
+    """Return what the side file says of `model`, once it is known to be that model's."""
     side_file = model.with_suffix(".json")
     for path in (model, side_file):
         if not path.is_file():
@@ -174,20 +195,28 @@ def _check_model(model: pathlib.Path) -> pathlib.Path:
     found = hashlib.sha256(model.read_bytes()).hexdigest()
     if found != expected:
         raise InputError(f"A site needs the model that {side_file} describes, sha256 {expected}. Received: {found}")
-    return side_file
+    return about
 
 
-def _packages(lock_file: pathlib.Path) -> dict[str, str] | None:
-    """Return the packages of an npm lock file, the integrity of each folder; None if the file cannot be read."""
+def _packages(lock_file: pathlib.Path, with_tools: bool) -> dict[str, str]:
+    """Return the packages of an npm lock file, the integrity of each folder; none if the file cannot be read."""
     try:
         packages = json.loads(lock_file.read_text(encoding="utf-8"))["packages"]
     except (OSError, ValueError, KeyError):
-        return None
-    return {folder: package["integrity"] for folder, package in packages.items() if folder}
+        return {}
+    return {
+        folder: package["integrity"]
+        for folder, package in packages.items()
+        if folder and (with_tools or not package.get("dev"))
+    }
 
 
-def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> None:
-    """Write all files of the site into the new folder `part`."""
+def _fill(part: pathlib.Path, model: pathlib.Path) -> None:
+    """Write all files of the site into the new folder `part`.
+
+    All but index.html and the service worker lie in a folder that is named after what they hold, so that no cache ever
+    shows files of two exports together.
+    """
     core = _npm_folder() / "node_modules" / "@litertjs" / "core"
     part.mkdir()
     version = json.loads((core / "package.json").read_text(encoding="utf-8"))["version"]
@@ -197,17 +226,35 @@ def _fill(part: pathlib.Path, model: pathlib.Path, side_file: pathlib.Path) -> N
         f"litert/ holds LiteRT.js {version} (https://github.com/google-ai-edge/LiteRT), Apache License 2.0.\n",
         encoding="utf-8",
     )
-    (part / "litert" / "wasm").mkdir(parents=True)
+    files = part / "files"
+    (files / "litert" / "wasm").mkdir(parents=True)
+    (files / "generate").mkdir()
     for name in PAGE:
-        shutil.copyfile(WEB / name, part / name)
+        shutil.copyfile(WEB / name, files / name)
     for runtime in RUNTIMES:
         for suffix in (".js", ".wasm"):
-            shutil.copyfile(core / "wasm" / (runtime + suffix), part / "litert" / "wasm" / (runtime + suffix))
-    shutil.copyfile(core.parent / "wasm-utils" / "dist" / "index.js", part / "litert" / "wasm-utils.js")
-    (part / "litert" / "index.js").write_text(_without_bare_import(core / "dist" / "index.js"), encoding="utf-8")
-    (part / "litert" / "LICENSE").write_text(_licence(), encoding="utf-8")
-    shutil.copyfile(model, part / "model.tflite")
-    shutil.copyfile(side_file, part / "model.json")
+            shutil.copyfile(core / "wasm" / (runtime + suffix), files / "litert" / "wasm" / (runtime + suffix))
+    shutil.copyfile(core.parent / "wasm-utils" / "dist" / "index.js", files / "litert" / "wasm-utils.js")
+    (files / "litert" / "index.js").write_text(_without_bare_import(core / "dist" / "index.js"), encoding="utf-8")
+    (files / "litert" / "LICENSE").write_text(_licence(), encoding="utf-8")
+    shutil.copyfile(model, files / "model.tflite")
+    shutil.copyfile(model.with_suffix(".json"), files / "model.json")
+    index = (WEB / "index.html").read_text(encoding="utf-8")
+    name = f"v-{_digest(files, index)}"
+    files.rename(part / name)
+    (part / "index.html").write_text(index.replace("VERSION", name), encoding="utf-8")
+    shutil.copyfile(WEB / "service.js", part / "service.js")
+
+
+def _digest(files: pathlib.Path, index: str) -> str:
+    """Write files.json, the sizes of the files that the page fetches, and return a hash of all that a visitor gets."""
+    paths = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if path.is_file()}
+    digest = hashlib.sha256(index.encode())
+    for name, path in paths.items():
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    sizes = {name: path.stat().st_size for name, path in paths.items() if path.suffix}
+    (files / "files.json").write_text(json.dumps({**sizes, "files.json": 0}), encoding="utf-8")
+    return digest.hexdigest()[:12]
 
 
 def _licence() -> str:

@@ -1,6 +1,9 @@
 /** The page: what the visitor asks for goes to the worker, what it draws goes onto canvases and into the address. */
 import { readAddress, writeAddress } from "./address.js";
-import { checkFacts, count, defaultLabel, fetchFile, parseSeed } from "./model.js";
+import { offerEditing } from "./editing.js";
+import { fetchFile } from "./files.js";
+import { checkFacts, defaultLabel, parseSeed } from "./generate/index.js";
+import { keepOffline } from "./offline.js";
 import { fit, paint, savePng } from "./pictures.js";
 
 const LARGEST_SEED = 2 ** 31 - 1;
@@ -19,39 +22,69 @@ const form = $("form");
 const canvas = $("canvas");
 
 let facts;
+let files; // beside this one, {name: bytes}
 let worker;
+let editing = null;
 let request = 0;
 /** @type {import("./address.js").View} */
 let view;
 let [done, all] = [0, 1];
 let cells = [];
+let images = []; // of the cells
+let shown = null; // the large picture
+let origin = null; // what `Vary` begins with: what was shown before it
+/** What the last request did to a picture: nothing, or variations() or inpaint() with these. */
+let edit = {};
 
 /** Something that ends it: no model, no browser for it. */
 function fail(message) {
   $("error").textContent = message;
   $("error").hidden = false;
   $("status").textContent = "";
+  $("loading").hidden = true;
   $("generate").disabled = true;
   idle();
 }
 
-async function fetchFacts() {
-  return checkFacts(await (await fetchFile("model.json")).json().catch(() => null));
-}
+const fetchJson = async (name) => (await fetchFile(name)).json().catch(() => null);
 
 async function begin() {
   if (typeof WebAssembly !== "object") {
     throw new Error("This browser has no WebAssembly, which the model needs. Any browser of the last years has it.");
   }
-  facts = await fetchFacts();
+  facts = checkFacts(await fetchJson("model.json"));
+  files = await fetchJson("files.json");
   offerClasses();
+  canvas.parentElement.classList.toggle("see-through", facts.image_shape[2] % 2 === 0);
   fitCanvas();
-  describe(null);
-  $("status").textContent = "Loading the model …";
+  describe();
+  $("loading").textContent = "Loading …";
   worker = new Worker(new URL("worker.js", import.meta.url));
   worker.onmessage = ({ data }) => hear(data);
   worker.onerror = () => fail("The worker that draws could not be loaded: worker.js is missing or cannot be read.");
-  worker.postMessage({ load: facts });
+  worker.postMessage({ load: { facts, sizes: files } });
+}
+
+/** The model is there: draw, then see that it will be there without a network. */
+async function ready({ by, threads, files: runtime, whyNotEdit, whyNotSteps }) {
+  const ran = `${by}, ${count(threads, "thread")}`;
+  describe(ran);
+  $("loading").hidden = true;
+  $("generate").disabled = false;
+  offerSteps(whyNotSteps);
+  if (!whyNotEdit) editing = offerEditing(facts.image_shape, { take: takePhoto, vary, repaint, complain });
+  $("editing").hidden = !editing && $("steps-field").hidden;
+  follow();
+  const needed = Object.keys(files).filter((name) => !name.startsWith("litert/wasm/"));
+  if (await keepOffline([...needed, ...runtime]).catch(() => false)) describe(ran, "works offline");
+}
+
+function offerSteps(whyNot) {
+  $("steps-field").hidden = Boolean(whyNot);
+  const most = facts.schedule.alpha_bars.length;
+  $("steps").max = String(most);
+  $("steps").placeholder = String(facts.sampler.num_steps);
+  $("steps-hint").textContent = `1 to ${most}: fewer are faster, more are finer. Empty: ${facts.sampler.num_steps}.`;
 }
 
 /** A row of buttons, one a class; the first leaves the class to the seed. */
@@ -70,19 +103,28 @@ function offerClasses() {
   $("labels").hidden = false;
 }
 
-function describe(threads) {
+/** The facts in a line; `more` = what runs the model, and whether it works offline. */
+function describe(...more) {
   const [height, width, channels] = facts.image_shape;
   const calls = facts.network_calls;
   const { name, num_steps: steps } = facts.sampler;
+  const colours = ["grey", "grey and alpha", "colour", "colour and alpha"][channels - 1];
+  const isGuided = facts.num_classes && ![0, 1].includes(facts.guidance_scale);
   const parts = [
-    `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
+    `${width} × ${height} pixels, ${colours}`,
     `${count(steps, "step")} of ${SAMPLERS[name] ?? name}` + (oneCallAStep() ? "" : `, ${calls} network calls`),
+    isGuided && `guidance ${facts.guidance_scale}, for which each call asks the network twice`,
     facts.precision,
-    facts.bytes && `${(facts.bytes / 1e6).toFixed(1)} MB`,
-    threads && count(threads, "thread"),
+    facts.bytes && megabytes(facts.bytes),
+    ...more,
   ];
   $("facts").textContent = parts.filter(Boolean).join(" · ");
 }
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** For example "1 step" or "50 steps". */
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
 /** Whether a step is one call of the network, so that the counter, which counts calls, may say "step". */
 function oneCallAStep() {
@@ -91,10 +133,10 @@ function oneCallAStep() {
 
 function hear(message) {
   if ("ready" in message) {
-    describe(message.ready);
-    $("generate").disabled = false;
-    $("status").textContent = "";
-    follow();
+    ready(message.ready);
+  } else if ("loaded" in message) {
+    $("progress").value = message.loaded / message.total;
+    $("loading").textContent = `Loading ${(message.loaded / 1e6).toFixed(1)} of ${megabytes(message.total)}`;
   } else if ("failed" in message) {
     fail(message.failed);
   } else if (message.id === request) {
@@ -107,6 +149,11 @@ function hear(message) {
 function follow() {
   const asked = readAddress(location.hash);
   if (asked.seed !== null) $("seed").value = asked.seed;
+  if (asked.steps !== null && $("steps-field").hidden) {
+    return complain(`The link asks for steps=${asked.steps}, but this model has its own number alone.`);
+  }
+  $("steps").value = asked.steps ?? "";
+  if (asked.steps && !$("steps").value) return complain(`The link asks for steps=${asked.steps}, which is no number.`, $("steps"));
   const wanted = { label: asked.label ?? "", grid: asked.grid ?? "0" };
   for (const [name, value] of Object.entries(wanted)) {
     const choices = [...form.querySelectorAll(`input[name="${name}"]`)];
@@ -114,15 +161,15 @@ function follow() {
     if (choice) choice.checked = true;
     else if (choices.length || value) return complain(`The link asks for ${name}=${value}, which is none of these.`);
   }
-  draw(asked.first);
+  draw({}, asked.first);
 }
 
-function complain(message) {
+function complain(message, input = $("seed")) {
   stop();
   $("status").textContent = "";
   $("seed-error").textContent = message;
-  $("seed").setAttribute("aria-invalid", "true");
-  $("seed").focus();
+  input.setAttribute("aria-invalid", "true");
+  input.focus();
 }
 
 function stop() {
@@ -131,8 +178,13 @@ function stop() {
   idle();
 }
 
-/** Draw what the form says, in place of whatever is being drawn; `firstText` is the seed at which the grid begins. */
-function draw(firstText = null) {
+/**
+ * Draw what the form says, in place of whatever is being drawn.
+ *
+ * @param {{picture?: Uint8ClampedArray, strength?: number, mask?: Uint8Array}} how what to change, nothing = generate
+ * @param {string | null} firstText the seed at which the grid begins
+ */
+function draw(how = {}, firstText = null) {
   const seed = parseSeed($("seed").value);
   const first = firstText === null ? seed : parseSeed(firstText);
   const grid = Number(form.elements.grid.value);
@@ -143,12 +195,17 @@ function draw(firstText = null) {
     const last = LARGEST_SEED - grid + 1;
     return complain(`The seeds of ${grid} pictures would pass ${LARGEST_SEED}: begin at ${last} or less.`);
   }
+  if (!$("steps").validity.valid) {
+    return complain(`Steps must be a whole number from 1 to ${$("steps").max}.`, $("steps"));
+  }
+  edit = how;
   const chosen = form.elements.label?.value ?? "";
-  view = { seed, label: chosen === "" ? null : Number(chosen), grid, first };
+  const steps = Number($("steps").value) || undefined;
+  view = { seed, label: chosen === "" ? null : Number(chosen), grid, first, steps };
   $("seed").value = String(seed);
   $("seed-error").textContent = "";
-  $("seed").removeAttribute("aria-invalid");
-  history.replaceState(null, "", writeAddress(view));
+  for (const input of [$("seed"), $("steps")]) input.removeAttribute("aria-invalid");
+  if (!edit.picture) history.replaceState(null, "", writeAddress(view)); // a link draws from noise
   layOutGrid();
   busy();
   request += 1;
@@ -158,48 +215,87 @@ function draw(firstText = null) {
     draw: request,
     wishes: asked,
     every: $("slow").checked || !matchMedia("(prefers-reduced-motion: reduce)").matches,
-    delay: $("slow").checked ? SLOW_MS / facts.network_calls : 0,
+    delay: $("slow").checked ? SLOW_MS / (steps ?? facts.network_calls) : 0,
   });
 }
 
 /** The large picture first; it is also the grid's first unless a link says otherwise. */
 function wishes() {
   const wish = (seed, cell, large) => {
-    return { seed, label: view.label ?? defaultLabel(seed, facts.num_classes), cell, large };
+    const label = view.label ?? defaultLabel(seed, facts.num_classes);
+    return { ...edit, seed, label, cell, large, steps: view.steps };
   };
   const both = view.grid > 0 && view.first === view.seed;
   const inGrid = Array.from({ length: view.grid }, (_, cell) => wish(view.first + cell, cell, both && cell === 0));
   return both ? inGrid : [wish(view.seed, null, true), ...inGrid];
 }
 
-function show({ wish, image, calls, ms, callMs }) {
-  const isWhole = calls === facts.network_calls;
+/** Change what is shown, or what was shown before it was varied: to vary again is to begin anew. */
+function vary(strength) {
+  draw({ picture: origin, strength });
+  bringPictureIntoView();
+}
+
+function repaint(mask) {
+  draw({ picture: shown, mask });
+  bringPictureIntoView();
+}
+
+const bringPictureIntoView = () => $("picture").scrollIntoView({ block: "nearest" });
+
+function takePhoto(image) {
+  stop();
+  bringPictureIntoView();
+  edit = {};
+  showLarge(image, "Your photo");
+  $("counter").textContent = "";
+  $("time").textContent = "";
+  $("progress").value = 0;
+  $("status").textContent = "Your photo, as the model sees it.";
+}
+
+/** A picture that is whole, on the large canvas, to be saved and changed. */
+function showLarge(image, name) {
+  shown = image;
+  if (edit.strength === undefined) origin = image;
+  paint(canvas, image, facts.image_shape);
+  canvas.setAttribute("aria-label", name);
+  $("save").disabled = false;
+  editing?.enable(true);
+}
+
+function show({ wish, image, calls, of, ms, callMs }) {
+  const isWhole = calls === of;
   if (wish.large) {
-    paint(canvas, image, facts.image_shape);
-    canvas.setAttribute("aria-label", isWhole ? named(wish) : `${named(wish)}, unfinished`);
-    const unit = oneCallAStep() ? "step" : "call";
-    $("counter").textContent = `${unit === "step" ? "Step" : "Call"} ${calls} of ${facts.network_calls}`;
+    if (isWhole) showLarge(image, named(wish));
+    else {
+      paint(canvas, image, facts.image_shape);
+      canvas.setAttribute("aria-label", `${named(wish)}, unfinished`);
+    }
+    const unit = oneCallAStep() && !edit.mask ? "step" : "call";
+    $("counter").textContent = `${unit === "step" ? "Step" : "Call"} ${calls} of ${of}`;
     $("time").textContent = calls
       ? `${callMs.toFixed(1)} ms a ${unit}, ${ms.toFixed(0)} ms ${isWhole ? "the picture" : "so far"}`
       : "";
   }
   if (isWhole) {
     done += 1;
-    if (wish.large) $("save").disabled = false;
     if (wish.cell !== null) fill(wish, image);
     if (all > 1) $("counter").textContent = `Picture ${done} of ${all}`;
   }
-  $("progress").value = (done + (isWhole ? 0 : calls / facts.network_calls)) / all;
+  $("progress").value = (done + (isWhole ? 0 : calls / of)) / all;
 }
 
 function named({ seed, label }) {
-  return `Picture of seed ${seed}${label === null ? "" : `, class ${facts.class_names?.[label] ?? label}`}`;
+  const what = edit.mask ? "Repainting" : edit.picture ? "Variation" : "Picture";
+  return `${what} of seed ${seed}${label === null ? "" : `, class ${facts.class_names?.[label] ?? label}`}`;
 }
 
 function busy() {
   $("picture").setAttribute("aria-busy", "true");
   $("cancel").disabled = false;
   $("save").disabled = true;
+  editing?.enable(false);
   $("save-grid").disabled = true;
   $("progress").value = 0;
   $("status").textContent = view.grid ? `Drawing ${view.grid} pictures …` : `Drawing seed ${view.seed} …`;
@@ -209,6 +305,7 @@ function idle() {
   if (document.activeElement === $("cancel")) $("generate").focus(); // a disabled button loses the keyboard's place
   $("picture").setAttribute("aria-busy", "false");
   $("cancel").disabled = true;
+  editing?.enable(shown !== null);
 }
 
 function finish() {
@@ -230,12 +327,14 @@ function layOutGrid() {
     cell.addEventListener("click", () => choose(index));
     return cell;
   });
+  images = [];
   $("grid").replaceChildren(...cells);
   markChosen();
 }
 
 function fill(wish, image) {
   const cell = cells[wish.cell];
+  images[wish.cell] = image;
   paint(cell.firstChild, image, facts.image_shape);
   cell.setAttribute("aria-label", named(wish));
   cell.disabled = false;
@@ -247,17 +346,13 @@ function markChosen() {
 
 /** Take a cell's seed, and its picture, which is drawn already. */
 function choose(index) {
-  const source = cells[index].firstChild;
   view.seed = view.first + index;
   $("seed").value = String(view.seed);
   if (form.elements.label) form.elements.label.value = view.label ?? "";
-  canvas.width = source.width;
-  canvas.height = source.height;
-  canvas.getContext("2d").drawImage(source, 0, 0);
-  canvas.setAttribute("aria-label", cells[index].getAttribute("aria-label"));
+  showLarge(images[index], cells[index].getAttribute("aria-label"));
+  bringPictureIntoView();
   $("time").textContent = "";
-  $("save").disabled = false;
-  history.replaceState(null, "", writeAddress(view));
+  if (!edit.picture) history.replaceState(null, "", writeAddress(view));
   markChosen();
 }
 
@@ -276,7 +371,7 @@ function moveInGrid(event) {
 function fitCanvas() {
   const paper = getComputedStyle(canvas.parentElement);
   const room = canvas.parentElement.clientWidth - parseFloat(paper.paddingLeft) - parseFloat(paper.paddingRight);
-  fit(canvas, room, facts.image_shape);
+  fit([canvas, $("mask")], room, facts.image_shape);
 }
 
 form.addEventListener("submit", (event) => {
@@ -285,7 +380,7 @@ form.addEventListener("submit", (event) => {
 });
 $("dice").addEventListener("click", () => {
   $("seed").value = String(crypto.getRandomValues(new Int32Array(1))[0] >>> 1);
-  if (!$("generate").disabled) draw();
+  if (!$("generate").disabled) draw(edit);
 });
 $("cancel").addEventListener("click", () => {
   stop();

@@ -1,109 +1,134 @@
 /**
  * Loads the model and draws with it, so that the page stays alive meanwhile. It is told
- *   {load: facts}                     and answers {ready: number of threads} or {failed: message},
- *   {draw: id, wishes, every, delay}  and answers {id, wish, image, calls, ms, callMs} when a wish is drawn and, where
- *                                     it is large and `every` is set, on the way; then {id, done: true} or {failed},
+ *   {load: {facts, sizes}}            and answers {loaded, total}, in bytes, on the way, then {ready} or {failed: message},
+ *   {draw: id, wishes, every, delay}  and answers {id, wish, image, calls, of, ms, callMs} when a wish is drawn and,
+ *                                     where it is large and `every` is set, on the way; then {id, done: true} or {failed},
  *   {draw: null}                      and stops before its next call without an answer, as it does for the next `draw`.
  *
  * This is a classic worker because LiteRT.js loads its WebAssembly by importScripts, which module workers refuse.
  */
-const WASM = new URL("litert/wasm/", self.location.href).href;
+const RUNTIMES = "litert/wasm/";
 const MOST_THREADS = 4; // the networks are small: more of them wait for each other
 const FRAME_MS = 16; // a screen shows no more
+const NEWS_MS = 50; // between two reports of what is loaded
 
 let model = null;
-let wanted = null;
+let stopped = new AbortController();
 let work = Promise.resolve();
 
 self.onmessage = ({ data }) => {
   if (data.load) {
     load(data.load).then(
-      (threads) => self.postMessage({ ready: threads }),
+      (ready) => self.postMessage({ ready }),
       (error) => self.postMessage({ failed: String(error?.message ?? error) }),
     );
     return;
   }
-  wanted = data.draw;
-  if (wanted !== null) work = work.then(() => draw(data));
+  stopped.abort();
+  stopped = new AbortController();
+  const { signal } = stopped;
+  if (data.draw !== null) work = work.then(() => draw(data, signal));
 };
 
-async function load(facts) {
-  const [{ fetchFile, Model }, litert] = await Promise.all([import("./model.js"), import("./litert/index.js")]);
-  const bytes = new Uint8Array(await (await fetchFile("model.tflite")).arrayBuffer());
-  await check(bytes, facts);
-  const threads = await startLiteRt(litert);
-  model = await Model.load(litert, bytes, facts, threads);
-  return threads;
+async function load({ facts, sizes }) {
+  const [files, generate, litert] = await Promise.all([
+    import("./files.js"),
+    import("./generate/index.js"),
+    import("./litert/index.js"),
+  ]);
+  const hasSimd = await litert.supportsFeature("relaxedSimd");
+  const isThreaded = self.crossOriginIsolated && hasSimd; // threads share memory
+  const kind = isThreaded ? "threaded_" : hasSimd ? "" : "compat_";
+  const runtime = `${RUNTIMES}litert_wasm_${kind}internal`;
+  const hear = report(facts.bytes + sizes[`${runtime}.wasm`]);
+  const [bytes] = await Promise.all([
+    files.fetchFile("model.tflite").then((response) => files.readBytes(response, hear)),
+    startLiteRt(litert, files, runtime, hear),
+  ]);
+  const threads = isThreaded ? Math.min(self.navigator.hardwareConcurrency ?? 1, MOST_THREADS) : 1;
+  model = await generate.load({ litert, bytes, facts, threads, accelerator: "wasm" });
+  const { whyNotEdit, whyNotSteps } = model;
+  return { by: "WebAssembly", threads, files: [`${runtime}.js`, `${runtime}.wasm`], whyNotEdit, whyNotSteps };
 }
 
-async function check(bytes, facts) {
-  // Browsers offer crypto.subtle on https and localhost only; elsewhere the length has to do.
-  if (bytes.length !== facts.bytes || (self.crypto.subtle && (await sha256(bytes)) !== facts.sha256)) {
-    throw new Error("model.tflite is not the file that model.json describes: its length or sha256 differs.");
-  }
-}
-
-async function sha256(bytes) {
-  const digest = new Uint8Array(await self.crypto.subtle.digest("SHA-256", bytes));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** @returns {Promise<number>} the number of threads: more than one needs shared memory and relaxed SIMD */
-async function startLiteRt(litert) {
-  const threaded = self.crossOriginIsolated && (await litert.supportsFeature("relaxedSimd"));
-  self.Module = {
-    // In a worker the loader looks beside the worker's own script.
-    locateFile: (name) => WASM + name,
-    mainScriptUrlOrBlob: `${WASM}litert_wasm_threaded_internal.js`,
-    // LiteRT.js writes all its notes to stderr, which the console would show as errors.
-    printErr: (line) => (line.startsWith("ERROR") ? console.error(line) : console.debug(line)),
+/** @returns {(bytes: number) => void} which adds up what has come and tells the page now and then */
+function report(total) {
+  let loaded = 0;
+  let toldAt = -Infinity;
+  return (bytes) => {
+    loaded += bytes;
+    const now = performance.now();
+    if (now - toldAt < NEWS_MS && loaded < total) return;
+    toldAt = now;
+    self.postMessage({ loaded, total });
   };
-  // LiteRT.js asks for a GPU although the model runs in WebAssembly; that would wake one and warn where there is none.
-  const noDevice = { limits: {}, features: new Set(), requestDevice: async () => null };
-  Object.defineProperty(self.navigator, "gpu", { value: { requestAdapter: async () => noDevice }, configurable: true });
-  await litert.loadLiteRt(WASM, { threads: threaded });
-  return threaded ? Math.min(self.navigator.hardwareConcurrency ?? 1, MOST_THREADS) : 1;
 }
 
-async function draw({ draw: id, wishes, every, delay }) {
+async function startLiteRt(litert, files, runtime, hear) {
+  const { prepare } = await import("./generate/litert.js");
+  const script = new URL(`${runtime}.js`, self.location.href).href;
+  await new Promise((resolve, reject) => {
+    prepare({
+      mainScriptUrlOrBlob: script, // of the threads
+      instantiateWasm(imports, resolveWasm) {
+        instantiate(files, `${runtime}.wasm`, imports, hear).then(
+          ({ instance, module }) => resolveWasm(instance, module),
+          reject,
+        );
+        return {};
+      },
+    });
+    litert.loadLiteRt(script).then(resolve, reject);
+  });
+}
+
+/** Compile WebAssembly while it comes in, and count what has come. */
+async function instantiate(files, name, imports, hear) {
+  const response = await files.fetchFile(name);
+  const counted = files.readBytes(response.clone(), hear);
+  // Hosts that serve it under another type rule out the first way.
+  return WebAssembly.instantiateStreaming(response, imports).catch(async () =>
+    WebAssembly.instantiate(await counted, imports),
+  );
+}
+
+async function draw({ draw: id, wishes, every, delay }, signal) {
   try {
-    for (const wish of wishes) {
-      if (!(await drawOne(id, wish, wish.large && every, wish.large ? delay : 0))) return;
-    }
+    for (const wish of wishes) await drawOne(id, wish, wish.large && every, wish.large ? delay : 0, signal);
     self.postMessage({ id, done: true });
   } catch (error) {
-    self.postMessage({ failed: String(error?.message ?? error) });
+    if (!signal.aborted) self.postMessage({ failed: String(error?.message ?? error) });
   }
 }
 
-/** @returns {Promise<boolean>} whether it came to its end before something else was wanted */
-async function drawOne(id, wish, every, delay) {
-  const all = model.facts.network_calls;
-  let callsMs = 0;
-  let frameAt = -Infinity;
-  let [x, ms] = await timed(model.start(wish.seed));
-  const startMs = ms;
-  for (let calls = 0; ; calls++) {
-    const begun = performance.now();
-    if (calls === all || (every && begun - frameAt >= FRAME_MS)) {
-      frameAt = begun;
-      const [image, finishMs] = await timed(model.finish(x));
-      const answer = { id, wish, image, calls, ms: startMs + callsMs + finishMs, callMs: callsMs / Math.max(calls, 1) };
-      self.postMessage(answer, [image.buffer]);
+/** @returns {Promise<void>} when the picture is drawn; rejected when the signal came before */
+async function drawOne(id, { seed, label, cell, large, ...how }, every, delay, signal) {
+  let [ms, callsMs, frameAt] = [0, 0, -Infinity];
+  let [before, all] = [performance.now(), 0];
+  const send = (image, calls) => {
+    const wish = { seed, label, cell, large };
+    const answer = { id, wish, image, calls, of: all, ms, callMs: callsMs / Math.max(calls, 1) };
+    self.postMessage(answer, [image.buffer]);
+  };
+  const onStep = async ({ calls, of, picture }) => {
+    const now = performance.now();
+    ms += now - before;
+    if (calls) callsMs += now - before;
+    all = of;
+    if (calls < of) {
+      const image = every && now - frameAt >= FRAME_MS ? await picture() : null;
+      if (image) {
+        frameAt = now;
+        send(image, calls);
+      }
+      await pause(delay);
     }
-    if (calls === all) break;
-    await pause(delay);
-    if (wanted !== id) break;
-    [x, ms] = await timed(model.step(x, calls, wish));
-    callsMs += ms;
-  }
-  x.delete();
-  return wanted === id;
-}
-
-async function timed(promise) {
-  const begun = performance.now();
-  return [await promise, performance.now() - begun];
+    before = performance.now();
+  };
+  const method = how.mask ? "inpaint" : how.picture ? "variations" : "generate";
+  const image = await model[method]({ seed, label, ...how, onStep, signal });
+  ms += performance.now() - before;
+  send(image, all);
 }
 
 /** Let messages in. A message to oneself, where there is no delay: browsers stretch short timeouts to 4 ms. */

@@ -1,20 +1,35 @@
+"""Exported models, sites of them, and who uses these: Node, and a visitor in Chromium.
+
+Node, npm and Chromium are needed for the latter; where one is missing, tests are skipped, and with
+KDDPM_REQUIRE_BROWSER=1 they fail.
+"""
+
+import contextlib
+import functools
+import http.server
 import json
 import os
 import pathlib
+import re
 import shutil
+import subprocess
+import threading
 
 import pytest
 
 from export import site
+from helpers.device_pictures import Keras
+
+HERE = pathlib.Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def exported(trained_like, trained_like_with_classes, tmp_path_factory):
-    """Exports of small models: a function of precision, classes and sampler, made once each."""
+    """Exports of small models: a function of precision, classes, sampler and signatures, made once each."""
     made = {}
 
-    def export(precision: str = "float32", classes: bool = False, sampler: str = "ancestral") -> pathlib.Path:
-        key = precision, classes, sampler
+    def export(precision="float32", classes=False, sampler="ancestral", signatures=None) -> pathlib.Path:
+        key = precision, classes, sampler, signatures
         if key not in made:
             path = tmp_path_factory.mktemp("exported") / f"tiny_{precision}.tflite"
             model = trained_like_with_classes if classes else trained_like
@@ -24,6 +39,7 @@ def exported(trained_like, trained_like_with_classes, tmp_path_factory):
                 sampler=sampler,
                 num_steps=6,
                 precision=precision,
+                signatures=signatures,
                 class_names=names,
                 parity_seeds=1,
                 verbose=False,
@@ -54,18 +70,31 @@ def needs():
 
 
 @pytest.fixture(scope="session")
-def sites(exported, needs, tmp_path_factory):
-    """A folder of sites, `whole` and some with something missing; copies are links, LiteRT.js is 29 MB."""
+def npm_packages(needs):
+    """What npm installs: LiteRT.js, and what tests the page."""
     needs("node", "npm")
+    site.install(with_tools=True)
+
+
+def files_of(folder):
+    """The folder of a site that holds all but its index and its service worker."""
+    (files,) = folder.glob("v-*")
+    return files
+
+
+@pytest.fixture(scope="session")
+def sites(exported, npm_packages, tmp_path_factory):
+    """A folder of sites, `whole` and some with something missing; copies are links, LiteRT.js is 29 MB."""
     folder = tmp_path_factory.mktemp("sites")
-    site.build(exported(), folder / "whole")
-    side_file = json.loads((folder / "whole" / "model.json").read_text())
+    site.build(exported(signatures=site.SIGNATURES), folder / "whole")
+    side_file = json.loads((files_of(folder / "whole") / "model.json").read_text())
 
     def copy(name, replaced, content):
         shutil.copytree(folder / "whole", folder / name, copy_function=os.link)
-        (folder / name / replaced).unlink()
+        changed = files_of(folder / name) / replaced
+        changed.unlink()
         if content is not None:
-            (folder / name / replaced).write_text(content)
+            changed.write_text(content)
 
     copy("no_model", "model.tflite", None)
     copy("no_side_file", "model.json", None)
@@ -75,7 +104,101 @@ def sites(exported, needs, tmp_path_factory):
     copy("shorter", "model.json", json.dumps({**side_file, "bytes": side_file["bytes"] - 1}))
     older = {key: value for key, value in side_file.items() if key != "description_version"}
     copy("older", "model.json", json.dumps(older))
-    copy("newer", "model.json", json.dumps({**side_file, "description_version": 3}))
+    copy("newer", "model.json", json.dumps({**side_file, "description_version": 4}))
+    copy("five_channels", "model.json", json.dumps({**side_file, "image_shape": [8, 8, 5]}))
+    other_noise = [{**vector, "noise_sha256": "0" * 64} for vector in side_file["vectors"]]
+    copy("other_noise", "model.json", json.dumps({**side_file, "vectors": other_noise}))
     site.build(exported(classes=True), folder / "classes")
     site.build(exported(sampler="heun"), folder / "heun")
     return folder
+
+
+@pytest.fixture(scope="session")
+def facts(exported, described):
+    return described(exported())
+
+
+@pytest.fixture(scope="session")
+def keras(trained_like, facts):
+    return Keras(trained_like, facts)
+
+
+@pytest.fixture(scope="session")
+def keras_with_classes(trained_like_with_classes, facts):
+    return Keras(trained_like_with_classes, facts)
+
+
+@contextlib.contextmanager
+def serving(handler, folder):
+    """A server of a folder; its address."""
+    with site.Server(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://localhost:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class AnyHost(http.server.SimpleHTTPRequestHandler):
+    """A static host that knows nothing of shared memory."""
+
+    def log_message(self, format, *arguments):
+        pass
+
+
+@pytest.fixture(scope="session")
+def host(sites):
+    with serving(site.Handler, sites) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def plain_host(sites):
+    with serving(AnyHost, sites) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def answering(*command):
+    """A program that answers each line of JSON with another: a function that asks it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+
+        def ask(**order):
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def node(npm_packages):
+    """Asks litert_node.mjs."""
+    with answering("node", HERE / "litert_node.mjs") as ask:
+        yield ask
+
+
+@pytest.fixture(scope="session")
+def chromium(npm_packages, needs):
+    """A visitor in a real browser: chromium(visit, url, ...) returns what that visit of visitor.mjs returns."""
+    needs("chromium")
+    with answering("node", HERE / "visitor.mjs", shutil.which("chromium")) as ask:
+
+        def visit(name, url, allowed=None, **details):
+            answer = ask(visit=name, url=url, **details)
+            assert "error" not in answer, answer["error"]
+            complaints = [text for text in answer["complaints"] if not (allowed and re.search(allowed, text))]
+            assert not complaints
+            origin = re.match(r"\w+://[^/]*", url)[0]
+            elsewhere = [
+                request for request in answer["requests"] if not request.startswith((origin, "blob:", "data:"))
+            ]
+            assert [request for request in elsewhere if request != "about:blank"] == []
+            return answer["result"]
+
+        yield visit

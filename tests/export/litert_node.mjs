@@ -1,46 +1,54 @@
 /**
- * Runs a model with LiteRT.js in Node: `node litert_node.mjs MODEL.tflite FACTS.json SEED,SEED,...`.
- *
- * Prints one JSON object: for each seed the noise, the picture after each call of `step` and that of `generate`, in
- * base64 of little-endian float32 and int32.
+ * Runs models with LiteRT.js in Node. Each line of stdin is {model, facts, hide, calls}: the .tflite, its side file, the
+ * signatures that the module is not to see, and the calls {method, stopAt, ...options} of a model's methods, with
+ * pictures and masks as lists. Each is answered by a line {results}, a list of {counts, pictures, error} with what
+ * onStep saw, the last picture included, or by {error} if the model could not be loaded.
  */
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import path from "node:path";
-import { fileURLToPath } from "node:url";
+import { createInterface } from "node:readline";
 
-import { checkFacts, defaultLabel, Model, read } from "../../export/web/model.js";
+import { load } from "../../export/web/generate/index.js";
+import { loadLiteRt } from "../../export/web/generate/node.js";
 
-const PACKAGE = fileURLToPath(new URL("../../export/web/node_modules/@litertjs/core/", import.meta.url));
+const litert = await loadLiteRt();
 
-// LiteRT.js loads its WebAssembly as a worker does; its loader is a classic script, which Node would take for a module.
-globalThis.self = globalThis;
-globalThis.navigator ??= { hardwareConcurrency: 1 };
-globalThis.importScripts = (file) => {
-  const script = `${readFileSync(file, "utf8")}; return ModuleFactory`;
-  const load = new Function("require", "__dirname", "__filename", script);
-  globalThis.ModuleFactory = load(createRequire(file), path.dirname(file), file);
-};
+/** LiteRT.js as if the file lacked some signatures. */
+const without = (hidden) => ({
+  Tensor: litert.Tensor,
+  async loadAndCompile(...args) {
+    const compiled = await litert.loadAndCompile(...args);
+    const signatures = Object.entries(compiled.signatures).filter(([name]) => !hidden.includes(name));
+    return { signatures: Object.fromEntries(signatures), run: (...args) => compiled.run(...args) };
+  },
+});
 
-const base64 = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
-
-const [modelFile, factsFile, seeds] = process.argv.slice(2);
-const facts = checkFacts(JSON.parse(readFileSync(factsFile, "utf8")));
-const litert = await import(path.join(PACKAGE, "dist/index.js"));
-await litert.loadLiteRt(path.join(PACKAGE, "wasm/"));
-const model = await Model.load(litert, new Uint8Array(readFileSync(modelFile)), facts, 1);
-
-const results = {};
-for (const seed of seeds.split(",").map(Number)) {
-  const wish = { seed, label: defaultLabel(seed, facts.num_classes) };
-  const noise = read(await model.start(seed));
-  const pictures = [];
-  let x = await model.start(seed);
-  for (let index = 0; index < facts.network_calls; index++) {
-    x = await model.step(x, index, wish);
-    pictures.push(base64(await model.finish(x)));
+async function called(model, { method, stopAt, ...options }) {
+  for (const name of ["picture", "mask"]) if (options[name]) options[name] = Uint8Array.from(options[name]);
+  const [counts, pictures] = [[], []];
+  const controller = new AbortController();
+  const onStep = async ({ calls, of, picture }) => {
+    counts.push([calls, of]);
+    pictures.push([...((await picture()) ?? [])]);
+    if (calls === stopAt) controller.abort();
+  };
+  try {
+    pictures.push([...(await model[method]({ ...options, onStep, signal: controller.signal }))]);
+    return { counts, pictures };
+  } catch (error) {
+    return { counts, pictures, error: `${error.name}: ${error.message}` };
   }
-  x.delete();
-  results[seed] = { noise: base64(noise), pictures, generated: base64(await model.generate(wish)) };
 }
-process.stdout.write(JSON.stringify(results));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { model: file, facts, hide, calls } = JSON.parse(line);
+  let answer;
+  try {
+    const model = await load({ litert: without(hide), bytes: readFileSync(file), facts });
+    const results = [];
+    for (const call of calls) results.push(await called(model, call));
+    answer = { results, whyNotEdit: model.whyNotEdit, whyNotSteps: model.whyNotSteps };
+  } catch (error) {
+    answer = { error: error.message };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}

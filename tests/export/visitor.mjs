@@ -2,6 +2,7 @@
  * Visits pages in Chromium: `node visitor.mjs CHROMIUM`, then a line of JSON for each visit, {visit, url, ...}, each
  * answered by a line {result} or {error}, with the console's complaints and every address that was asked for.
  */
+import { renameSync } from "node:fs";
 import { createInterface } from "node:readline";
 
 import { chromium } from "../../export/web/node_modules/playwright-core/index.mjs";
@@ -23,6 +24,17 @@ async function open(page, url) {
   await page.goto(url);
   await drawn(page);
 }
+
+/** Until the page says that it has what it needs without a network. */
+const kept = (page) =>
+  page.waitForFunction(() => document.querySelector("#facts").textContent.endsWith("works offline"));
+
+/** Whether all of an element is in sight. */
+const inSight = (page, selector) =>
+  page.evaluate((selector) => {
+    const box = document.querySelector(selector).getBoundingClientRect();
+    return box.top >= 0 && box.left >= 0 && box.bottom <= innerHeight && box.right <= innerWidth;
+  }, selector);
 
 async function look(page) {
   return {
@@ -185,11 +197,10 @@ const visits = {
           return getComputedStyle(active.type === "radio" ? active.nextSibling : active).outlineStyle;
         }),
       );
-      if (stops.at(-1) === "grid") await press("ArrowRight");
-      if (stops.at(-1) === "generate") break;
+      if (stops.at(-1) === "grid") break;
       await press("Tab");
     }
-    await press("Enter");
+    await press("ArrowRight", "Shift+Tab", "Enter");
     await drawn(page);
     const grid = await look(page);
     while ((await page.evaluate(() => document.activeElement.parentElement.id)) !== "grid") await press("Tab");
@@ -197,18 +208,138 @@ const visits = {
     return { typed, stops, outlines, grid, chosen: await look(page) };
   },
 
-  async widths(page, { url, width }) {
-    await page.setViewportSize({ width, height: 740 });
+  /** A screen of some size: what is in sight at first and after the last small picture was tapped. */
+  async screen(page, { url, width, height }) {
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ reducedMotion: "reduce" });
     await open(page, url);
-    return page.evaluate(() => {
+    const first = [await inSight(page, "#canvas"), await inSight(page, "#generate")];
+    const sizes = await page.evaluate(() => {
       const all = (selector) => [...document.querySelectorAll(selector)];
+      document.querySelector("#editing").open = true;
       return {
         page: document.scrollingElement.scrollWidth,
         cells: all("#grid canvas").length,
-        smallest: Math.min(...all("form button, .choices label").map((one) => one.clientHeight)),
+        smallest: Math.min(...all("form button, .choices label, .button").map((one) => one.clientHeight)),
         outside: all("main *").filter((one) => one.getBoundingClientRect().right > innerWidth).length,
+        picture: document.querySelector("#canvas").clientWidth,
       };
     });
+    await page.click("#grid button:last-child");
+    return { ...sizes, first, tapped: await inSight(page, "#canvas") };
+  },
+
+  /** A second visit without a network. */
+  async offline(page, { url, seed }) {
+    await open(page, url);
+    await kept(page);
+    await page.context().setOffline(true);
+    await page.reload();
+    await drawn(page);
+    await page.fill("#seed", seed);
+    await page.click("#generate");
+    await drawn(page);
+    const reached = await page.evaluate(() => fetch("nothing").then(() => true, () => false));
+    return { ...(await look(page)), reached };
+  },
+
+  /** A site that another export replaces between two visits; the third is without a network. */
+  async replaced(page, { url, folder, other }) {
+    await open(page, url);
+    await kept(page);
+    renameSync(folder, `${folder}_before`);
+    renameSync(other, folder);
+    const seen = [];
+    for (const offline of [false, true]) {
+      await page.context().setOffline(offline);
+      await page.reload();
+      await drawn(page);
+      if (!offline) await kept(page);
+      seen.push(await look(page));
+    }
+    return { seen, caches: await page.evaluate(() => caches.keys()) };
+  },
+
+  /** All that the page says while it loads, and whether that is in sight. */
+  async loading(page, { url }) {
+    await page.setViewportSize({ width: 360, height: 640 });
+    await page.goto(url);
+    const texts = new Set();
+    let [seen, values] = [true, []];
+    while (await page.isVisible("#loading")) {
+      const text = await page.textContent("#loading");
+      if (!texts.has(text)) {
+        texts.add(text);
+        values.push(await page.evaluate(() => document.querySelector("#progress").value));
+        seen &&= await inSight(page, "#loading");
+      }
+    }
+    return { texts: [...texts], values, seen };
+  },
+
+  /** A photo, variations of it, a part repainted, then a picture in another number of steps. */
+  async edit(page, { url, photo, notPhoto, seed, strength, steps }) {
+    await open(page, url);
+    await page.click("#editing summary");
+    await page.setInputFiles("#photo", notPhoto);
+    await page.waitForFunction(() => document.querySelector("#seed-error").textContent);
+    const refused = await page.textContent("#seed-error");
+    await page.setInputFiles("#photo", photo);
+    await page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Your photo"));
+    const seen = { refused, photo: await look(page) };
+    await page.fill("#seed", seed);
+    await page.fill("#strength", strength);
+    for (const name of ["varied", "again"]) {
+      await page.click("#vary");
+      await drawn(page);
+      seen[name] = await look(page);
+    }
+    seen.maskless = await page.isDisabled("#repaint");
+    await page.locator("#mask").scrollIntoViewIfNeeded();
+    const box = await page.locator("#mask").boundingBox();
+    await page.mouse.move(box.x + box.width * 0.7, box.y + 2);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * 0.7, box.y + box.height - 2, { steps: 20 });
+    await page.mouse.up();
+    seen.mask = await page.evaluate(() => {
+      const { width, height } = document.querySelector("#mask");
+      const { data } = document.querySelector("#mask").getContext("2d").getImageData(0, 0, width, height);
+      return Array.from({ length: width * height }, (_, pixel) => data[4 * pixel + 3] > 0);
+    });
+    await page.click("#repaint");
+    await drawn(page);
+    seen.repainted = await look(page);
+    await page.fill("#steps", "21");
+    await page.click("#generate");
+    seen.tooMany = await page.textContent("#seed-error");
+    await page.fill("#steps", steps);
+    await page.click("#generate");
+    await drawn(page);
+    seen.steps = await look(page);
+    await page.goto("about:blank");
+    await open(page, new URL(seen.steps.hash, url).href);
+    seen.linked = await look(page);
+    return seen;
+  },
+
+  /** What the page's own functions make of pictures with and without alpha, and of a photo. */
+  async channels(page, { url, script, images, photo }) {
+    await page.goto(url);
+    return page.evaluate(
+      async ({ script, images, photo }) => {
+        const { paint, readPhoto } = await import(script);
+        const painted = images.map((image) => {
+          const canvas = document.createElement("canvas");
+          paint(canvas, Uint8ClampedArray.from(image), [1, 2, image.length / 2]);
+          return [...canvas.getContext("2d").getImageData(0, 0, 2, 1).data];
+        });
+        const file = new Blob([Uint8Array.from(atob(photo), (character) => character.charCodeAt(0))]);
+        const read = [];
+        for (let channels = 1; channels <= 4; channels++) read.push([...(await readPhoto(file, [1, 1, channels]))]);
+        return { painted, read };
+      },
+      { script, images, photo },
+    );
   },
 
   async withoutWebAssembly(page, { url }) {

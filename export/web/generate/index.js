@@ -1,0 +1,176 @@
+/**
+ * Generates pictures with LiteRT.js from a .tflite file that kddpm exported and its side file. It touches no page: it
+ * runs in a browser's window, in its workers and in Node.
+ */
+import { checkFacts, checkMask, checkWish, toFloats, toPixels } from "./description.js";
+import { lastRows, otherRows, ownRows, resampled, whyNotEdit, whyNotSteps } from "./tables.js";
+import { STREAM, stepWalk, tableWalk, wholeWalk } from "./walks.js";
+
+export { checkFacts, defaultLabel, parseSeed } from "./description.js";
+
+/** @typedef {import("./index.js").Options} Options */
+
+/** @param {import("./index.js").Load} options */
+export async function load({ litert, bytes, facts, threads = 1, accelerator = "wasm" }) {
+  checkFacts(facts);
+  await checkBytes(bytes, facts);
+  const compiled = await litert.loadAndCompile(bytes, { accelerator, cpuOptions: { numThreads: threads } });
+  const model = new Model(litert, compiled, facts);
+  await model.checkNoise();
+  return model;
+}
+
+export class Model {
+  #litert;
+  #compiled;
+  #names;
+
+  /**
+   * @param {typeof import("@litertjs/core")} litert
+   * @param {import("@litertjs/core").CompiledModel} compiled
+   * @param {import("./index.js").Facts} facts
+   */
+  constructor(litert, compiled, facts) {
+    this.#litert = litert;
+    this.#compiled = compiled;
+    this.#names = Object.keys(compiled.signatures);
+    this.facts = facts;
+    this.whyNotEdit = whyNotEdit(facts, this.#names);
+    this.whyNotSteps = whyNotSteps(facts, this.#names);
+  }
+
+  /** @param {Options} wish */
+  async generate({ steps, onStep, signal, ...wish }) {
+    return follow(this.#walk(checkWish(this.facts, wish), steps), { onStep, signal });
+  }
+
+  /** @param {Options & {picture: Uint8Array | Uint8ClampedArray, strength: number}} wish */
+  async variations({ picture, strength, steps, onStep, signal, ...wish }) {
+    const { seed, label } = checkWish(this.facts, wish);
+    if (this.whyNotEdit) throw new Error(this.whyNotEdit);
+    const x0 = toFloats(this.facts, picture);
+    const length = this.facts.schedule.alpha_bars.length;
+    const rows = lastRows(this.#rows(steps), strength, length);
+    let x = x0;
+    if (rows.length) {
+      const { noise } = await this.#run("noise", { seed, stream: STREAM.initial, index: 0 });
+      x = rows[0].at < length - 1 ? noised(x0, rows[0].alpha_bar, noise) : noise;
+    }
+    return follow(tableWalk(this.#run, this.facts, { seed, label }, rows, { x }), { onStep, signal });
+  }
+
+  /** @param {Options & import("./index.js").Inpainting} wish */
+  async inpaint({ picture, mask, jumpLength, resamplings, steps, onStep, signal, ...wish }) {
+    const { seed, label } = checkWish(this.facts, wish);
+    if (this.whyNotEdit) throw new Error(this.whyNotEdit);
+    const x0 = toFloats(this.facts, picture);
+    const known = checkMask(this.facts, mask);
+    const rows = this.#rows(steps);
+    const order = resampled(rows.length, { jumpLength, resamplings });
+    const alphaBars = [...rows.map((row) => row.alpha_bar), 1]; // of the levels, from noise to data
+    const channels = this.facts.image_shape[2];
+    const draw = async (stream, index) => (await this.#run("noise", { seed, stream, index })).noise;
+    const edit = async (x, call) => {
+      const { row, climb } = order[call];
+      const reached = alphaBars[row + 1];
+      const kept = noised(x0, reached, await draw(STREAM.known, call));
+      const repainted = x.map((value, i) => (known[Math.floor(i / channels)] ? kept[i] : value));
+      if (!climb) return repainted;
+      return noised(repainted, alphaBars[row + 1 - climb] / reached, await draw(STREAM.back, call));
+    };
+    const taken = order.map(({ row }) => rows[row]);
+    return follow(tableWalk(this.#run, this.facts, { seed, label }, taken, { edit }), { onStep, signal });
+  }
+
+  /** Compare the noise of the side file's first vector, so that no wrong picture is drawn in silence. */
+  async checkNoise() {
+    const [vector] = this.facts.vectors ?? [];
+    const name = ["noise", "start"].find((signature) => this.#names.includes(signature));
+    if (!vector || !name || !globalThis.crypto?.subtle) return;
+    const drawn = await this.#run(name, { seed: vector.seed, stream: STREAM.initial, index: 0 });
+    const [height, width, channels] = this.facts.image_shape;
+    const stride = (drawn.noise ?? drawn.x).length / (height * width); // a state may hold more than the picture
+    const noise = (drawn.noise ?? drawn.x).filter((_, i) => i % stride < channels);
+    if ((await sha256(noise)) !== vector.noise_sha256) {
+      throw new Error(`The noise of seed ${vector.seed} must have the bits of the side file. Received: other bits.`);
+    }
+  }
+
+  /** The walk of the file's own sampler, or of the same in another number of steps. */
+  #walk(wish, steps) {
+    const has = (...names) => names.every((name) => this.#names.includes(name));
+    const isOwn = steps === undefined || steps === this.facts.sampler.num_steps;
+    if (isOwn && has("start", "step", "finish")) return stepWalk(this.#run, this.facts, wish);
+    if (!isOwn || has("denoise", "noise")) return tableWalk(this.#run, this.facts, wish, this.#rows(steps));
+    if (has("generate")) return wholeWalk(this.#run, this.facts, wish);
+    throw new Error(
+      "The model must have the signatures start, step and finish, or denoise and noise, or generate. " +
+        `Received: ${this.#names.join(", ")}`,
+    );
+  }
+
+  #rows(steps) {
+    if (steps === undefined || steps === this.facts.sampler.num_steps) return ownRows(this.facts);
+    if (this.whyNotSteps) throw new Error(this.whyNotSteps);
+    return otherRows(this.facts, steps);
+  }
+
+  /**
+   * Call a signature with those of `values` that it takes; numbers become int32 [1].
+   *
+   * @type {import("./walks.js").Run}
+   */
+  #run = async (name, values) => {
+    /** @type {Record<string, import("@litertjs/core").Tensor>} */
+    const inputs = {};
+    try {
+      for (const { name: input, shape } of this.#compiled.signatures[name].getInputDetails()) {
+        const value = values[input];
+        const isNumber = typeof value === "number";
+        inputs[input] = new this.#litert.Tensor(isNumber ? Int32Array.of(value) : value, isNumber ? [1] : shape);
+      }
+      /** @type {Record<string, any>} */
+      const outputs = {};
+      for (const [output, tensor] of Object.entries(await this.#compiled.run(name, inputs))) {
+        outputs[output] = (await tensor.data()).slice(); // the tensor's own memory is WebAssembly's
+        tensor.delete();
+      }
+      return outputs;
+    } finally {
+      for (const tensor of Object.values(inputs)) tensor.delete();
+    }
+  };
+}
+
+/** Go all the way of a walk, and return its picture. */
+async function follow(walk, { onStep, signal }) {
+  signal?.throwIfAborted();
+  let state = await walk.begin();
+  for (let calls = 0; ; calls += walk.stride) {
+    const now = state;
+    await onStep?.({ calls, of: walk.calls, picture: () => walk.picture(now) });
+    signal?.throwIfAborted();
+    if (calls === walk.calls) return walk.picture(state);
+    state = await walk.next(state, calls);
+  }
+}
+
+/** x_t of x_0: values with this share of signal, and the rest of noise. */
+function noised(x0, alphaBar, noise) {
+  const [signal, spread] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
+  return x0.map((value, i) => signal * value + spread * noise[i]);
+}
+
+/** Check that the side file describes these bytes. */
+async function checkBytes(bytes, { bytes: length, sha256: expected }) {
+  // Browsers offer crypto.subtle on https and localhost only; elsewhere the length has to do.
+  if (bytes.length !== length || (globalThis.crypto?.subtle && (await sha256(bytes)) !== expected)) {
+    throw new Error("The model is not the file that its side file describes: its length or sha256 differs.");
+  }
+}
+
+async function sha256(/** @type {ArrayBufferView} */ values) {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength).slice();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
