@@ -21,16 +21,23 @@ from kddpm.base.types import Config, Shape, Tensor
 
 CHANNELS_LAST = {"data_format": "channels_last"}  # of every convolution, whatever Keras's image_data_format is
 _for_devices = contextvars.ContextVar("for_devices", default=False)
+_tabled_timesteps: contextvars.ContextVar[int | None] = contextvars.ContextVar("tabled_timesteps", default=None)
 
 
 @contextlib.contextmanager
-def for_devices() -> Iterator[None]:
-    """Let layers take the form that LiteRT's XNNPACK runs fastest, inside the context. The results are the same."""
-    token = _for_devices.set(True)
+def for_devices(tabled_timesteps: int | None = None) -> Iterator[None]:
+    """Let layers take the form that LiteRT's XNNPACK runs fastest, inside the context. The results are the same.
+
+    Args:
+        tabled_timesteps: number of timesteps, from 0, whose sinusoids are looked up in a constant, for GPUs, whose sine
+            of a large angle is coarse (half precision cannot hold the angle); None = they are computed.
+    """
+    tokens = [(_for_devices, _for_devices.set(True)), (_tabled_timesteps, _tabled_timesteps.set(tabled_timesteps))]
     try:
         yield
     finally:
-        _for_devices.reset(token)
+        for variable, token in tokens:
+            variable.reset(token)
 
 
 def check_groups(groups: int, channels: int) -> None:
@@ -62,6 +69,10 @@ def sinusoidal_embedding(t: Tensor, width: int) -> Tensor:
     """
     half = width // 2
     frequencies = np.exp(-np.log(10_000.0) * np.arange(half) / max(half - 1, 1)).astype("float32")
+    if (count := _tabled_timesteps.get()) is not None:
+        angles = np.arange(count, dtype=np.float32)[:, np.newaxis] * frequencies
+        table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return ops.take(np.pad(table, [[0, 0], [0, width % 2]]), t, axis=0)
     angles = ops.expand_dims(ops.cast(t, "float32"), 1) * frequencies
     return ops.pad(ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=1), [[0, 0], [0, width % 2]])
 
@@ -318,7 +329,8 @@ class AttentionBlock(keras.layers.Layer):
         """Return x + attention(norm(x)), (B, H, W, C)."""
         _, height, width, channels = x.shape
         h = ops.reshape(self.norm(x), (-1, height * width, channels))
-        query, key, value = ops.split(self.qkv(h), 3, axis=-1)
+        qkv = self.qkv(h)  # sliced, not split: see `sampling.walks.halves`
+        query, key, value = (qkv[:, :, start : start + channels] for start in range(0, 3 * channels, channels))
         logits = ops.matmul(query * channels**-0.5, ops.transpose(key, (0, 2, 1)))
         weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), self.compute_dtype)
         return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))

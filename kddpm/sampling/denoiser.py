@@ -134,7 +134,8 @@ class Denoiser:
             else:
                 no_label = tf.fill(label.shape, self.num_classes)
                 twice = [tf.concat(pair, axis=0) for pair in ((x, x), (t, t), (label, no_label))]
-                output, without = tf.split(network(*twice), 2)
+                both = network(*twice)  # sliced, not split: see `walks.halves`
+                output, without = both[: label.shape[0]], both[label.shape[0] :]
                 guided = without[..., :channels] + guidance_scale * (output - without)[..., :channels]
                 output = tf.concat([guided, output[..., channels:]], axis=-1) if has_variance else guided
             return output if learned_variance or not has_variance else output[..., :channels]

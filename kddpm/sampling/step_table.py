@@ -68,6 +68,11 @@ class StepTable:
         return self.rows.log_variance_range is not None
 
     @property
+    def is_noisy(self) -> bool:
+        """Whether a step adds noise."""
+        return bool(np.any(self.rows.noise_std))
+
+    @property
     def fingerprint(self) -> tuple:
         """A hashable key, equal for tables with the same steps."""
         values = [self.timesteps, self.x0_from_xt, self.x0_from_output, *vars(self.rows).values()]

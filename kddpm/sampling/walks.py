@@ -27,9 +27,18 @@ def initial_state(x: Tensor, table: StepTable) -> Tensor:
     return tf.concat([x, x], axis=-1) if table.has_memory else x
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and the last C channels of (..., 2 C).
+
+    Slices, because LiteRT 2.3.0's GPU delegate fuses what follows a SPLIT into wrong values.
+    """
+    channels = x.shape[-1] // 2
+    return x[..., :channels], x[..., channels:]
+
+
 def picture_of(state: Tensor, table: StepTable) -> Tensor:
     """Return x (B, H, W, C) of a sampler's state."""
-    return tf.split(state, 2, axis=-1)[0] if table.has_memory else state
+    return halves(state)[0] if table.has_memory else state
 
 
 def take_step(predict: Callable, table: StepTable, state: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
@@ -40,16 +49,32 @@ def take_step(predict: Callable, table: StepTable, state: Tensor, seeds: Tensor,
         table: the steps.
         state: float32 (B, H, W, C), x_t before the step, or (B, H, W, 2 C) with a memory; `initial_state` at step 0.
         seeds: int32 (B,), one an image; the noise of step i of image k is a function of (seeds[k], i).
-        index: int32 scalar, the row of the table.
+        index: int32 scalar or (1,), the row of the table.
+
+    Returns:
+        float32, the shape of `state`.
+    """
+    shape = picture_of(state, table).shape[1:]
+    z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(shape)) if table.is_noisy else None
+    return take_step_with(predict, table, state, index, z)
+
+
+def take_step_with(predict: Callable, table: StepTable, state: Tensor, index: Tensor | int, z: Tensor = None) -> Tensor:
+    """Take one step with given noise and return the state after it.
+
+    Args:
+        predict: as in `take_step`.
+        table: the steps.
+        state: as in `take_step`.
+        index: int32 scalar or (1,), the row of the table; GPUs take no scalars.
+        z: standard normal noise of the shape of x, None = none.
 
     Returns:
         float32, the shape of `state`.
     """
     x = picture_of(state, table)
-    batch, *image_shape = x.shape
-    t = tf.fill([batch], tf.gather(table.timesteps.astype(np.int32), index))
-    noisy = np.any(table.rows.noise_std)
-    z = noise.normal(seeds, noise.STEP_STREAM, index, tuple(image_shape)) if noisy else None
+    t = tf.gather(table.timesteps.astype(np.int32), index)
+    t = tf.concat([t] * x.shape[0], axis=0) if t.shape.rank else tf.fill(x.shape[:1], t)
     return tf.ensure_shape(next_state(table, state, predict(x, t), index, z), state.shape)
 
 
@@ -93,7 +118,7 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
         table: the steps.
         state: float32 (B, ..., C), or (B, ..., 2 C) with a memory.
         output: the network's at x, (B, ..., C), or (B, ..., 2 C) with a learned variance.
-        index: int32 scalar, the row of the table.
+        index: int32 scalar or (1,), the row of the table.
         z: standard normal noise of the shape of x, None = none.
     """
 
@@ -102,10 +127,10 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
 
     rows = table.rows
     output = tf.cast(output, tf.float32)
-    x_t, memory = tf.split(state, 2, axis=-1) if table.has_memory else (state, None)
+    x_t, memory = halves(state) if table.has_memory else (state, None)
     std = at(rows.noise_std)
     if rows.log_variance_range is not None:
-        output, fraction = tf.split(output, 2, axis=-1)
+        output, fraction = halves(output)
         ends = (at(column) for column in rows.log_variance_range)
         std = std * tf.exp(0.5 * learned_log_variance(fraction, *ends))
     x_0 = _clipped(at(table.x0_from_xt) * x_t + at(table.x0_from_output) * output, table.clip)
@@ -125,7 +150,7 @@ def _clipped(x_0, clip):
     if clip == "dynamic":
         size = np.prod(x_0.shape[1:])
         beyond = int(size - np.ceil(_DYNAMIC_QUANTILE * (size - 1)))  # values at and above the quantile
-        largest = tf.math.top_k(tf.reshape(tf.abs(x_0), [-1, size]), beyond).values[:, -1]
+        largest = tf.math.top_k(tf.reshape(tf.abs(x_0), [-1, size]), beyond).values[:, -1:]
         limit = tf.reshape(tf.maximum(largest, 1.0), [-1] + [1] * (len(x_0.shape) - 1))
         return tf.clip_by_value(x_0, -limit, limit) / limit
     return tf.clip_by_value(x_0, -1.0, 1.0) if clip else x_0
