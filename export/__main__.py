@@ -18,7 +18,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands, sampling_flags
-from kddpm.device import PRECISIONS, SIGNATURES
+from kddpm.device import PRECISIONS, SIGNATURES, TARGETS
 from kddpm.runs import directory
 
 from . import site
@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
     flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
     flags.DEFINE_enum("precision", "float32", PRECISIONS, "of the weights")
+    flags.DEFINE_enum("target", "cpu", TARGETS, "what runs the network; gpu needs operators that GPUs take")
     flags.DEFINE_list(
         "signatures",
         None,
@@ -69,6 +70,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         raise InputError(f"--out must end in .tflite. Received: {out}")
     if FLAGS.format == "saved_model" and FLAGS.precision != "float32":
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {FLAGS.precision}")
+    if FLAGS.format != "tflite" and FLAGS.target != "cpu":
+        raise InputError(f"--target must be cpu with --format={FLAGS.format}. Received: {FLAGS.target}")
     commands.check_least(batch_size=1, parity_seeds=1, threads=1)
     check_output("out", out, is_folder=FLAGS.format != "tflite")
     config, data = directory.RunDirectory(FLAGS.run_dir).read()
@@ -98,6 +101,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
             FLAGS.precision,
             guidance_scale=config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
             batch_size=FLAGS.batch_size,
+            target=FLAGS.target,
             signatures=FLAGS.signatures or (site.SIGNATURES if is_page else None),
             class_names=names,
             parity_seeds=FLAGS.parity_seeds,

@@ -16,6 +16,11 @@ in 0 .. 255 whatever x holds. Shapes are static. Sampler, number of steps, guida
 the file contains the averaged weights once, but XNNPACK copies them for each of generate, step and denoise: a file with
 one of them takes a third of the memory. NAME.json, in the same folder, describes the file, its steps and how closely it
 agrees with Keras. An export that fails this comparison is not written.
+
+A file for GPUs differs in two signatures, so that all but `start` and `noise` have only operators that GPUs take:
+
+    generate    x, what start gives                             image; only for samplers without noise and few steps
+    step        x, index int32 (1,), noise as x                 x; without the input where the sampler adds no noise
 """
 
 import dataclasses
@@ -34,7 +39,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand, replacing
 from kddpm.base.types import Integers
 from kddpm.base.version import __version__
-from kddpm.device import PRECISIONS, description, litert, parity
+from kddpm.device import PRECISIONS, TARGETS, description, gpu, litert, parity
 from kddpm.device import signatures as contract
 from kddpm.device.description import side_file
 from kddpm.networks.contract import copied
@@ -58,6 +63,7 @@ def export(
     *,
     guidance_scale: float = 1.0,
     batch_size: int = 1,
+    target: str = "cpu",
     signatures: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     parity_seeds: int = 8,
@@ -75,7 +81,8 @@ def export(
         precision: "float32", "float16" or "int8", see `litert.quantize`; a SavedModel is float32.
         guidance_scale: as in `generation.generate`.
         batch_size: pictures at a time, B; phones and browsers want 1.
-        signatures: which of the signatures above, by name; None = all.
+        target: "cpu", or "gpu" for a file of operators that GPUs take, see above.
+        signatures: which of the signatures above, by name; None = all that the target can have.
         class_names: names of the classes, for clients to show.
         parity_seeds: number of pictures to compare with Keras's before anything is written.
         threads: LiteRT's threads, for the comparison and the latencies; a SavedModel uses TensorFlow's own.
@@ -85,8 +92,8 @@ def export(
         The content of NAME.json.
 
     Raises:
-        InputError: an unknown format, precision, signature or sampler, a path that cannot be written, operators that
-            TFLite lacks, or pictures that differ from Keras's. Nothing is written then.
+        InputError: an unknown format, precision, target, signature or sampler, a path that cannot be written, operators
+            that TFLite or GPUs lack, or pictures that differ from Keras's. Nothing is written then.
     """
     denoiser = denoiser_of(model)
     path = pathlib.Path(expand(path))
@@ -99,16 +106,21 @@ def export(
         arguments.count(name, value)
         for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
     )
-    _check(denoiser, path, format, precision, class_names, threads)
-    chosen = contract.chosen(signatures)
+    _check(denoiser, path, format, precision, target, class_names, threads)
+    chosen = contract.chosen(signatures, target, table)
     say = print if verbose else lambda *_: None
 
     denoiser = _in_float32(denoiser)
     reference = contract.signatures(denoiser, table, batch_size, guidance_scale)
-    functions = {name: reference[name] for name in chosen}
+    functions = reference
+    if target != "cpu":
+        functions = contract.signatures(denoiser, table, batch_size, guidance_scale, target)
+    functions = {name: functions[name] for name in chosen}
     steps = description.of_steps(table)
     with replacing(path) as temporary:
-        candidate, facts = _write(denoiser, functions, temporary, format, precision, threads, say)
+        candidate, facts = _write(denoiser, functions, temporary, format, precision, target, threads, say)
+        if target == "gpu":
+            candidate = parity.given_noise(candidate, reference, table.is_noisy)
         batches = _batches(denoiser, parity_seeds, batch_size)
         passes = len(batches) + parity.passes(candidate, steps, batches)
         with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
@@ -119,6 +131,7 @@ def export(
             "description_version": description.VERSION,
             "kddpm": __version__,
             "format": format,
+            "target": target,
             "file": path.name,
             **facts,
             "precision": precision,
@@ -134,24 +147,27 @@ def export(
     return description.write(about, path)
 
 
-def _write(denoiser, functions, temporary, format, precision, threads, say) -> tuple[dict, dict]:
+def _write(denoiser, functions, temporary, format, precision, target, threads, say) -> tuple[dict, dict]:
     """Write the file or folder, and return its signatures, loaded again, and its entries of the description."""
     say("Tracing the signatures ...")
     if format == "tf_saved_model":
         _save(denoiser, functions, temporary)
         return tf.saved_model.load(str(temporary)).signatures, description.facts_of_folder(temporary)
     content = _litert(denoiser, functions, precision, say)
+    if target == "gpu":
+        gpu.check(content)
     temporary.write_bytes(content)
     return litert.load(content, threads), {**description.facts_of_file(content, list(functions)), "threads": threads}
 
 
-def _check(denoiser, path, format, precision, class_names, threads):
+def _check(denoiser, path, format, precision, target, class_names, threads):
     """Check the arguments of `export` that need no tracing.
 
     Raises:
         InputError: as in `export`.
     """
-    for name, value, choices in (("format", format, FORMATS), ("precision", precision, PRECISIONS)):
+    of_name = {"format": (format, FORMATS), "precision": (precision, PRECISIONS), "target": (target, TARGETS)}
+    for name, (value, choices) in of_name.items():
         if value not in choices:
             raise InputError(name, f"must be one of {', '.join(choices)}", repr(value))
     if format == "litert":
@@ -164,6 +180,8 @@ def _check(denoiser, path, format, precision, class_names, threads):
     is_folder = format == "tf_saved_model"
     if is_folder and precision != "float32":
         raise InputError("precision", "of a SavedModel is float32", repr(precision))
+    if is_folder and target != "cpu":
+        raise InputError("target", "of a SavedModel is cpu", repr(target))
     if not is_folder and path.suffix != ".tflite":
         raise InputError("path", "must end in .tflite", path)
     check_output("path", path, is_folder)

@@ -142,12 +142,11 @@ def operators(content: bytes) -> dict[str, int]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content)
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
     foreign = sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
     if foreign:
         raise InputError(f"A .tflite must consist of builtin operators. Received: {', '.join(foreign)}")
-    kinds = _kinds(model)
-    uses = collections.Counter(names[kinds[o.opcodeIndex]] for graph in model.subgraphs for o in graph.operators)
+    names = operator_names(model)
+    uses = collections.Counter(names[o.opcodeIndex] for graph in model.subgraphs for o in graph.operators)
     return dict(uses.most_common())
 
 
@@ -171,6 +170,14 @@ def min_runtime_version(content: bytes) -> str:
                 if graph.tensors[operator.inputs[1]].type == schema.TensorType.INT8:
                     versions.append(_OLDEST_WITH_INT8_TRANSPOSE_CONV)
     return ".".join(map(str, max(versions)))
+
+
+def operator_names(model) -> list[str]:
+    """Return the name of each of a model's operator codes, of the model in the schema's object form."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    return [names[kind] for kind in _kinds(model)]
 
 
 def _kinds(model) -> list[int]:

@@ -122,6 +122,34 @@ def measure(
     )
 
 
+def given_noise(candidate: dict, reference: dict, is_noisy: bool) -> dict:
+    """Return the signatures of a file for GPUs as those of one that draws its noise itself.
+
+    Args:
+        candidate: signatures of the file.
+        reference: all signatures in Keras, which draw the noise where the file has no `start` or `noise`.
+        is_noisy: whether `step` takes noise.
+    """
+    signature = {**reference, **candidate}
+    adapted = dict(candidate)
+
+    def generate(seed, **label):
+        return candidate["generate"](x=_only(signature["start"](seed=seed)), **label)
+
+    def step(x, index, seed, **label):
+        z = _only(signature["noise"](seed=seed, stream=np.array([1], np.int32), index=index))
+        return candidate["step"](x=x, index=index, noise=z, **label)
+
+    def step_without_noise(x, index, seed, **label):
+        return candidate["step"](x=x, index=index, **label)
+
+    if "generate" in candidate:
+        adapted["generate"] = generate
+    if "step" in candidate:
+        adapted["step"] = step if is_noisy else step_without_noise
+    return adapted
+
+
 def passes(candidate: dict, steps: dict, batches: Sequence[dict]) -> int:
     """Return how often `measure` calls `advance`."""
     return len(batches) + sum(name in candidate for name in _WAYS) - 1 + len(steps["t"])

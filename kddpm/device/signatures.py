@@ -1,5 +1,6 @@
 """The contract between an exported file and its clients: signatures of static shapes."""
 
+import inspect
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,17 +16,25 @@ from kddpm.sampling.denoiser import Denoiser
 from kddpm.sampling.step_table import StepTable
 from kddpm.theory import parametrization
 
+MOST_UNROLLED = 10  # network calls of a `generate` for GPUs, each of which keeps its own copy of the weights in memory
+
 _WITH_NETWORK = ("step", "denoise", "generate")
 
 
-def chosen(names: Iterable[str] | None) -> list[str]:
-    """Return signatures by name in the contract's order; None = all.
+def chosen(names: Iterable[str] | None, target: str, table: StepTable) -> list[str]:
+    """Return signatures by name in the contract's order; None = all that the target can have.
+
+    Args:
+        names: those that were asked for.
+        target: "cpu" or "gpu".
+        table: the steps from noise to a picture.
 
     Raises:
-        InputError: an unknown name, or none that calls the network.
+        InputError: an unknown name, none that calls the network, or a `generate` that GPUs cannot have.
     """
+    obstacle = _obstacle_to_unrolling(table) if target == "gpu" else None
     if names is None:
-        return list(SIGNATURES)
+        return [name for name in SIGNATURES if name != "generate" or obstacle is None]
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if name not in SIGNATURES:
@@ -34,7 +43,20 @@ def chosen(names: Iterable[str] | None) -> list[str]:
         raise InputError(
             "signatures", f"must hold one that calls the network, of {', '.join(_WITH_NETWORK)}", ", ".join(names)
         )
+    if "generate" in names and obstacle is not None:
+        raise InputError(
+            "signatures",
+            "must leave out generate for GPUs, which have no loops, unless the sampler adds no noise and calls the "
+            f"network at most {MOST_UNROLLED} times",
+            obstacle,
+        )
     return [name for name in SIGNATURES if name in names]
+
+
+def _obstacle_to_unrolling(table):
+    if table.is_noisy:
+        return "generate with a sampler that adds noise"
+    return f"generate with {table.num_rows} network calls" if table.num_rows > MOST_UNROLLED else None
 
 
 def primary(names: Iterable[str]) -> str:
@@ -42,7 +64,9 @@ def primary(names: Iterable[str]) -> str:
     return next(name for name in _WITH_NETWORK if name in names)
 
 
-def signatures(denoiser: Denoiser, table: StepTable, batch_size: int, guidance_scale: float = 1.0) -> dict:
+def signatures(
+    denoiser: Denoiser, table: StepTable, batch_size: int, guidance_scale: float = 1.0, target: str = "cpu"
+) -> dict:
     """Return all signatures as `tf.function`s of static shapes, by name.
 
     Args:
@@ -50,64 +74,108 @@ def signatures(denoiser: Denoiser, table: StepTable, batch_size: int, guidance_s
         table: the steps from noise to a picture.
         batch_size: B.
         guidance_scale: as in `generation.generate`.
+        target: "cpu", or "gpu" = `step` and `generate` are given noise, and `generate` has no loop.
     """
-    shape = denoiser.image_shape
-    has_variance = denoiser.objective.variance == "learned"
+    kind = _OnCpu if target == "cpu" else _OnGpu if table.is_noisy else _OnGpuWithoutNoise
+    owner = kind(denoiser, table, guidance_scale)
+    picture = tf.zeros([batch_size, *denoiser.image_shape])
+    shapes = {
+        "x": walks.initial_state(picture, table).shape,
+        "noise": picture.shape,
+        **{key: [1] for key in ("index", "stream")},
+        **{key: [batch_size] for key in ("seed", "t", "label")},
+    }
+    if not denoiser.num_classes:
+        del shapes["label"]
+    functions = {}
+    for name in SIGNATURES:
+        function = getattr(owner, name)
+        of_x = {"x": picture.shape} if name == "denoise" else {}
+        inputs = {key: {**shapes, **of_x}[key] for key in inspect.signature(function).parameters if key in shapes}
+        functions[name] = tf.function(function, [_spec(*item) for item in inputs.items()], autograph=False)
+    return functions
 
-    def predict(label, learned_variance):
+
+class _OnCpu:
+    """The signatures, as methods whose parameters have the names of the inputs."""
+
+    def __init__(self, denoiser, table, guidance_scale):
+        self._denoiser = denoiser
+        self._table = table
+        self._guidance_scale = guidance_scale
+        self._tabled_timesteps = None
+
+    def generate(self, seed, label=None):
+        state = walks.walk(self._predict(label), self._table, self.start(seed)["x"], seed)
+        return self.finish(state)
+
+    def start(self, seed):
+        return {"x": walks.initial_state(walks.initial_noise(seed, self._denoiser.image_shape), self._table)}
+
+    def step(self, x, index, seed, label=None):
+        row = _nearest(index, self._table.num_rows - 1)
+        return {"x": walks.take_step(self._predict(label), self._table, x, seed, row)}
+
+    def finish(self, x):
+        image = images.to_uint8(walks.picture_of(x, self._table), dtype="int32")
+        return {"image": tf.clip_by_value(image, 0, 255)}  # once more, as integers: NaN is not clipped as a float
+
+    def denoise(self, x, t, label=None):
+        has_variance = self._denoiser.objective.variance == "learned"
+        t = _nearest(t, self._denoiser.last_timestep)
+        output = self._predict(label, has_variance)(x, t)
+        output, *fraction = walks.halves(output) if has_variance else [output]
+        predicted = _converted(self._denoiser, x, output, t)
+        return {**predicted, **dict(zip(["fraction"], fraction, strict=False))}
+
+    def noise(self, seed, stream, index):
+        return {"noise": noises.normal(seed, stream[0], index[0], self._denoiser.image_shape)}
+
+    def _predict(self, label, learned_variance=None):
+        """Return the function (x_t, t) -> output; learned_variance: None = as the steps need it."""
+        learned_variance = self._table.learned_variance if learned_variance is None else learned_variance
         if label is not None:
-            label = tf.clip_by_value(label, 0, denoiser.num_classes)
+            label = _nearest(label, self._denoiser.num_classes)
 
         def with_device_layers(x, t):
-            with layers.for_devices():
-                return denoiser.predictor(label, guidance_scale, learned_variance)(x, t)
+            with layers.for_devices(self._tabled_timesteps):
+                return self._denoiser.predictor(label, self._guidance_scale, learned_variance)(x, t)
 
         return with_device_layers
 
-    def generate(seed, label=None):
-        predicted = predict(label, table.learned_variance)
-        return finish(walks.walk(predicted, table, start(seed)["x"], seed))
 
-    def start(seed):
-        return {"x": walks.initial_state(walks.initial_noise(seed, shape), table)}
+class _OnGpu(_OnCpu):
+    """The same, but noise is an input, and there is no loop."""
 
-    def step(x, index, seed, label=None):
-        row = tf.clip_by_value(index[0], 0, table.num_rows - 1)
-        return {"x": walks.take_step(predict(label, table.learned_variance), table, x, seed, row)}
+    def __init__(self, denoiser, table, guidance_scale):
+        super().__init__(denoiser, table, guidance_scale)
+        self._tabled_timesteps = denoiser.last_timestep + 1
 
-    def finish(x):
-        image = images.to_uint8(walks.picture_of(x, table), dtype="int32")
-        return {"image": tf.clip_by_value(image, 0, 255)}  # once more, as integers: NaN is not clipped as a float
+    def generate(self, x, label=None):
+        for row in range(self._table.num_rows):
+            x = walks.take_step_with(self._predict(label), self._table, x, row)
+        return self.finish(x)
 
-    def denoise(x, t, label=None):
-        t = tf.clip_by_value(t, 0, denoiser.last_timestep)
-        output = predict(label, has_variance)(x, t)
-        output, *fraction = tf.split(output, 2, axis=-1) if has_variance else [output]
-        predicted = _converted(denoiser, x, output, t)
-        return {**predicted, **dict(zip(["fraction"], fraction, strict=False))}
+    def step(self, x, index, noise, label=None):
+        row = _nearest(index, self._table.num_rows - 1)
+        return {"x": walks.take_step_with(self._predict(label), self._table, x, row, noise)}
 
-    def noise(seed, stream, index):
-        return {"noise": noises.normal(seed, stream[0], index[0], shape)}
 
-    state = walks.initial_state(tf.zeros([batch_size, *shape]), table)
-    numbers, number, picture = [batch_size], [1], [batch_size, *shape]
-    with_label = {"label": numbers} if denoiser.num_classes else {}
-    inputs = {
-        generate: {"seed": numbers, **with_label},
-        start: {"seed": numbers},
-        step: {"x": state.shape, "index": number, "seed": numbers, **with_label},
-        finish: {"x": state.shape},
-        denoise: {"x": picture, "t": numbers, **with_label},
-        noise: {"seed": numbers, "stream": number, "index": number},
-    }
-    return {
-        function.__name__: tf.function(function, [_spec(*item) for item in shapes.items()], autograph=False)
-        for function, shapes in inputs.items()
-    }
+class _OnGpuWithoutNoise(_OnGpu):
+    def step(self, x, index, label=None):
+        return super().step(x, index, None, label)
+
+
+def _nearest(number, last):
+    """Return an integer tensor, clipped to 0 .. last.
+
+    By differences: the converter makes a RELU6 of integers, which TFLite lacks, of a clip to 0 .. 6.
+    """
+    return last - tf.maximum(last - tf.maximum(number, 0), 0)
 
 
 def _spec(name, shape) -> tf.TensorSpec:
-    return tf.TensorSpec(shape, tf.float32 if name == "x" else tf.int32, name)
+    return tf.TensorSpec(shape, tf.float32 if name in ("x", "noise") else tf.int32, name)
 
 
 def _converted(denoiser, x, output, t) -> dict:
