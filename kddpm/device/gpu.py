@@ -2,7 +2,8 @@
 
 Found by trial with the WebGPU accelerators of LiteRT and LiteRT.js (versions: docs/devices.md). Some operators that the
 delegate takes give wrong values there and are refused here: SPLIT and UNPACK, whose outputs it fuses with what follows,
-and convolutions in groups. It gives up, or crashes, on some that read one tensor twice.
+convolutions in groups, and concatenations of a tensor with itself. Others that read one tensor twice it leaves to the
+CPU, or crashes on.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ TAKEN = frozenset(
 )
 
 _MOST_DIMENSIONS = 4
-_NOT_TWICE = ("BATCH_MATMUL", "EQUAL")  # the operators that may not read one tensor twice
+_NOT_TWICE = ("BATCH_MATMUL", "CONCATENATION", "EQUAL")  # the operators that may not read one tensor twice
 
 
 def check(content: bytes) -> None:
@@ -79,7 +80,7 @@ def _fault(name, operator, graph, is_constant) -> str | None:
         return "that changes the number of dimensions"
     if name == "CONV_2D" and inputs[1].shape[3] != inputs[0].shape[3]:
         return "in groups"
-    if name in _NOT_TWICE and operator.inputs[0] == operator.inputs[1]:
+    if name in _NOT_TWICE and len(set(operator.inputs)) < len(operator.inputs):
         return "of a tensor and itself"
     return None
 

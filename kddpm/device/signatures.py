@@ -67,16 +67,16 @@ def primary(names: Iterable[str]) -> str:
 def signatures(
     denoiser: Denoiser, table: StepTable, batch_size: int, guidance_scale: float = 1.0, target: str = "cpu"
 ) -> dict:
-    """Return all signatures as `tf.function`s of static shapes, by name.
+    """Return all signatures that the target has as `tf.function`s of static shapes, by name.
 
     Args:
         denoiser: the network.
         table: the steps from noise to a picture.
         batch_size: B.
         guidance_scale: as in `generation.generate`.
-        target: "cpu", or "gpu" = `step` and `generate` are given noise, and `generate` has no loop.
+        target: "cpu", or "gpu" = `step` is given its noise, and `generate` begins with that of `start` and has no loop.
     """
-    kind = _OnCpu if target == "cpu" else _OnGpu if table.is_noisy else _OnGpuWithoutNoise
+    kind = _OnCpu if target == "cpu" else _OnGpuWithNoise if table.is_noisy else _OnGpu
     owner = kind(denoiser, table, guidance_scale)
     picture = tf.zeros([batch_size, *denoiser.image_shape])
     shapes = {
@@ -88,7 +88,7 @@ def signatures(
     if not denoiser.num_classes:
         del shapes["label"]
     functions = {}
-    for name in SIGNATURES:
+    for name in (name for name in SIGNATURES if hasattr(owner, name)):
         function = getattr(owner, name)
         of_x = {"x": picture.shape} if name == "denoise" else {}
         inputs = {key: {**shapes, **of_x}[key] for key in inspect.signature(function).parameters if key in shapes}
@@ -96,25 +96,18 @@ def signatures(
     return functions
 
 
-class _OnCpu:
-    """The signatures, as methods whose parameters have the names of the inputs."""
+class _Everywhere:
+    """The signatures of all targets, as methods whose parameters have the names of the inputs."""
+
+    _tables_sinusoids = False
 
     def __init__(self, denoiser, table, guidance_scale):
         self._denoiser = denoiser
         self._table = table
         self._guidance_scale = guidance_scale
-        self._tabled_timesteps = None
-
-    def generate(self, seed, label=None):
-        state = walks.walk(self._predict(label), self._table, self.start(seed)["x"], seed)
-        return self.finish(state)
 
     def start(self, seed):
         return {"x": walks.initial_state(walks.initial_noise(seed, self._denoiser.image_shape), self._table)}
-
-    def step(self, x, index, seed, label=None):
-        row = _nearest(index, self._table.num_rows - 1)
-        return {"x": walks.take_step(self._predict(label), self._table, x, seed, row)}
 
     def finish(self, x):
         image = images.to_uint8(walks.picture_of(x, self._table), dtype="int32")
@@ -137,33 +130,50 @@ class _OnCpu:
         if label is not None:
             label = _nearest(label, self._denoiser.num_classes)
 
+        tabled_timesteps = self._denoiser.last_timestep + 1 if self._tables_sinusoids else None
+
         def with_device_layers(x, t):
-            with layers.for_devices(self._tabled_timesteps):
+            with layers.for_devices(tabled_timesteps):
                 return self._denoiser.predictor(label, self._guidance_scale, learned_variance)(x, t)
 
         return with_device_layers
 
 
-class _OnGpu(_OnCpu):
-    """The same, but noise is an input, and there is no loop."""
+class _OnCpu(_Everywhere):
+    """Noise is drawn inside, and `generate` is a loop."""
 
-    def __init__(self, denoiser, table, guidance_scale):
-        super().__init__(denoiser, table, guidance_scale)
-        self._tabled_timesteps = denoiser.last_timestep + 1
+    def generate(self, seed, label=None):
+        state = walks.walk(self._predict(label), self._table, self.start(seed)["x"], seed)
+        return self.finish(state)
+
+    def step(self, x, index, seed, label=None):
+        row = _nearest(index, self._table.num_rows - 1)
+        return {"x": walks.take_step(self._predict(label), self._table, x, seed, row)}
+
+
+class _OnGpu(_Everywhere):
+    """`generate` begins with what `start` gives, and is unrolled."""
+
+    _tables_sinusoids = True
 
     def generate(self, x, label=None):
         for row in range(self._table.num_rows):
             x = walks.take_step_with(self._predict(label), self._table, x, row)
         return self.finish(x)
 
+    def step(self, x, index, label=None):
+        row = _nearest(index, self._table.num_rows - 1)
+        return {"x": walks.take_step_with(self._predict(label), self._table, x, row)}
+
+
+class _OnGpuWithNoise(_Everywhere):
+    """The noise of a step is an input."""
+
+    _tables_sinusoids = True
+
     def step(self, x, index, noise, label=None):
         row = _nearest(index, self._table.num_rows - 1)
         return {"x": walks.take_step_with(self._predict(label), self._table, x, row, noise)}
-
-
-class _OnGpuWithoutNoise(_OnGpu):
-    def step(self, x, index, label=None):
-        return super().step(x, index, None, label)
 
 
 def _nearest(number, last):

@@ -32,12 +32,12 @@ def for_devices(tabled_timesteps: int | None = None) -> Iterator[None]:
         tabled_timesteps: number of timesteps, from 0, whose sinusoids are looked up in a constant, for GPUs, whose sine
             of a large angle is coarse (half precision cannot hold the angle); None = they are computed.
     """
-    tokens = [(_for_devices, _for_devices.set(True)), (_tabled_timesteps, _tabled_timesteps.set(tabled_timesteps))]
+    before = _for_devices.set(True), _tabled_timesteps.set(tabled_timesteps)
     try:
         yield
     finally:
-        for variable, token in tokens:
-            variable.reset(token)
+        _for_devices.reset(before[0])
+        _tabled_timesteps.reset(before[1])
 
 
 def check_groups(groups: int, channels: int) -> None:

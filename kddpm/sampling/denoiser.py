@@ -133,8 +133,8 @@ class Denoiser:
                 output = network(x, t, tf.fill(label.shape, self.num_classes))
             else:
                 no_label = tf.fill(label.shape, self.num_classes)
-                twice = [tf.concat(pair, axis=0) for pair in ((x, x), (t, t), (label, no_label))]
-                both = network(*twice)  # sliced, not split: see `walks.halves`
+                # Tiled and sliced, neither concatenated with itself nor split: see `walks.halves`.
+                both = network(tf.tile(x, [2, 1, 1, 1]), tf.tile(t, [2]), tf.concat([label, no_label], axis=0))
                 output, without = both[: label.shape[0]], both[label.shape[0] :]
                 guided = without[..., :channels] + guidance_scale * (output - without)[..., :channels]
                 output = tf.concat([guided, output[..., channels:]], axis=-1) if has_variance else guided

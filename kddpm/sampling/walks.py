@@ -30,7 +30,8 @@ def initial_state(x: Tensor, table: StepTable) -> Tensor:
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and the last C channels of (..., 2 C).
 
-    Slices, because LiteRT 2.3.0's GPU delegate fuses what follows a SPLIT into wrong values.
+    Slices, because LiteRT 2.3.0's GPU delegate fuses operators around a SPLIT, and around a concatenation of a tensor
+    with itself, into wrong values.
     """
     channels = x.shape[-1] // 2
     return x[..., :channels], x[..., channels:]
@@ -74,7 +75,7 @@ def take_step_with(predict: Callable, table: StepTable, state: Tensor, index: Te
     """
     x = picture_of(state, table)
     t = tf.gather(table.timesteps.astype(np.int32), index)
-    t = tf.concat([t] * x.shape[0], axis=0) if t.shape.rank else tf.fill(x.shape[:1], t)
+    t = tf.tile(t, x.shape[:1]) if t.shape.rank else tf.fill(x.shape[:1], t)
     return tf.ensure_shape(next_state(table, state, predict(x, t), index, z), state.shape)
 
 
