@@ -48,9 +48,9 @@ def refused(content: bytes) -> list[str]:
 
     model = schema.ModelT.InitFromPackedBuf(content)
     names = operator_names(model)
-    graphs = [model.subgraphs[s.subgraphIndex] for s in model.signatureDefs if s.signatureKey.decode() not in ON_CPU]
+    on_cpu = {s.subgraphIndex for s in model.signatureDefs or () if s.signatureKey.decode() in ON_CPU}
     found = set()
-    for graph in graphs:
+    for graph in (graph for index, graph in enumerate(model.subgraphs) if index not in on_cpu):
         for operator in graph.operators:
             name = names[operator.opcodeIndex]
             fault = _fault(name, operator, graph, lambda tensor: model.buffers[tensor.buffer].data is not None)

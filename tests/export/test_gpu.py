@@ -1,0 +1,100 @@
+"""A file for GPUs on a software GPU, in Chromium (LiteRT.js) and in LiteRT, beside the same file on the CPU.
+
+Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 a missing program is a failure.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kddpm.device import litert
+
+HERE = pathlib.Path(__file__).parent
+STEPS = 2
+GREY_LEVELS = 1  # how far a pixel may be from the CPU's
+ERROR = 1e-4  # of what lies in [-1, 1], or is of the order of 1
+SWIFTSHADER = "vk_swiftshader_icd.json"  # beside Chromium
+
+
+@pytest.fixture(scope="module")
+def model_file(trained_like_with_classes, tmp_path_factory):
+    """Guided, so that the network sees a batch of two; without the signatures of the CPU."""
+    path = tmp_path_factory.mktemp("gpu") / "model.tflite"
+    names = ["generate", "step", "finish", "denoise"]
+    trained_like_with_classes.export(
+        path, "litert", "ddim", STEPS, target="gpu", signatures=names, guidance_scale=2, parity_seeds=1, verbose=False
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def calls(model_file):
+    """A few calls of every signature, [name, inputs], with the states that the steps reach on the CPU."""
+    run = litert.load(model_file.read_bytes())
+    label = {"label": np.array([1], np.int32)}
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    made = [("generate", {"x": x, **label})]
+    made += [("denoise", {"x": x, "t": np.array([t], np.int32), **label}) for t in (0, 19)]
+    for index in range(STEPS):
+        made.append(("step", {"x": x, "index": np.array([index], np.int32), **label}))
+        x = run["step"](**made[-1][1])["x"]
+    return [*made, ("finish", {"x": x}), ("finish", {"x": np.full_like(x, 1e9)})]
+
+
+@pytest.fixture(scope="module")
+def on_cpu(model_file, calls):
+    run = litert.load(model_file.read_bytes())
+    return [run[name](**inputs) for name, inputs in calls]
+
+
+def check(outputs, on_cpu, calls):
+    for (name, _), found, expected in zip(calls, outputs, on_cpu, strict=True):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            bound = GREY_LEVELS if value.dtype == np.int32 else ERROR
+            np.testing.assert_allclose(np.ravel(found[key]), value.ravel(), atol=bound, rtol=0, err_msg=f"{name} {key}")
+
+
+def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+    needs("node", "chromium")
+    listed = [
+        [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
+        for name, of in calls
+    ]
+    (tmp_path / "calls.json").write_text(json.dumps(listed))
+    command = ["node", HERE / "litert_gpu.mjs", shutil.which("chromium"), model_file, tmp_path / "calls.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    if answer["adapter"] is None:
+        pytest.skip("Chromium has no WebGPU adapter")
+    assert answer["fully"] and answer["complaints"] == []
+    check(answer["outputs"], on_cpu, calls)
+
+
+def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_path):
+    drivers = list(pathlib.Path("/usr/lib").glob(f"chromium*/{SWIFTSHADER}"))
+    if not drivers:
+        pytest.skip(f"needs {SWIFTSHADER}, which comes with Chromium")
+    arrays = {f"{i}.{name}.{key}": value for i, (name, of) in enumerate(calls) for key, value in of.items()}
+    np.savez(tmp_path / "calls.npz", **arrays)
+    command = [sys.executable, HERE / "litert_gpu.py", model_file, tmp_path / "calls.npz", tmp_path / "outputs.npz"]
+    environment = {**os.environ, "VK_ICD_FILENAMES": str(drivers[0])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    if done.returncode == 3:
+        pytest.skip("LiteRT has no WebGPU adapter")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "outputs.npz")
+    assert found["fully"]
+    assert "will run on the CPU" not in done.stderr
+    outputs = [{} for _ in calls]
+    for key in set(found) - {"fully"}:
+        number, _, output = key.split(".")
+        outputs[int(number)][output] = found[key]
+    check(outputs, on_cpu, calls)
