@@ -16,9 +16,9 @@ import subprocess
 import threading
 
 import pytest
+from helpers.device_pictures import Keras
 
 from export import site
-from helpers.device_pictures import Keras
 
 HERE = pathlib.Path(__file__).parent
 

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-
 from conftest import files_of, serving
-from export import site
 from helpers.device_pictures import assert_same_picture, on_canvas
+
+from export import site
 
 WEB = pathlib.Path(__file__).parents[2] / "export" / "web"
 

@@ -5,10 +5,9 @@ import io
 import re
 
 import numpy as np
-from PIL import Image
-
 from conftest import files_of
 from helpers.device_pictures import assert_same_picture, on_canvas
+from PIL import Image
 
 
 def encoded(image):
