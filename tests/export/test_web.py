@@ -6,9 +6,8 @@ import os
 import re
 
 import numpy as np
-from PIL import Image
-
 from helpers.device_pictures import Keras, assert_same_picture, on_canvas
+from PIL import Image
 
 SEEDS = [0, 7, -5, 2**31 - 1, -(2**31)]
 

@@ -1,7 +1,6 @@
 """What the web page says when something is wrong with a seed, a link, the site or the browser."""
 
 import pytest
-
 from helpers.device_pictures import assert_same_picture, on_canvas
 
 
