@@ -42,7 +42,8 @@ def check(out: pathlib.Path, batch_size: int, channels: int, signatures: Collect
 
     Args:
         out: as in `build`.
-        batch_size, channels: of the model's pictures.
+        batch_size: pictures at a time.
+        channels: of a picture.
         signatures: of the model, by name.
 
     Raises:
@@ -152,6 +153,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         ".mjs": "text/javascript; charset=utf-8",
         ".json": "application/json",
         ".wasm": "application/wasm",
+        ".svg": "image/svg+xml",
         ".txt": "text/plain; charset=utf-8",
         "": "application/octet-stream",
     }

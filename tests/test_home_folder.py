@@ -113,7 +113,7 @@ def test_the_site(home, monkeypatch):
         site.serve("~/site", 0)
     monkeypatch.setattr(site, "install", lambda: None)
     with pytest.raises(InputError, match=f"Received: {home}/photos"):
-        site.check("~/photos", 1)
+        site.check("~/photos", 1, 1, site.SIGNATURES)
     monkeypatch.setattr(site.os, "access", lambda *_: False)
     monkeypatch.setenv("XDG_CACHE_HOME", "~/kept")
     assert site._npm_folder() == home / "kept" / "kddpm" / "web"

@@ -24,7 +24,10 @@ export function offerEditing(shape, page) {
   $("strength").addEventListener("input", showStrength);
   $("editing").addEventListener("toggle", () => ($("mask").hidden = !$("editing").open));
   $("vary").addEventListener("click", () => page.vary(Number($("strength").value) / 100));
-  $("repaint").addEventListener("click", () => page.repaint(mask.known()));
+  $("repaint").addEventListener("click", () => {
+    page.repaint(mask.known());
+    mask.clear(); // so that it does not hide what is painted
+  });
   $("clear").addEventListener("click", () => mask.clear());
   $("photo").addEventListener("change", async ({ target }) => {
     const [file] = target.files;

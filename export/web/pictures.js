@@ -15,17 +15,18 @@ export function paint(canvas, image, [height, width, channels]) {
 
 /** @returns {Promise<Uint8ClampedArray>} the middle of a picture file, scaled to the shape of a model's pictures */
 export async function readPhoto(file, [height, width, channels]) {
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.max(width / bitmap.width, height / bitmap.height);
-  const [cutWidth, cutHeight] = [width / scale, height / scale];
+  const whole = await createImageBitmap(file);
+  const scale = Math.max(width / whole.width, height / whole.height);
+  const cut = [width / scale, height / scale].map((side) => Math.max(Math.round(side), 1));
+  const corner = [(whole.width - cut[0]) / 2, (whole.height - cut[1]) / 2].map(Math.floor);
+  const middle = await createImageBitmap(whole, ...corner, ...cut); // first, so that no edge of it bleeds in
   const context = new OffscreenCanvas(width, height).getContext("2d");
   context.imageSmoothingQuality = "high";
   if (channels % 2) {
     context.fillStyle = "white"; // under what is transparent, where the model knows no alpha
     context.fillRect(0, 0, width, height);
   }
-  const [left, top] = [(bitmap.width - cutWidth) / 2, (bitmap.height - cutHeight) / 2];
-  context.drawImage(bitmap, left, top, cutWidth, cutHeight, 0, 0, width, height);
+  context.drawImage(middle, 0, 0, width, height);
   const { data } = context.getImageData(0, 0, width, height);
   return Uint8ClampedArray.from({ length: height * width * channels }, (_, index) => {
     const [pixel, channel] = [4 * Math.floor(index / channels), index % channels];

@@ -5,7 +5,6 @@ KDDPM_REQUIRE_BROWSER=1 they fail.
 """
 
 import contextlib
-import functools
 import http.server
 import json
 import os
@@ -13,10 +12,10 @@ import pathlib
 import re
 import shutil
 import subprocess
-import threading
 
 import pytest
 from helpers.device_pictures import Keras
+from helpers.sites import files_of, serving
 
 from export import site
 
@@ -76,12 +75,6 @@ def npm_packages(needs):
     site.install(with_tools=True)
 
 
-def files_of(folder):
-    """The folder of a site that holds all but its index and its service worker."""
-    (files,) = folder.glob("v-*")
-    return files
-
-
 @pytest.fixture(scope="session")
 def sites(exported, npm_packages, tmp_path_factory):
     """A folder of sites, `whole` and some with something missing; copies are links, LiteRT.js is 29 MB."""
@@ -126,19 +119,6 @@ def keras(trained_like, facts):
 @pytest.fixture(scope="session")
 def keras_with_classes(trained_like_with_classes, facts):
     return Keras(trained_like_with_classes, facts)
-
-
-@contextlib.contextmanager
-def serving(handler, folder):
-    """A server of a folder; its address."""
-    with site.Server(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://localhost:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 class AnyHost(http.server.SimpleHTTPRequestHandler):

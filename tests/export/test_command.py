@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.sites import files_of
 from PIL import Image
 
 from kddpm.device import litert
@@ -164,5 +165,7 @@ def test_a_run_becomes_a_site_that_is_served(finished_run, tmp_path, needs):
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
         assert process.returncode == 0, "".join(lines) + process.stderr.read()
-    assert json.loads((out / "model.json").read_text())["network_calls"] == 2
-    assert (out / "index.html").exists() and (out / "model.tflite").exists()
+    about = json.loads((files_of(out) / "model.json").read_text())
+    assert about["network_calls"] == 2
+    assert sorted(about["signatures"]) == ["denoise", "finish", "noise"]
+    assert (out / "index.html").exists() and (files_of(out) / "model.tflite").exists()

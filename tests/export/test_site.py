@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from helpers.sites import files_of
 
 from export import site
 from kddpm.base.errors import InputError
@@ -23,11 +24,27 @@ WEB = ROOT / "export" / "web"
 
 def test_site_is_whole_and_needs_nothing_else(sites, exported):
     built = sites / "whole"
-    assert (built / "model.tflite").read_bytes() == exported().read_bytes()
-    assert (built / "litert" / "LICENSE").read_text().lstrip().startswith("Apache License")
+    files = files_of(built)
+    assert (files / "model.tflite").read_bytes() == exported(signatures=site.SIGNATURES).read_bytes()
+    assert (files / "litert" / "LICENSE").read_text().lstrip().startswith("Apache License")
     assert not [path for path in sites.iterdir() if path.name.startswith(".part-")]
-    for path in [*built.glob("*.html"), *built.glob("*.css"), *built.glob("*.js")]:
+    for path in [*built.glob("*.html"), *files.glob("*.css"), *built.glob("*.js"), *files.glob("*.js")]:
         assert not re.search(r"https?://|(src|href)=./|url\(|from ./", path.read_text()), path
+    named = set(json.loads((files / "files.json").read_text()))
+    assert named == {path.relative_to(files).as_posix() for path in files.rglob("*.*")}
+    assert files.name in (built / "index.html").read_text()
+
+
+def test_inline_scripts_and_styles_are_not_needed(sites):
+    """A strict policy forbids them."""
+    index = (sites / "whole" / "index.html").read_text()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=", index)
+
+
+def test_each_content_has_a_folder_of_its_own(sites):
+    """So that no cache shows files of two exports together."""
+    names = {files_of(sites / name).name for name in ("whole", "classes", "heun")}
+    assert len(names) == 3
 
 
 def test_build_replaces_a_site_and_only_a_site(sites, exported, tmp_path):
@@ -51,7 +68,8 @@ def test_failed_build_leaves_the_site_that_was_there(sites, exported, tmp_path, 
     out = tmp_path / "site"
     site.build(exported(), out)
     before = sorted(out.rglob("*"))
-    (out / "model.json").write_text("kept")
+    kept = files_of(out) / "model.json"
+    kept.write_text("kept")
     copy = shutil.copyfile
 
     def full_disk(source, target):
@@ -63,13 +81,21 @@ def test_failed_build_leaves_the_site_that_was_there(sites, exported, tmp_path, 
     with pytest.raises(OSError, match="No space left"):
         site.build(exported(), out)
     assert sorted(out.rglob("*")) == before
-    assert (out / "model.json").read_text() == "kept"
+    assert kept.read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
-def test_page_draws_one_by_one(tmp_path):
-    with pytest.raises(InputError, match="--batch_size must be 1 with --format=web.* Received: 4$"):
-        site.check(tmp_path / "site", 4)
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ((4, 1, site.SIGNATURES), "--batch_size must be 1 with --format=web.* Received: 4$"),
+        ((1, 5, site.SIGNATURES), "--format=web shows pictures of 1 to 4 channels. Received: 5$"),
+        ((1, 1, ["denoise", "finish"]), "--signatures must hold start and step and finish, or .*: denoise, finish$"),
+    ],
+)
+def test_models_that_the_page_cannot_draw_with_are_refused(tmp_path, about, message):
+    with pytest.raises(InputError, match=message):
+        site.check(tmp_path / "site", *about)
 
 
 def test_bad_models_are_refused_by_name(tmp_path):
@@ -79,17 +105,17 @@ def test_bad_models_are_refused_by_name(tmp_path):
     model.write_bytes(b"model")
     with pytest.raises(InputError, match=r"A site needs a \.tflite .* no .*model\.json$"):
         site.build(model, tmp_path / "site")
-    for side_file in ("not JSON", '{"description_version": 2}', "[]"):
+    for side_file in ("not JSON", '{"description_version": 3}', "[]"):
         (tmp_path / "model.json").write_text(side_file)
         with pytest.raises(InputError, match="A site needs a model's .json with its sha256"):
             site.build(model, tmp_path / "site")
-    for version, received in (({}, "none, as in older exports"), ({"description_version": 3}, "3")):
+    for version, received in (({}, "none, as in older exports"), ({"description_version": 4}, "4")):
         (tmp_path / "model.json").write_text(json.dumps({"sha256": "x", **version}))
         with pytest.raises(
-            InputError, match=rf"model\.json must have description_version 2, .*\. Received: {received}$"
+            InputError, match=rf"model\.json must have description_version 3, .*\. Received: {received}$"
         ):
             site.build(model, tmp_path / "site")
-    about = {"description_version": 2, "sha256": hashlib.sha256(b"another").hexdigest()}
+    about = {"description_version": 3, "sha256": hashlib.sha256(b"another").hexdigest()}
     (tmp_path / "model.json").write_text(json.dumps(about))
     with pytest.raises(
         InputError, match=f"A site needs the model that .* Received: {hashlib.sha256(b'model').hexdigest()}"
@@ -127,6 +153,17 @@ def test_npm_runs_only_where_the_lock_file_says_so(fake_npm, tmp_path):
     assert len((tmp_path / "web" / "calls").read_text().splitlines()) == 2
 
 
+def test_npm_fetches_what_tests_need_for_tests_only(fake_npm, tmp_path):
+    fake_npm('echo "$*" >> calls; mkdir -p node_modules; cp package-lock.json node_modules/.package-lock.json')
+    site.install(with_tools=True)
+    site.install()
+    (call,) = (tmp_path / "web" / "calls").read_text().splitlines()
+    assert "--omit=dev" not in call
+    (tmp_path / "web" / "node_modules" / ".package-lock.json").unlink()
+    site.install()
+    assert "--omit=dev" in (tmp_path / "web" / "calls").read_text().splitlines()[1]
+
+
 def test_npm_that_fails_or_is_missing_is_named(fake_npm, monkeypatch, tmp_path):
     fake_npm("echo 'npm error network'; echo more; exit 1")
     with pytest.raises(InputError, match="--format=web needs `npm ci` to end well .* Received: npm error network$"):
@@ -149,12 +186,14 @@ def test_serve_prints_its_address_and_ends_at_ctrl_c(sites):
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes) as process:
         try:
             address = re.match(r"http://localhost:\d+/", process.stdout.readline())[0]
+            files = files_of(sites / "whole").name
             types = {
                 "": "text/html; charset=utf-8",
-                "page.js": "text/javascript; charset=utf-8",
-                "model.json": "application/json",
-                "model.tflite": "application/octet-stream",
-                "litert/wasm/litert_wasm_internal.wasm": "application/wasm",
+                "service.js": "text/javascript; charset=utf-8",
+                f"{files}/icon.svg": "image/svg+xml",
+                f"{files}/model.json": "application/json",
+                f"{files}/model.tflite": "application/octet-stream",
+                f"{files}/litert/wasm/litert_wasm_internal.wasm": "application/wasm",
             }
             for name, expected in types.items():
                 with urllib.request.urlopen(address + name) as response:

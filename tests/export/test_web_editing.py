@@ -5,8 +5,8 @@ import io
 import re
 
 import numpy as np
-from conftest import files_of
 from helpers.device_pictures import assert_same_picture, on_canvas
+from helpers.sites import files_of
 from PIL import Image
 
 
@@ -22,7 +22,8 @@ def test_photo_variations_repainting_and_steps(chromium, host, trained_like, fac
     (tmp_path / "words.png").write_text("no picture")
     files = {"photo": str(tmp_path / "photo.png"), "notPhoto": str(tmp_path / "words.png")}
     seen = chromium("edit", f"{host}/whole/", **files, seed="-5", strength="65", steps="9")
-    shown = {name: on_canvas(look["pixels"], facts["image_shape"]) for name, look in seen.items() if "pixels" in look}
+    looks = ("photo", "varied", "again", "repainted", "steps", "linked")
+    shown = {name: on_canvas(seen[name]["pixels"], facts["image_shape"]) for name in looks}
 
     assert seen["refused"] == "words.png must be a picture that this browser reads."
     np.testing.assert_array_equal(shown["photo"][..., 0], photo)

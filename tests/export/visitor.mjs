@@ -220,7 +220,9 @@ const visits = {
       return {
         page: document.scrollingElement.scrollWidth,
         cells: all("#grid canvas").length,
-        smallest: Math.min(...all("form button, .choices label, .button").map((one) => one.clientHeight)),
+        smallest: Math.min(
+          ...all("form button, .choices label, .button").map((one) => one.clientHeight || Infinity), // hidden ones have 0
+        ),
         outside: all("main *").filter((one) => one.getBoundingClientRect().right > innerWidth).length,
         picture: document.querySelector("#canvas").clientWidth,
       };
