@@ -22,14 +22,14 @@ class Log {
     close(stderr_);
     if (file_ != nullptr) std::fclose(file_);
   }
-  std::string error() {
+  std::string error(const char* unknown) {
     char line[400];
-    if (file_ == nullptr) return "an error";
+    if (file_ == nullptr) return unknown;
     for (std::rewind(file_); std::fgets(line, sizeof line, file_) != nullptr;) {
       const char* found = std::strstr(line, "ERROR: ");
       if (found != nullptr) return std::string(found, std::strcspn(found, "\n"));
     }
-    return "an error";
+    return unknown;
   }
 
  private:
@@ -104,15 +104,16 @@ class Model {
  public:
   // Loads NAME.tflite, with NAME.json in the same folder. Throws InputError for a file that is missing, that is not
   // what its side file describes, that needs a newer runtime or that LiteRT cannot load.
-  Model(const fs::path& path, int threads) : about(read_side_file(path)), content_(read_content(path, about)) {
+  Model(const fs::path& path, int threads)
+      : path(path), about(read_side_file(path)), content_(read_content(path, about)) {
     batch = about["batch_size"];
     classes = about["num_classes"].is_null() ? 0 : about["num_classes"].get<int>();
     height = about["image_shape"][0], width = about["image_shape"][1], channels = about["image_shape"][2];
     Log log;
     try {
       load(threads);
-    } catch (const std::exception&) {
-      throw InputError(text(path.string(), " cannot be run by LiteRT: ", log.error()));
+    } catch (const std::exception& error) {
+      throw InputError(text(path.string(), " cannot be run by LiteRT: ", log.error(error.what())));
     }
     for (const auto& [name, signature] : signatures_) {
       if (is_described(name, signature)) continue;
@@ -132,7 +133,14 @@ class Model {
                                 outputs.data()));
   }
 
-  json about;
+  std::string names() const {
+    std::string joined;
+    for (const auto& [name, signature] : signatures_) joined += (joined.empty() ? "" : ", ") + name;
+    return joined;
+  }
+
+  const fs::path path;
+  const json about;
   int batch = 0, height = 0, width = 0, channels = 0, classes = 0;
 
  private:

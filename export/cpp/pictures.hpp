@@ -19,13 +19,15 @@ struct Picture {
 inline Picture read_png(const std::string& flag, const fs::path& path) {
   png_image image = {};
   image.version = PNG_IMAGE_VERSION;
-  auto refuse = [&] { throw InputError(text(flag, " must be a PNG. Received: ", path.string(), ", ", image.message)); };
-  if (!fs::is_regular_file(path)) throw InputError(text(flag, " is missing: ", path.string()));
-  if (!png_image_begin_read_from_file(&image, path.c_str())) refuse();
+  auto refuse = [&](const std::string& why) {
+    throw InputError(text(flag, " must be a PNG file. Received: ", path.string(), " (", why, ")"));
+  };
+  if (!fs::is_regular_file(path)) refuse("no such file");
+  if (!png_image_begin_read_from_file(&image, path.c_str())) refuse(image.message);
   image.format = PNG_FORMAT_RGBA;
   image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
   std::vector<uint8_t> rgba(PNG_IMAGE_SIZE(image));
-  if (!png_image_finish_read(&image, nullptr, rgba.data(), 0, nullptr)) refuse();
+  if (!png_image_finish_read(&image, nullptr, rgba.data(), 0, nullptr)) refuse(image.message);
   Picture picture{int(image.height), int(image.width), 3, {}};
   for (size_t i = 0; i < rgba.size(); i += 4) {
     for (int c = 0; c < 3; ++c)

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "side_file.hpp"
 
@@ -73,7 +74,7 @@ inline Rows file_rows(const json& about, const Schedule& schedule) {
 
 // Returns which of T steps to take: evenly spaced, counted from the end (Lin et al. 2023, table 2).
 inline Numbers evenly_spaced(int count, int total) {
-  if (count > total) throw InputError(text("--steps must lie in 1 .. ", total, ". Received: ", count));
+  if (count < 1 || count > total) throw InputError(text("--num_steps must lie in 1 .. ", total, ". Received: ", count));
   Numbers kept;
   for (int i = 1, least = 0; i <= count; ++i) {
     int step = i == count ? total - 1 : int(std::nearbyint(i * (double(total) / count))) - 1;
@@ -90,8 +91,8 @@ inline Rows new_rows(const json& about, const Schedule& schedule, int count) {
   bool is_ddim = sampler["name"] == "ddim";
   json variance = is_ddim ? json("small") : sampler.at("variance");
   if (variance != "small" && variance != "large") {
-    throw InputError(text("--steps needs a file whose variance is small or large. Received: ",
-                          variance.is_string() ? variance.get<std::string>() : "a list"));
+    throw InputError(text("--num_steps needs a file with variance small or large. Received: ",
+                          variance.is_string() ? variance.get<std::string>() : "one for each step"));
   }
   double eta = is_ddim ? sampler.at("eta").get<double>() : 1, b = 1;
   Rows rows;
@@ -123,11 +124,15 @@ inline Rows last_rows(const Rows& rows, const Schedule& schedule, double strengt
   return {rows.end() - kept, rows.end()};
 }
 
-// Repeats rows as RePaint does (Lugmayr et al. 2022, appendix B): every 10 steps, four times 10 steps back.
-inline Rows resampled(const Rows& rows, const Schedule& schedule) {
-  const int count = int(rows.size()), jump = std::min(10, std::max(count - 1, 1));
+// Repeats rows as RePaint does (Lugmayr et al. 2022, appendix B): each stretch of `jump` rows so often.
+inline Rows resampled(const Rows& rows, const Schedule& schedule, std::optional<int> jump_length, int resamplings) {
+  const int count = int(rows.size()), jump = jump_length.value_or(std::min(10, std::max(count - 1, 1)));
+  if (resamplings < 1 || jump < 1 || (jump_length && resamplings > 1 && jump >= count)) {
+    throw InputError(text("--jump_length must lie in 1 .. ", count - 1,
+                          ", and --resamplings be at least 1. Received: ", jump, ", ", resamplings));
+  }
   std::map<int, int> left;
-  for (int level = 1; level <= count - jump; level += jump) left[level] = 4;
+  for (int level = 1; level <= count - jump; level += jump) left[level] = resamplings - 1;
   Rows order;
   for (int level = count; level > 0;) {
     order.push_back(rows[count - level]);

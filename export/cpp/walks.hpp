@@ -17,32 +17,32 @@ struct Batch {
 // A picture of which to paint variations, or the unknown pixels.
 struct Edit {
   Picture picture;
-  double strength = 1;
-  std::vector<bool> known;  // of each value of the picture; empty = variations
+  double strength = 0.5;
+  std::vector<bool> known = {};         // of each value of the picture; empty = variations
+  std::optional<int> jump_length = {};  // none = 10 steps, or all but one if there are fewer
+  int resamplings = 5;
 };
 
 class Walker {
  public:
   using Advance = std::function<void(int)>;  // gets the number of network calls made
 
-  // Throws InputError where the file has not what these steps (0 = its own) or this edit need.
-  Walker(Model& model, int steps, const std::optional<Edit>& edit)
+  // Throws InputError where the file has not what these steps (none = its own) or this edit need.
+  Walker(Model& model, const std::optional<int>& num_steps, const std::optional<Edit>& edit)
       : model_(model), edit_(edit), inpaints_(edit && !edit->known.empty()) {
-    const char* asked = steps ? "--steps" : edit ? "--image" : "generate";
-    std::string sampler = model.about["sampler"]["name"];
-    bool is_new = steps || edit;
-    if (is_new && sampler != "ancestral" && sampler != "ddim") {
-      throw InputError(text(asked, " needs a file of the ancestral or ddim sampler. Received: ", sampler));
+    bool is_free = num_steps || edit;
+    if (is_free) check_freedom(edit ? "variations and inpainting need" : "--num_steps needs");
+    by_steps_ = !is_free && model.has("start") && model.has("step") && model.has("finish");
+    by_denoise_ = !by_steps_ && model.has("denoise") && model.has("noise");
+    if (!by_steps_ && !by_denoise_ && !model.has("generate")) {
+      throw InputError(text(model.path.string(),
+                            " must have the signatures finish, start, step; or denoise, noise; or ",
+                            "generate. Received: ", model.names()));
     }
-    by_steps_ = !is_new && model.has("start") && model.has("step") && model.has("finish");
-    by_denoise_ = is_new || (!by_steps_ && !model.has("generate"));
     if (!by_denoise_) return;
-    if (!model.has("denoise") || !model.has("noise")) {
-      throw InputError(text(asked, " needs a file with the signatures denoise and noise"));
-    }
     Schedule schedule(model.about);
-    rows_ = steps ? new_rows(model.about, schedule, steps) : file_rows(model.about, schedule);
-    if (inpaints_) rows_ = resampled(rows_, schedule);
+    rows_ = num_steps ? new_rows(model.about, schedule, *num_steps) : file_rows(model.about, schedule);
+    if (inpaints_) rows_ = resampled(rows_, schedule, edit->jump_length, edit->resamplings);
     if (!edit || inpaints_) return;
     rows_ = last_rows(rows_, schedule, edit->strength);
     if (rows_.empty()) {
@@ -66,6 +66,17 @@ class Walker {
   }
 
  private:
+  // Checks that the file can be walked in other steps than its own.
+  void check_freedom(const std::string& purpose) const {
+    for (const char* name : {"denoise", "noise"}) {
+      if (model_.has(name)) continue;
+      throw InputError(text(purpose, " the signatures denoise and noise. Received: a file without ", name));
+    }
+    std::string sampler = model_.about["sampler"]["name"];
+    if (sampler == "ancestral" || sampler == "ddim") return;
+    throw InputError(text(purpose, " a file of the sampler ancestral or ddim. Received: one of ", sampler));
+  }
+
   Signature& call(const char* name, const Batch& batch, const std::vector<float>& x = {}, int index = 0, int of = 0) {
     Signature& signature = model_[name];
     if (signature.takes("noise")) signature.with("noise", drawn(batch, 1, index));
