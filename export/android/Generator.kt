@@ -7,14 +7,13 @@ import java.io.FileInputStream
 import java.nio.channels.FileChannel
 import org.json.JSONObject
 import org.tensorflow.lite.Interpreter
-import org.tensorflow.lite.TensorFlowLite
 
 private const val DESCRIPTION_VERSION = 3 // of NAME.json; its fields have other meanings in other versions
 
 /**
  * Pictures from seeds, by NAME.tflite and the NAME.json that describes it. Call it off the main thread.
  *
- * @throws IllegalArgumentException the file is of another version, needs a newer LiteRT, or lacks start, step and finish.
+ * @throws IllegalArgumentException the file is of another version, or lacks start, step and finish.
  */
 class Generator(assets: AssetManager, name: String = "model", threads: Int = 4) : AutoCloseable {
     private val about = JSONObject(assets.open("$name.json").bufferedReader().use { it.readText() })
@@ -24,10 +23,6 @@ class Generator(assets: AssetManager, name: String = "model", threads: Int = 4) 
         require(version == DESCRIPTION_VERSION) {
             "$name.json must have description_version $DESCRIPTION_VERSION, the one that this app reads. " +
                 "Received: ${version ?: "none, as in older exports"}"
-        }
-        val least = about.optString("min_runtime_version", "0")
-        require(numbers(least) <= numbers(TensorFlowLite.runtimeVersion())) {
-            "$name.tflite needs a runtime of at least $least. Received: ${TensorFlowLite.runtimeVersion()}"
         }
         val signatures = about.getJSONObject("signatures")
         require(listOf("start", "step", "finish").all(signatures::has)) { "$name.tflite must have start, step and finish" }
@@ -75,10 +70,6 @@ class Generator(assets: AssetManager, name: String = "model", threads: Int = 4) 
         }
         return Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
     }
-
-    /** "2.14.0" as a number that can be compared. */
-    private fun numbers(version: String) = Regex("\\d+").findAll(version).take(3).map { it.value.toLong() }.toList()
-        .let { (it + listOf(0L, 0L, 0L)).take(3) }.fold(0L) { sum, part -> sum * 10_000 + part }
 
     override fun close() = interpreter.close()
 }

@@ -152,11 +152,14 @@ void run(const Flags& flags) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  const char* const other = "MODEL's .json must be the description that the export wrote. Received: ";
   try {
     run(parsed(count, arguments));
   } catch (const json::exception& error) {
-    std::cerr << "generate: MODEL's .json must be the description that the export wrote. Received: " << error.what()
-              << "\n";
+    std::cerr << "generate: " << other << error.what() << "\n";
+    return 1;
+  } catch (const std::out_of_range&) {  // of a schedule
+    std::cerr << "generate: " << other << "a t that is not in its schedule\n";
     return 1;
   } catch (const std::exception& error) {
     std::cerr << "generate: " << error.what() << "\n";

@@ -35,7 +35,7 @@ typedef struct {
 static_assert(sizeof(LiteRtRankedTensorType) == 72, "the layout of LiteRT 2.3.0");
 
 LiteRtStatus LiteRtCreateEnvironment(int num_options, const void* options, LiteRtEnvironment* environment);
-LiteRtStatus LiteRtCreateModelFromBuffer(LiteRtEnvironment, const void* content, size_t bytes, LiteRtModel* model);
+LiteRtStatus LiteRtCreateModelFromFile(LiteRtEnvironment, const char* path, LiteRtModel* model);
 LiteRtStatus LiteRtCreateOptions(LiteRtOptions* options);
 LiteRtStatus LiteRtSetOptionsHardwareAccelerators(LiteRtOptions, int accelerators);
 LiteRtStatus LiteRtCreateOpaqueOptions(const char* name, void* content, void (*free_content)(void*),

@@ -104,8 +104,8 @@ class Model {
  public:
   // Loads NAME.tflite, with NAME.json in the same folder. Throws InputError for a file that is missing, that is not
   // what its side file describes, that needs a newer runtime or that LiteRT cannot load.
-  Model(const fs::path& path, int threads)
-      : path(path), about(read_side_file(path)), content_(read_content(path, about)) {
+  Model(const fs::path& path, int threads) : path(path), about(read_side_file(path)) {
+    check_content(path, about);
     batch = about["batch_size"];
     classes = about["num_classes"].is_null() ? 0 : about["num_classes"].get<int>();
     height = about["image_shape"][0], width = about["image_shape"][1], channels = about["image_shape"][2];
@@ -154,7 +154,7 @@ class Model {
     LiteRtOpaqueOptions of_cpu;
     std::string count = text("num_threads = ", threads, "\n");
     done(LiteRtCreateEnvironment(0, nullptr, &environment_));
-    done(LiteRtCreateModelFromBuffer(environment_, content_.data(), content_.size(), &model));
+    done(LiteRtCreateModelFromFile(environment_, path.c_str(), &model));
     done(LiteRtCreateOptions(&options));
     done(LiteRtSetOptionsHardwareAccelerators(options, kLiteRtHwAcceleratorCpu));
     done(LiteRtCreateOpaqueOptions("xnnpack", strdup(count.c_str()), std::free, &of_cpu));
@@ -205,7 +205,6 @@ class Model {
     return true;
   }
 
-  std::vector<char> content_;
   LiteRtEnvironment environment_ = nullptr;
   LiteRtCompiledModel compiled_ = nullptr;
   std::map<std::string, Signature> signatures_;

@@ -5,11 +5,11 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
@@ -21,9 +21,8 @@ namespace fs = std::filesystem;
 
 using Numbers = std::vector<int32_t>;
 
-constexpr int kDescriptionVersion = 3;  // its fields have other meanings in other versions
-constexpr int kRuntime[] = {2, 21, 0};  // LiteRT 2.3.0 in the numbers of min_runtime_version
-constexpr const char* kRuntimeName = "LiteRT 2.3.0 (2.21.0)";
+constexpr int kDescriptionVersion = 3;       // its fields have other meanings in other versions
+constexpr std::array kRuntime = {2, 21, 0};  // what LiteRT 2.3.0 counts as among the versions of TensorFlow Lite
 
 // An input cannot be used; the message says why in one line.
 struct InputError : std::runtime_error {
@@ -39,11 +38,21 @@ std::string text(const Parts&... parts) {
 
 inline bool is_count(const json& value) { return value.is_number_integer() && value >= 1 && value <= INT32_MAX; }
 
+// Returns the numbers of a version such as "2.13.0", or zeros.
+inline std::array<int, 3> version_of(const json& version) {
+  std::array<int, 3> numbers = {0, 0, 0};
+  const std::string given = version.is_string() ? version.get<std::string>() : "";
+  char rest;
+  int found = std::sscanf(given.c_str(), "%3d.%3d.%3d%c", &numbers[0], &numbers[1], &numbers[2], &rest);
+  return found == 3 ? numbers : std::array{0, 0, 0};
+}
+
 // Returns whether a side file has the entries that every walk needs.
 inline bool is_usable(const json& about) {
   try {
     const json& shape = about.at("image_shape");
     const json& classes = about.at("num_classes");
+    if (version_of(about.at("min_runtime_version")) == std::array{0, 0, 0}) return false;
     bool usable = shape.size() == 3 && std::all_of(shape.begin(), shape.end(), is_count);
     for (const char* name : {"network_calls", "state_channels", "batch_size", "bytes"})
       usable &= is_count(about.at(name));
@@ -56,13 +65,11 @@ inline bool is_usable(const json& about) {
 
 // Throws InputError for a file that needs a newer runtime than this one.
 inline void check_runtime(const fs::path& path, const json& about) {
-  if (!about.contains("min_runtime_version")) return;
-  const json& least = about["min_runtime_version"];
-  int numbers[3] = {0, 0, 0};
-  if (least.is_string()) std::sscanf(least.get<std::string>().c_str(), "%d.%d.%d", numbers, numbers + 1, numbers + 2);
-  if (!std::lexicographical_compare(kRuntime, kRuntime + 3, numbers, numbers + 3)) return;
-  throw InputError(text(path.string(), " needs a runtime of at least ", least.dump(),
-                        ", in TensorFlow Lite's numbers. ", "Received: ", kRuntimeName));
+  std::array<int, 3> needed = version_of(about["min_runtime_version"]);
+  if (needed <= kRuntime) return;
+  throw InputError(text(path.string(), " needs TensorFlow Lite ", needed[0], ".", needed[1], ".", needed[2],
+                        " or newer. Received: LiteRT 2.3.0, which counts as ", kRuntime[0], ".", kRuntime[1], ".",
+                        kRuntime[2]));
 }
 
 // Reads and checks NAME.json of NAME.tflite.
@@ -89,23 +96,28 @@ inline json read_side_file(const fs::path& path) {
   return about;
 }
 
-// Reads NAME.tflite and compares it with its side file.
-inline std::vector<char> read_content(const fs::path& path, const json& about) {
+// Throws InputError for a NAME.tflite that is not the file that the side file describes.
+inline void check_content(const fs::path& path, const json& about) {
   std::ifstream file(path, std::ios::binary);
-  std::vector<char> content(std::istreambuf_iterator<char>(file), {});
+  std::vector<char> block(1 << 20);
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  EVP_Digest(content.data(), content.size(), digest, &size, EVP_sha256(), nullptr);
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  EVP_DigestInit_ex(context, EVP_sha256(), nullptr);
+  do {
+    file.read(block.data(), std::streamsize(block.size()));
+    EVP_DigestUpdate(context, block.data(), size_t(file.gcount()));
+  } while (file);
+  EVP_DigestFinal_ex(context, digest, &size);
+  EVP_MD_CTX_free(context);
   std::string hex;
   for (unsigned int i = 0; i < size; ++i) {
     char byte[3];
     std::snprintf(byte, sizeof byte, "%02x", digest[i]);
     hex += byte;
   }
-  if (hex != about["sha256"]) {
-    throw InputError(text(path.string(), " must be the file that ", path.stem().string(),
-                          ".json describes: ", about["bytes"], " bytes of another sha256. Received: ", content.size(),
-                          " bytes, truncated, altered or of another export"));
-  }
-  return content;
+  if (hex == about["sha256"]) return;
+  throw InputError(text(
+      path.string(), " must be the file that ", path.stem().string(), ".json describes: ", about["bytes"],
+      " bytes of another sha256. Received: ", fs::file_size(path), " bytes, truncated, altered or of another export"));
 }

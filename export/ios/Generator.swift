@@ -11,7 +11,7 @@ final class Generator {
     let image_shape: [Int]
     let num_classes: Int?
     let network_calls: Int  // may be more than the sampler's steps
-    let min_runtime_version: String?
+    let min_runtime_version: String
     let target: String?
     let signatures: [String: Signature]
   }
@@ -35,9 +35,9 @@ final class Generator {
       throw Unusable(message: "\(name).json must have description_version \(Self.descriptionVersion). Received: \(received)")
     }
     about = try JSONDecoder().decode(About.self, from: content)
-    let least = about.min_runtime_version ?? "0"
+    let least = about.min_runtime_version
     guard least.compare(Runtime.version, options: .numeric) != .orderedDescending else {
-      throw Unusable(message: "\(name).tflite needs a runtime of at least \(least). Received: \(Runtime.version)")
+      throw Unusable(message: "\(name).tflite needs TensorFlow Lite \(least) or newer. Received: \(Runtime.version)")
     }
     guard about.batch_size == 1, about.target ?? "cpu" == "cpu",
       ["start", "step", "finish"].allSatisfy({ about.signatures[$0] != nil })

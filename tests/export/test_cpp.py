@@ -1,7 +1,9 @@
 """export/cpp, built from nothing and run as a program."""
 
+import base64
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -122,6 +124,12 @@ def test_one_seed_makes_one_picture(run, exported, trained_like, tmp_path):
     assert result.stdout == "1 picture in picture.png, each in 6 steps of ancestral sampling\n"
     with Image.open(tmp_path / "picture.png") as image:
         assert_close(np.asarray(image), kddpm.images.grid(trained_like.generate([7], "ancestral", 6))[..., 0])
+
+
+def test_the_pictures_of_the_description_are_painted(paint, exported, described):
+    (vector,) = described(exported())["vectors"]
+    with Image.open(io.BytesIO(base64.b64decode(vector["picture"]))) as image:
+        assert_close(paint(exported(), [vector["seed"]])[0, ..., 0], np.asarray(image))
 
 
 def test_labels_choose_the_class(paint, exported, trained_like_with_classes):
@@ -270,7 +278,12 @@ SOMETHING_ELSE = "must be the description that the export wrote"
         ({"description_version": 2}, r"must have description_version 3, the one that generate reads\. Received: 2"),
         ({"description_version": "3"}, 'must have description_version 3, .* Received: "3"'),
         ({"description_version": None}, "must have description_version 3, .* Received: null"),
-        ({"min_runtime_version": "99.1.0"}, 'needs a runtime of at least "99.1.0"'),
+        (
+            {"min_runtime_version": "99.1.0"},
+            r"needs TensorFlow Lite 99\.1\.0 or newer\. Received: LiteRT 2\.3",
+        ),
+        ({"min_runtime_version": "2.13"}, SOMETHING_ELSE),
+        ({"min_runtime_version": None}, SOMETHING_ELSE),
         ({"network_calls": 0}, SOMETHING_ELSE),
         ({"network_calls": True}, SOMETHING_ELSE),
         ({"sampler": {"name": "ddim"}}, SOMETHING_ELSE),
@@ -339,7 +352,7 @@ def test_flags_that_cannot_be_end_in_one_line(run, exported, tmp_path, flags, er
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_what_a_file_does_not_allow_ends_in_one_line(run, spoiled, tmp_path):
+def test_what_a_file_does_not_allow_ends_in_one_line(run, spoiled, described, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "photo.png")
     describe(spoiled, sampler={"name": "heun", "num_steps": 6, "clip": True})
     of_heun = r"a file of the sampler ancestral or ddim\. Received: one of heun"
@@ -349,8 +362,10 @@ def test_what_a_file_does_not_allow_ends_in_one_line(run, spoiled, tmp_path):
         describe(spoiled, sampler={"name": "ancestral", "num_steps": 6, "clip": True, "variance": variance})
         error = rf"--num_steps needs a file with variance small or large\. Received: {received}"
         refused(run(spoiled, "--num_steps=3"), error)
-    describe(spoiled, steps=[])
-    refused(run(spoiled), f"MODEL's .json {SOMETHING_ELSE}")
+    alpha_bars = described(spoiled)["schedule"]["alpha_bars"]
+    for changes in {"schedule": {"timesteps": None, "alpha_bars": alpha_bars[:-1]}}, {"schedule": {}}, {"steps": []}:
+        describe(spoiled, **changes)
+        refused(run(spoiled), f"MODEL's .json {SOMETHING_ELSE}")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,3 @@ class Interpreter(byteBuffer: ByteBuffer, options: Options?) : AutoCloseable {
 
     override fun close() = TODO()
 }
-
-object TensorFlowLite {
-    @JvmStatic
-    fun runtimeVersion(): String = TODO()
-}
