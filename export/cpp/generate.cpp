@@ -116,6 +116,9 @@ void run(const Flags& flags) {
   if (!flags.num_steps.empty()) num_steps = integer("--num_steps", flags.num_steps);
   check_out(flags.out);
   Model model(flags.model, threads);
+  if (model.channels > 4) {
+    throw InputError(text("a PNG has 1 to 4 channels. Received: a model of pictures with ", model.channels));
+  }
   std::optional<Edit> edit = read_edit(flags, model);
   labels = checked_labels(labels, seeds, model.classes, is_edit);
   Walker walker(model, num_steps, edit);

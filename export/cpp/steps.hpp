@@ -30,6 +30,7 @@ class Schedule {
     bool is_whole = !schedule.contains("timesteps") || schedule["timesteps"].is_null();
     if (!is_whole) timesteps = schedule["timesteps"].get<Numbers>();
     for (size_t t = 0; is_whole && t < alpha_bars.size(); ++t) timesteps.push_back(int(t));
+    if (timesteps.empty() || timesteps.size() != alpha_bars.size()) throw std::out_of_range("timesteps");
   }
   int size() const { return int(timesteps.size()); }
   int index_of(int t) const { return int(std::lower_bound(timesteps.begin(), timesteps.end(), t) - timesteps.begin()); }

@@ -32,9 +32,11 @@ class Walker {
       : model_(model), edit_(edit), inpaints_(edit && !edit->known.empty()) {
     bool is_free = num_steps || edit;
     if (is_free) check_freedom(edit ? "variations and inpainting need" : "--num_steps needs");
-    by_steps_ = !is_free && model.has("start") && model.has("step") && model.has("finish");
+    bool steps = model.has("start") && model.has("step") && model.has("finish");
+    by_steps_ = !is_free && steps && (model.has("noise") || !model["step"].takes("noise"));
     by_denoise_ = !by_steps_ && model.has("denoise") && model.has("noise");
-    if (!by_steps_ && !by_denoise_ && !model.has("generate")) {
+    bool generates = model.has("generate") && (model.has("start") || !model["generate"].takes("x"));
+    if (!by_steps_ && !by_denoise_ && !generates) {
       throw InputError(text(model.path.string(),
                             " must have the signatures finish, start, step; or denoise, noise; or ",
                             "generate. Received: ", model.names()));
@@ -124,7 +126,8 @@ class Walker {
       advance(1);
     }
     Numbers image;
-    for (double value : x) image.push_back(int(std::clamp(std::nearbyint((value + 1) * 127.5), 0.0, 255.0)));
+    for (double value : x)
+      image.push_back(int(std::fmin(std::fmax(std::nearbyint((value + 1) * 127.5), 0), 255)));  // NaN = 0
     return image;
   }
 
@@ -180,7 +183,7 @@ class Walker {
     double limit = 1;
     if (way == "dynamic") {
       Values sizes(from, to);
-      for (double& value : sizes) value = std::abs(value);
+      for (double& value : sizes) value = std::isnan(value) ? 0 : std::abs(value);
       auto quantile = sizes.begin() + size_t(std::ceil(0.995 * double(sizes.size() - 1)));
       std::nth_element(sizes.begin(), quantile, sizes.end());
       limit = std::max(*quantile, 1.0);
