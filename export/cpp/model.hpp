@@ -26,8 +26,11 @@ class Log {
     char line[400];
     if (file_ == nullptr) return unknown;
     for (std::rewind(file_); std::fgets(line, sizeof line, file_) != nullptr;) {
-      const char* found = std::strstr(line, "ERROR: ");
-      if (found != nullptr) return std::string(found, std::strcspn(found, "\n"));
+      const char* const mark = "ERROR: ";
+      const char* found = std::strstr(line, mark);
+      if (found == nullptr) continue;
+      found += std::strlen(mark);
+      return std::string(found, std::strcspn(found, "\n"));
     }
     return unknown;
   }

@@ -178,6 +178,14 @@ def test_generate_alone_is_enough(paint, run, tmp_path):
     refused(run(path, "--num_steps=3"), "--num_steps needs the signatures denoise and noise. Received: a file without")
 
 
+def test_a_file_for_gpus_is_walked_too(paint, tmp_path):
+    """Its `step` gets the noise as an input."""
+    model = one_conv_model()
+    names = ["start", "step", "finish", "noise"]
+    path = export(model, tmp_path / "m.tflite", "ancestral", target="gpu", signatures=names)
+    assert_close(paint(path, [3, -9]), model.generate([3, -9], "ancestral", 6))
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_denoise_and_noise_are_enough(paint, tmp_path, learned):
     choices = {"variance": "learned", "weighting": "hybrid"} if learned else {}
@@ -248,7 +256,7 @@ def altered(content):
     [
         (lambda content: content[:-100], r"must be the file that tiny_float32\.json describes: \d+ bytes of another"),
         (altered, r"\d+ bytes, truncated, altered or of another export"),
-        (lambda content: b"hello", r"cannot be run by LiteRT: LiteRT's status 501"),
+        (lambda content: b"hello", r"cannot be run by LiteRT: Model provided must have at least"),
     ],
 )
 def test_a_file_that_is_not_the_export_ends_in_one_line(run, model, tmp_path, change, error):
@@ -363,7 +371,7 @@ def test_what_a_file_does_not_allow_ends_in_one_line(run, spoiled, described, tm
         error = rf"--num_steps needs a file with variance small or large\. Received: {received}"
         refused(run(spoiled, "--num_steps=3"), error)
     alpha_bars = described(spoiled)["schedule"]["alpha_bars"]
-    for changes in {"schedule": {"timesteps": None, "alpha_bars": alpha_bars[:-1]}}, {"schedule": {}}, {"steps": []}:
+    for changes in {"schedule": {"timesteps": [3], "alpha_bars": alpha_bars}}, {"schedule": {}}, {"steps": []}:
         describe(spoiled, **changes)
         refused(run(spoiled), f"MODEL's .json {SOMETHING_ELSE}")
 
