@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/installed
 # Without compiled bytecode `import tensorflow` takes about three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo multi-worker-demo test test-all lint clean
+.PHONY: help setup demo multi-worker-demo device-matrix test test-all lint clean
 
 help:
 	@echo "make demo               train on real handwritten digits, draw what the model generates, export it for a device"
 	@echo "make multi-worker-demo  train and draw with two workers on this machine, as two machines would"
+	@echo "make device-matrix      paint with every LiteRT and tflite-runtime of the index, and update docs/devices.md"
 	@echo "make test               run the tests"
 	@echo "make test-all           run the slow ones too, which fuzz files and kill runs"
 	@echo "make lint               check style with ruff and types with mypy"
@@ -54,6 +55,15 @@ multi-worker-demo: $(INSTALLED)
 	@echo
 	@echo "64 digits after 1,000 steps of two workers   demo/group.png"
 	@echo "killed in between, it goes on where it was   make multi-worker-demo"
+
+# Half an hour for the first time; the environments stay in demo/runtimes.
+device-matrix: $(INSTALLED)
+	@$(BIN)/python train.py --preset=digits --run_dir=demo/run
+	@for precision in float32 float16 int8; do \
+	  $(BIN)/python -m export --run_dir=demo/run --sampler=ancestral --num_steps=50 --precision=$$precision \
+	    --out=demo/matrix/$$precision.tflite || exit 1; \
+	done
+	@$(BIN)/python benchmarks/device_matrix.py --files=demo/matrix
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest

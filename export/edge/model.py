@@ -336,20 +336,28 @@ def load(path: pathlib.Path, threads: int, xnnpack: bool, needed: str):
     The file is mapped into memory, not read: XNNPACK keeps its own copy of the weights.
 
     Raises:
-        InputError: no runtime is installed, or one that is older.
+        InputError: no runtime is installed, or one that is older, or one that was built for another NumPy.
         ValueError, RuntimeError: the runtime's own, of a file that it cannot load.
     """
     name, interpreter = _runtime()
     version = getattr(importlib.import_module(name), "__version__", "of an unknown version")
-    if name != "ai_edge_litert":  # its numbers begin at 1.0 after TensorFlow's 2.17, the most that a file needs
-        if _numbers_of(version) < _numbers_of(needed):
-            raise InputError(
-                f"needs TensorFlow Lite {needed} or newer, or ai-edge-litert of any version. "
-                f"Received: {name.replace('_', '-')} {version}"
-            )
+    runtime = f"{name.replace('_', '-')} {version}"
+    # ai-edge-litert begins at 1.0 after TensorFlow's 2.17, the most that a file needs.
+    if name != "ai_edge_litert" and _numbers_of(version) < _numbers_of(needed):
+        raise InputError(
+            f"needs TensorFlow Lite {needed} or newer, or ai-edge-litert of any version. Received: {runtime}"
+        )
     options = {} if xnnpack else {"experimental_op_resolver_type": _without_delegates(interpreter)}
-    loaded = interpreter.Interpreter(model_path=str(path), num_threads=threads, **options)
-    return f"{name.replace('_', '-')} {version}", loaded
+    try:
+        try:
+            loaded = interpreter.Interpreter(model_path=str(path), num_threads=threads, **options)
+        except (AttributeError, TypeError):  # ai-edge-litert 1.1.0 fails where it is told of threads
+            loaded = interpreter.Interpreter(model_path=str(path), **options)
+    except SystemError:
+        raise InputError(
+            f"needs a NumPy that {runtime} was built for: pip install 'numpy<2'. Received: NumPy {np.__version__}"
+        ) from None
+    return runtime, loaded
 
 
 def _sha256(path):

@@ -79,17 +79,29 @@ def test_without_a_runtime_it_says_what_to_install(exported, installed):
 
 
 def test_a_runtime_that_cannot_be_imported_says_why(exported, installed, monkeypatch):
-    """Such as tflite-runtime 2.14 beside NumPy 2."""
+    """Such as one whose libraries are missing."""
     installed()
 
     def fail(name, imported=importlib.import_module):
         if name == "tflite_runtime.interpreter":
-            raise ImportError("numpy.core.multiarray failed to import\nsecond line")
+            raise ImportError("libc.so.6: version `GLIBC_2.34' not found\nsecond line")
         return imported(name)
 
     monkeypatch.setattr(edge.importlib, "import_module", fail)
+    with pytest.raises(edge.InputError, match=r"'numpy<2'\. Received: [^\n]*\(libc\.so\.6: [^\n]*$"):
+        edge.Generator(exported())
+
+
+def test_a_runtime_of_another_numpy_is_refused_in_one_line(exported, installed, monkeypatch):
+    """tflite-runtime 2.14 beside NumPy 2 is imported, and fails in its first call."""
+    installed(tflite_runtime="2.14.0")
+
+    def fail(**options):
+        raise SystemError("returned a result with an exception set")
+
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", types.SimpleNamespace(Interpreter=fail))
     with pytest.raises(
-        edge.InputError, match=r"'numpy<2'\. Received: [^\n]*\(numpy\.core\.multiarray failed to[^\n]*$"
+        edge.InputError, match=r"tflite-runtime 2\.14\.0 was built for: pip install 'numpy<2'\. Received"
     ):
         edge.Generator(exported())
 
