@@ -103,7 +103,7 @@ def _to_float16(content: bytes) -> bytes:
             for slot in constants.get(kinds[operator.opcodeIndex], ())
             if slot < len(operator.inputs) and operator.inputs[slot] >= 0
         }
-        added = []
+        dequantized = {}
         for index in sorted(chosen):
             wide = graph.tensors[index]
             data = model.buffers[wide.buffer].data
@@ -113,10 +113,13 @@ def _to_float16(content: bytes) -> bytes:
             half.type, half.buffer = schema.TensorType.FLOAT16, len(model.buffers)
             model.buffers.append(schema.BufferT(data=data.view(np.float32).astype(np.float16).view(np.uint8)))
             wide.buffer = 0  # computed, no longer constant
-            operator = schema.OperatorT(opcodeIndex=len(kinds), inputs=[len(graph.tensors)], outputs=[index])
+            dequantized[index] = schema.OperatorT(opcodeIndex=len(kinds), inputs=[len(graph.tensors)], outputs=[index])
             graph.tensors.append(half)
-            added.append(operator)
-        graph.operators = added + graph.operators
+        ordered = []
+        for operator in graph.operators:  # each as late as it can be, so that weights share their memory at run time
+            ordered += [dequantized.pop(index) for index in operator.inputs if index in dequantized]
+            ordered.append(operator)
+        graph.operators = ordered
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
