@@ -106,6 +106,20 @@ def test_a_runtime_of_another_numpy_is_refused_in_one_line(exported, installed, 
         edge.Generator(exported())
 
 
+def test_a_runtime_that_takes_no_number_of_threads_paints(exported, installed, monkeypatch):
+    """ai-edge-litert 1.1.0 sets the threads of an interpreter that it has not made yet."""
+    path = exported()
+    installed(ai_edge_litert="1.1.0")
+
+    def interpret(model_content, num_threads=None):
+        if num_threads is not None:
+            raise AttributeError("'Interpreter' object has no attribute '_interpreter'")
+        return interpreter.Interpreter(model_content=model_content)
+
+    monkeypatch.setitem(sys.modules, edge._RUNTIMES[0], types.SimpleNamespace(Interpreter=interpret))
+    assert edge.Generator(path).generate([3]).shape == (1, 8, 8, 1)
+
+
 def test_xnnpack_is_asked_for_only_where_there_is_a_choice(exported, installed, monkeypatch):
     installed(tflite_runtime="2.14.0")
     without = types.SimpleNamespace(Interpreter=interpreter.Interpreter)
