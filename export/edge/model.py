@@ -376,7 +376,7 @@ def _runtime():
             return module.split(".")[0], importlib.import_module(module)
         except Exception as error:  # one built for another NumPy raises what it likes
             if not isinstance(error, ModuleNotFoundError):
-                reasons.append(f"{module} cannot be imported ({str(error).strip().splitlines()[0]:.200})")
+                reasons.append(f"{module} cannot be imported: {error!r:.200}")
     raise InputError(
         "needs a runtime: pip install ai-edge-litert, or on boards that have no wheel of it "
         f"pip install tflite-runtime 'numpy<2'. Received: {'; '.join(reasons) or 'none of them'}"

@@ -164,8 +164,8 @@ def min_runtime_version(content: bytes) -> str:
     versions: list[tuple[int, ...]] = [_OLDEST_RUNTIME]
     for entry in model.metadata or ():
         if entry.name == MIN_RUNTIME_VERSION.encode():
-            text = model.buffers[entry.buffer].data.tobytes().rstrip(b"\0").decode()
-            versions.append(tuple(map(int, text.split("."))))
+            text = model.buffers[entry.buffer].data.tobytes().decode()
+            versions.append(tuple(map(int, re.findall(r"\d+", text))))
     kinds = _kinds(model)
     for graph in model.subgraphs:
         for operator in graph.operators:
