@@ -184,7 +184,11 @@ EDIT = {"seed": 0, "picture": [0] * 64, "strength": 0.5}
         ({**EDIT, "mask": [1] * 64, "resamplings": 0}, {}, "resamplings must be a whole number of at least 1"),
         (EDIT, {"hide": ["denoise"]}, "Editing needs the signatures denoise and noise. Received: finish, generate,"),
         (EDIT, {"made_with": "heun"}, "Editing needs the sampler ancestral or ddim. Received: heun"),
-        ({"seed": 0, "steps": 5}, {"made_with": "heun"}, "Another number of steps needs the sampler ancestral or ddim."),
+        (
+            {"seed": 0, "steps": 5},
+            {"made_with": "heun"},
+            "Another number of steps needs the sampler ancestral or ddim.",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_a_line(paint, call, changes, message):

@@ -12,10 +12,13 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import kddpm
 from kddpm.device import litert
 
 HERE = pathlib.Path(__file__).parent
+EDGE = HERE.parents[1] / "export" / "edge" / "generate.py"
 STEPS = 2
 GREY_LEVELS = 1  # how far a pixel may be from the CPU's
 ERROR = 1e-4  # of what lies in [-1, 1], or is of the order of 1
@@ -98,3 +101,20 @@ def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_pat
         number, _, output = key.split(".")
         outputs[int(number)][output] = found[key]
     check(outputs, on_cpu, calls)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "names"),
+    [("ancestral", "start,step,finish,noise"), pytest.param("ddim", "generate,start", marks=pytest.mark.slow)],
+)
+def test_the_python_client_draws_the_noise_of_a_file_for_gpus(trained_like, tmp_path, sampler, names):
+    path = tmp_path / "model.tflite"
+    options = {"target": "gpu", "signatures": names.split(","), "parity_seeds": 1, "verbose": False}
+    trained_like.export(path, "litert", sampler, STEPS, **options)
+    command = [sys.executable, EDGE, path, "--seeds=7", f"--out={tmp_path / 'picture.png'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "picture.png") as image:
+        shown = np.asarray(image).astype(int)
+    expected = kddpm.images.grid(trained_like.generate([7], sampler, STEPS, verbose=False))[..., 0]
+    np.testing.assert_allclose(shown, expected, atol=GREY_LEVELS)
