@@ -64,19 +64,25 @@ def check(outputs, on_cpu, calls):
             np.testing.assert_allclose(np.ravel(found[key]), value.ravel(), atol=bound, rtol=0, err_msg=f"{name} {key}")
 
 
-def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+def in_chromium(model_file, order, needs, tmp_path):
+    """What litert_gpu.mjs answers; skipped where Chromium has no adapter."""
     needs("node", "chromium")
-    listed = [
-        [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
-        for name, of in calls
-    ]
-    (tmp_path / "calls.json").write_text(json.dumps(listed))
+    (tmp_path / "calls.json").write_text(json.dumps(order))
     command = ["node", HERE / "litert_gpu.mjs", shutil.which("chromium"), model_file, tmp_path / "calls.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     if answer["adapter"] is None:
         pytest.skip("Chromium has no WebGPU adapter")
+    return answer
+
+
+def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+    listed = [
+        [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
+        for name, of in calls
+    ]
+    answer = in_chromium(model_file, listed, needs, tmp_path)
     assert answer["fully"] and answer["complaints"] == []
     check(answer["outputs"], on_cpu, calls)
 
@@ -103,18 +109,40 @@ def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_pat
     check(outputs, on_cpu, calls)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "names"),
-    [("ancestral", "start,step,finish,noise"), pytest.param("ddim", "generate,start", marks=pytest.mark.slow)],
-)
-def test_the_python_client_draws_the_noise_of_a_file_for_gpus(trained_like, tmp_path, sampler, names):
-    path = tmp_path / "model.tflite"
-    options = {"target": "gpu", "signatures": names.split(","), "parity_seeds": 1, "verbose": False}
-    trained_like.export(path, "litert", sampler, STEPS, **options)
-    command = [sys.executable, EDGE, path, "--seeds=7", f"--out={tmp_path / 'picture.png'}"]
+@pytest.fixture(scope="module")
+def noisy_file(trained_like, tmp_path_factory):
+    """A file for GPUs with the signatures of the CPU that draw the noise of its steps."""
+    path = tmp_path_factory.mktemp("gpu") / "noisy.tflite"
+    options = {"signatures": ["start", "step", "finish", "noise"], "parity_seeds": 1, "verbose": False}
+    trained_like.export(path, "litert", "ancestral", STEPS, target="gpu", **options)
+    return path
+
+
+@pytest.fixture
+def painted(trained_like):
+    return trained_like.generate([7], "ancestral", STEPS, verbose=False)
+
+
+@pytest.mark.parametrize("lose", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_module_paints_on_the_gpu_or_says_why_not(noisy_file, painted, described, needs, tmp_path, lose):
+    """Noise comes from the CPU. A GPU that is lost is left for the CPU, with the same picture."""
+    answer = in_chromium(noisy_file, {"facts": described(noisy_file), "seed": 7, "lose": lose}, needs, tmp_path)
+    assert answer["accelerator"] == ("wasm" if lose else "webgpu")
+    assert (answer["whyNotGpu"] or "").startswith("The GPU was left for the CPU: " if lose else "")
+    np.testing.assert_allclose(answer["picture"], painted.ravel(), atol=GREY_LEVELS)
+
+
+@pytest.mark.slow
+def test_the_module_says_that_a_file_is_not_for_gpus(exported, described, needs, tmp_path):
+    answer = in_chromium(exported(), {"facts": described(exported()), "seed": 7}, needs, tmp_path)
+    assert answer["accelerator"] == "wasm"
+    assert answer["whyNotGpu"] == "The GPU was left for the CPU: the model must be exported with --target=gpu"
+
+
+def test_the_python_client_draws_the_noise_of_a_file_for_gpus(noisy_file, painted, tmp_path):
+    command = [sys.executable, EDGE, noisy_file, "--seeds=7", f"--out={tmp_path / 'picture.png'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "picture.png") as image:
         shown = np.asarray(image).astype(int)
-    expected = kddpm.images.grid(trained_like.generate([7], sampler, STEPS, verbose=False))[..., 0]
-    np.testing.assert_allclose(shown, expected, atol=GREY_LEVELS)
+    np.testing.assert_allclose(shown, kddpm.images.grid(painted)[..., 0], atol=GREY_LEVELS)
