@@ -30,6 +30,7 @@ export async function load({ litert, bytes, facts, threads = 1, accelerator = "w
 export class Model {
   #litert;
   #compiled;
+  /** @type {import("@litertjs/core").CompiledModel | null} */
   #onGpu = null;
   #names;
 
