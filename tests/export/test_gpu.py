@@ -6,6 +6,7 @@ Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 a missing progra
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import pytest
 from PIL import Image
 
 import kddpm
+from conftest import answering, serving
+from export import site
+from helpers.device_pictures import assert_same_picture, on_canvas
 from kddpm.device import litert
 
 HERE = pathlib.Path(__file__).parent
@@ -146,3 +150,32 @@ def test_the_python_client_draws_the_noise_of_a_file_for_gpus(noisy_file, painte
     with Image.open(tmp_path / "picture.png") as image:
         shown = np.asarray(image).astype(int)
     np.testing.assert_allclose(shown, kddpm.images.grid(painted)[..., 0], atol=GREY_LEVELS)
+
+
+@pytest.fixture(scope="module")
+def gpu_host(noisy_file, needs, npm_packages, tmp_path_factory):
+    """A site of a file for GPUs."""
+    needs("chromium")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    site.build(noisy_file, folder)
+    with serving(site.Handler, folder) as address:
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_adapter", [True, False])
+def test_the_page_offers_the_gpu_and_says_what_ran(gpu_host, painted, described, noisy_file, has_adapter):
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] if has_adapter else ["--disable-gpu"]
+    with answering("node", HERE / "visitor.mjs", shutil.which("chromium"), *flags) as ask:
+        answer = ask(visit="gpu", url=f"{gpu_host}/", seed="7")
+    assert "error" not in answer, answer
+    seen = answer["result"]
+    assert "WebAssembly" in seen["before"]["facts"]
+    shown = seen["chosen"]
+    assert_same_picture(on_canvas(shown["pixels"], described(noisy_file)["image_shape"]), painted[0])
+    assert shown["checked"] is has_adapter
+    if has_adapter:
+        assert "· WebGPU" in shown["facts"] and "WebAssembly" not in shown["facts"]
+        assert "WebAssembly" in seen["after"]["facts"]
+    else:
+        assert re.search(r"· WebAssembly, .* · This browser gives pages no GPU here\.", shown["facts"])

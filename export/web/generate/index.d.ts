@@ -93,6 +93,10 @@ export class Model {
   /** Why "webgpu" was asked for and does not run the network; null if it was not, or does. */
   readonly whyNotGpu: string | null;
 
+  /** Let a GPU run the network: that of LiteRT.js, see `setWebGpuDevice` there. `whyNotGpu` says why it does not. */
+  useGpu(bytes: Uint8Array): Promise<void>;
+  useCpu(): void;
+
   private constructor();
 
   /** The picture of a seed. */

@@ -71,6 +71,13 @@ export class Model {
     }
   }
 
+  /** Let the CPU run the network. */
+  useCpu() {
+    this.#onGpu?.delete();
+    this.#onGpu = null;
+    this.whyNotGpu = null;
+  }
+
   /** Compare a call of the network with the CPU's. */
   async #compare(compiled) {
     const { image_shape: shape, state_channels: channels, num_classes: classes, steps, precision } = this.facts;
