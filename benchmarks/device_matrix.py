@@ -35,7 +35,7 @@ NOISE = """
 import hashlib, json, pathlib, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from model import load
+from generator import load
 file, xnnpack, seeds = pathlib.Path(sys.argv[2]), sys.argv[3] == "True", json.loads(sys.argv[4])
 start = load(file.read_bytes(), 1, xnnpack, "0.0.0").get_signature_runner("start")
 noise = (start(seed=np.array([seed], np.int32))["x"][0] for seed in seeds)

@@ -70,8 +70,8 @@ def export(out: pathlib.Path, is_page: bool) -> None:
         raise InputError(f"--out must end in .tflite. Received: {out}")
     if FLAGS.format == "saved_model" and FLAGS.precision != "float32":
         raise InputError(f"--precision must be float32 with --format=saved_model. Received: {FLAGS.precision}")
-    if FLAGS.format != "tflite" and FLAGS.target != "cpu":
-        raise InputError(f"--target must be cpu with --format={FLAGS.format}. Received: {FLAGS.target}")
+    if FLAGS.format == "saved_model" and FLAGS.target != "cpu":
+        raise InputError(f"--target must be cpu with --format=saved_model. Received: {FLAGS.target}")
     commands.check_least(batch_size=1, parity_seeds=1, threads=1)
     check_output("out", out, is_folder=FLAGS.format != "tflite")
     config, data = directory.RunDirectory(FLAGS.run_dir).read()

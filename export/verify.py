@@ -18,7 +18,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from .edge.model import Generator, InputError, count, expanded
+from .edge.generator import Generator, InputError, count, expanded
 from .edge.pictures import grid, save
 
 _MEGABYTE = 1e6

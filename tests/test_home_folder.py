@@ -119,7 +119,8 @@ def test_the_site(home, monkeypatch):
     assert site._npm_folder() == home / "kept" / "kddpm" / "web"
 
 
-def test_the_client(home, capsys):
+def test_the_client(home, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "export" / "edge")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "export" / "edge" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)

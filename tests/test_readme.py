@@ -8,7 +8,6 @@ from helpers.processes import python
 from PIL import Image
 
 from kddpm import data, device
-from kddpm.device import signatures
 from kddpm.runs import presets
 from kddpm.sampling import samplers
 from kddpm.theory import parametrization, schedules
@@ -59,13 +58,3 @@ def test_the_tables_of_the_readme_are_complete():
         assert f"| `{choice}` | {', '.join(f'`{name}`' for name in names)} |" in README
     for path in re.findall(r"\]\(([\w/.]+)(?:#[\w-]+)?\)", README):
         assert (ROOT / path).exists(), path
-
-
-def test_the_kotlin_example_calls_what_there_is(trained_like):
-    example = (ROOT / "export" / "android" / "README.md").read_text()
-    table = samplers.step_table(samplers.DDIM(), trained_like.schedule, 2)
-    functions = signatures.signatures(trained_like.denoiser, table, 1)
-    called = re.findall(r'runSignature\(.*"(\w+)"\)', example)
-    assert set(called) == {"start", "step", "finish", "generate"} <= set(functions)
-    inputs = {spec.name for function in functions.values() for spec in function.input_signature}
-    assert set(re.findall(r'"(\w+)" to ', example)) <= inputs | {"image", "label"}

@@ -7,7 +7,7 @@
 
 The random numbers, the schedule and the sampler are inside the file. Picture k depends only on seed k (and label k).
 Another number of steps, variations and inpainting need a file with the signatures denoise and noise, of the sampler
-ancestral or ddim. This script needs model.py and pictures.py beside it.
+ancestral or ddim. This script needs generator.py and pictures.py beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 
 import numpy as np
-from model import Generator, InputError, count, expanded
+from generator import Generator, InputError, count, expanded
 from pictures import grid, save
 from PIL import Image, ImageOps
 
@@ -105,7 +105,8 @@ def _check_out(out):
     is_file = out.suffix == ".png"
     if out.exists() and out.is_dir() == is_file:
         raise InputError(f"--out must be a .png file, or a folder. Received: {out}, which is there and is not")
-    parent = next(folder for folder in (out / "x").absolute().parents if folder.is_dir() or folder.is_file())
+    inside = out if is_file else out / "x"
+    parent = next(folder for folder in inside.absolute().parents if folder.is_dir() or folder.is_file())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"--out must be in a folder that can be written to. Received: {out}")
 

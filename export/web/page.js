@@ -24,6 +24,7 @@ const canvas = $("canvas");
 let facts;
 let files; // beside this one, {name: bytes}
 let worker;
+const runs = { by: "", whyNotGpu: "", offline: "" }; // the model, in words
 let editing = null;
 let request = 0;
 /** @type {import("./address.js").View} */
@@ -66,9 +67,11 @@ async function begin() {
 }
 
 /** The model is there: draw, then see that it will be there without a network. */
-async function ready({ by, threads, files: runtime, whyNotEdit, whyNotSteps }) {
-  const ran = `${by}, ${count(threads, "thread")}`;
-  describe(ran);
+async function ready({ by, hasGpu, files: runtime, whyNotEdit, whyNotSteps }) {
+  runs.by = by;
+  describe();
+  $("gpu").parentElement.hidden = !hasGpu;
+  $("gpu").addEventListener("change", askForGpu);
   $("loading").hidden = true;
   $("generate").disabled = false;
   offerSteps(whyNotSteps);
@@ -76,7 +79,21 @@ async function ready({ by, threads, files: runtime, whyNotEdit, whyNotSteps }) {
   $("editing").hidden = !editing && $("steps-field").hidden;
   follow();
   const needed = Object.keys(files).filter((name) => !name.startsWith("litert/wasm/"));
-  if (await keepOffline([...needed, ...runtime]).catch(() => false)) describe(ran, "works offline");
+  if (await keepOffline([...needed, ...runtime]).catch(() => false)) runs.offline = "works offline";
+  describe();
+}
+
+function askForGpu() {
+  $("gpu").disabled = true;
+  worker.postMessage({ gpu: $("gpu").checked });
+}
+
+/** What runs the network now: not always what was asked for. */
+function runsBy({ by, whyNotGpu }) {
+  Object.assign(runs, { by, whyNotGpu });
+  describe();
+  $("gpu").disabled = false;
+  $("gpu").checked = by === "WebGPU";
 }
 
 function offerSteps(whyNot) {
@@ -103,8 +120,8 @@ function offerClasses() {
   $("labels").hidden = false;
 }
 
-/** The facts in a line; `more` = what runs the model, and whether it works offline. */
-function describe(...more) {
+/** The facts in a line. */
+function describe() {
   const [height, width, channels] = facts.image_shape;
   const calls = facts.network_calls;
   const { name, num_steps: steps } = facts.sampler;
@@ -116,7 +133,7 @@ function describe(...more) {
     isGuided && `guidance ${facts.guidance_scale}, for which each call asks the network twice`,
     facts.precision,
     facts.bytes && megabytes(facts.bytes),
-    ...more,
+    ...Object.values(runs),
   ];
   $("facts").textContent = parts.filter(Boolean).join(" · ");
 }
@@ -134,6 +151,8 @@ function oneCallAStep() {
 function hear(message) {
   if ("ready" in message) {
     ready(message.ready);
+  } else if ("by" in message) {
+    runsBy(message);
   } else if ("loaded" in message) {
     $("progress").value = message.loaded / message.total;
     $("loading").textContent = `Loading ${(message.loaded / 1e6).toFixed(1)} of ${megabytes(message.total)}`;

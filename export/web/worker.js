@@ -3,7 +3,8 @@
  *   {load: {facts, sizes}}            and answers {loaded, total}, in bytes, on the way, then {ready} or {failed: message},
  *   {draw: id, wishes, every, delay}  and answers {id, wish, image, calls, of, ms, callMs} when a wish is drawn and,
  *                                     where it is large and `every` is set, on the way; then {id, done: true} or {failed},
- *   {draw: null}                      and stops before its next call without an answer, as it does for the next `draw`.
+ *   {draw: null}                      and stops before its next call without an answer, as it does for the next `draw`,
+ *   {gpu: true or false}              and answers {by: what runs the network, whyNotGpu}, as after a `draw` that lost it.
  *
  * This is a classic worker because LiteRT.js loads its WebAssembly by importScripts, which module workers refuse.
  */
@@ -12,7 +13,11 @@ const MOST_THREADS = 4; // the networks are small: more of them wait for each ot
 const FRAME_MS = 16; // a screen shows no more
 const NEWS_MS = 50; // between two reports of what is loaded
 
+const gpu = self.navigator.gpu; // LiteRT.js is shown none before one is asked for
+
 let model = null;
+let useGpu = null;
+let onCpu = "";
 let stopped = new AbortController();
 let work = Promise.resolve();
 
@@ -22,6 +27,10 @@ self.onmessage = ({ data }) => {
       (ready) => self.postMessage({ ready }),
       (error) => self.postMessage({ failed: String(error?.message ?? error) }),
     );
+    return;
+  }
+  if ("gpu" in data) {
+    work = work.then(() => switchTo(data.gpu));
     return;
   }
   stopped.abort();
@@ -47,8 +56,35 @@ async function load({ facts, sizes }) {
   ]);
   const threads = isThreaded ? Math.min(self.navigator.hardwareConcurrency ?? 1, MOST_THREADS) : 1;
   model = await generate.load({ litert, bytes, facts, threads, accelerator: "wasm" });
+  onCpu = `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`;
+  useGpu = async () => {
+    litert.setWebGpuDevice(await deviceOf(await gpu.requestAdapter({ powerPreference: "high-performance" })));
+    await model.useGpu(bytes);
+  };
   const { whyNotEdit, whyNotSteps } = model;
-  return { by: "WebAssembly", threads, files: [`${runtime}.js`, `${runtime}.wasm`], whyNotEdit, whyNotSteps };
+  return { by: onCpu, hasGpu: Boolean(gpu), files: [`${runtime}.js`, `${runtime}.wasm`], whyNotEdit, whyNotSteps };
+}
+
+/** A device with the limits that LiteRT.js wants. */
+async function deviceOf(adapter) {
+  if (!adapter) throw new Error("This browser gives pages no GPU here.");
+  const { maxBufferSize, maxStorageBufferBindingSize, maxStorageBuffersPerShaderStage } = adapter.limits;
+  const requiredFeatures = ["shader-f16", "subgroups"].filter((feature) => adapter.features.has(feature));
+  const requiredLimits = { maxBufferSize, maxStorageBufferBindingSize, maxStorageBuffersPerShaderStage };
+  return adapter.requestDevice({ requiredFeatures, requiredLimits });
+}
+
+async function switchTo(isGpu) {
+  model.useCpu();
+  let whyNotGpu = null;
+  if (isGpu) await useGpu().catch((error) => (whyNotGpu = error.message));
+  tell(whyNotGpu);
+}
+
+/** Say what runs the network. */
+function tell(whyNotGpu = null) {
+  const by = model.accelerator === "webgpu" ? "WebGPU" : onCpu;
+  self.postMessage({ by, whyNotGpu: whyNotGpu ?? model.whyNotGpu });
 }
 
 /** @returns {(bytes: number) => void} which adds up what has come and tells the page now and then */
@@ -93,8 +129,10 @@ async function instantiate(files, name, imports, hear) {
 }
 
 async function draw({ draw: id, wishes, every, delay }, signal) {
+  const { accelerator } = model;
   try {
     for (const wish of wishes) await drawOne(id, wish, wish.large && every, wish.large ? delay : 0, signal);
+    if (model.accelerator !== accelerator) tell();
     self.postMessage({ id, done: true });
   } catch (error) {
     if (!signal.aborted) self.postMessage({ failed: String(error?.message ?? error) });

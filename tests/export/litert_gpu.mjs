@@ -3,6 +3,9 @@
  *
  * CALLS holds [name, {input: {dtype, shape, values}}] each. Prints one JSON object: {adapter: null} without an adapter,
  * else {adapter, fully: whether no operator is left to the CPU, complaints, outputs: one object of arrays a call}.
+ *
+ * Where CALLS holds {facts, seed, lose} the module export/web/generate paints that seed, after its GPU was lost if `lose`,
+ * and the object is {adapter, accelerator, whyNotGpu, picture}.
  */
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -11,7 +14,8 @@ import { fileURLToPath } from "node:url";
 
 import { chromium } from "../../export/web/node_modules/playwright-core/index.mjs";
 
-const MODULES = fileURLToPath(new URL("../../export/web/node_modules/", import.meta.url));
+const WEB = fileURLToPath(new URL("../../export/web/", import.meta.url));
+const MODULES = `${WEB}node_modules/`;
 const PAGE = `<link rel="icon" href="data:,"><script type="importmap">{"imports": {
   "@litertjs/core": "/modules/@litertjs/core/dist/index.js",
   "@litertjs/wasm-utils": "/modules/@litertjs/wasm-utils/dist/index.js"}}</script>`;
@@ -22,6 +26,7 @@ const server = createServer((request, response) => {
   const { pathname } = new URL(request.url, "http://localhost");
   response.setHeader("Content-Type", TYPES[path.extname(pathname)] ?? (pathname === "/" ? "text/html" : "text/plain"));
   if (pathname === "/") response.end(PAGE);
+  else if (pathname.startsWith("/generate/")) response.end(readFileSync(WEB + pathname));
   else response.end(readFileSync(pathname === "/model" ? modelFile : MODULES + pathname.slice("/modules/".length)));
 }).listen(0);
 
@@ -38,6 +43,14 @@ const answer = await page.evaluate(async (calls) => {
   if (!adapter) return { adapter: null };
   const litert = await import("@litertjs/core");
   await litert.loadLiteRt("/modules/@litertjs/core/wasm/");
+  if (calls.facts) {
+    const { load } = await import("/generate/index.js");
+    const bytes = new Uint8Array(await (await fetch("/model")).arrayBuffer());
+    const painter = await load({ litert, bytes, facts: calls.facts, accelerator: "webgpu" });
+    if (calls.lose) litert.getWebGpuDevice().destroy();
+    const picture = [...(await painter.generate({ seed: calls.seed }))];
+    return { adapter, accelerator: painter.accelerator, whyNotGpu: painter.whyNotGpu, picture };
+  }
   const model = await litert.loadAndCompile("/model", { accelerator: "webgpu", gpuOptions: { precision: "fp32" } });
   const outputs = [];
   for (const [name, inputs] of calls) {

@@ -18,7 +18,7 @@ from helpers.networks import one_conv_model
 from PIL import Image
 
 import kddpm
-from export.edge import model as edge
+from export.edge import generator as edge
 from kddpm.sampling import samplers
 
 ROOT = pathlib.Path(__file__).parents[2]

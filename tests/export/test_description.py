@@ -10,28 +10,34 @@ from kddpm.device import description
 from kddpm.sampling import samplers
 
 EXPORT = pathlib.Path(site.__file__).parent
-KOTLIN = (EXPORT / "android" / "README.md").read_text()
+CLIENTS = (
+    "site.py",
+    "edge/generator.py",
+    "cpp/side_file.hpp",
+    "web/generate/description.js",
+    "android/Generator.kt",
+    "ios/Generator.swift",
+)
 
 
-@pytest.mark.parametrize("client", ["edge/model.py", "web/model.js", "android/README.md", "site.py"])
+@pytest.mark.parametrize("client", CLIENTS)
 def test_every_client_reads_the_version_that_is_written(client):
-    versions = re.findall(r"DESCRIPTION_VERSION = (\d+)", (EXPORT / client).read_text())
+    versions = re.findall(r"(?i)DESCRIPTION_?VERSION = (\d+)", (EXPORT / client).read_text())
     assert versions == [str(description.VERSION)]
 
 
-def test_the_kotlin_reads_what_is_there(exported, described):
-    about = described(exported(sampler="heun"))
-    (read,) = re.findall(r"```kotlin\n(import .*?)```", KOTLIN, re.DOTALL)
-    keys = re.findall(r'(?:\.opt|\.getInt|\.getJSONArray)\("(\w+)"\)', read)
-    assert set(keys) == {"description_version", "batch_size", "image_shape", "state_channels", "network_calls"}
-    assert set(keys) <= set(about)
-    known = {*about, *about["sampler"], *samplers.BY_NAME, "benchmark_model"}
-    assert set(re.findall(r"`(\w+_\w+)`", KOTLIN)) <= known
-    # The state has its own channels, the picture those of its shape.
-    assert "FloatArray(stateChannels)" in read and "IntArray(channels)" in read
+@pytest.mark.parametrize("client", ["android/Generator.kt", "ios/Generator.swift"])
+def test_the_samples_read_what_is_there(exported, described, client):
+    """They find inputs and entries by name; the state has its own channels, the picture those of its shape."""
+    about, code = described(exported(sampler="heun", classes=True)), (EXPORT / client).read_text()
+    of_signatures = {name for signature in about["signatures"].values() for kind in signature.values() for name in kind}
+    read = set(re.findall(r'"([a-z]\w+)"|    let (\w+):', code))
+    read = {found for pair in read for found in pair if found} - {"cpu", "model", "json", "tflite"}
+    assert {"description_version", "image_shape", "network_calls"} <= read
+    assert read <= {*about, *about["signatures"], *of_signatures}
 
 
-@pytest.mark.parametrize("client", ["edge/model.py", "web/page.js"])
+@pytest.mark.parametrize("client", ["edge/generator.py", "cpp/generate.cpp", "web/page.js"])
 def test_every_sampler_has_a_name(client):
-    named = re.findall(r'^ +"?(\w+)"?: "(?:.+)",$', (EXPORT / client).read_text(), re.MULTILINE)
+    named = re.findall(r'\b(\w+)"?[:,] "[^"]+"\}?[,}]', (EXPORT / client).read_text())
     assert [name for name in named if name in samplers.BY_NAME] == list(samplers.BY_NAME)

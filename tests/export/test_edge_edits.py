@@ -1,11 +1,11 @@
-"""export/edge/model.py: another number of steps, variations and inpainting, beside Keras."""
+"""export/edge/generator.py: another number of steps, variations and inpainting, beside Keras."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from export.edge import model as edge
+from export.edge import generator as edge
 from kddpm.sampling import samplers
 
 SEEDS = [0, -3, 7]
@@ -66,7 +66,9 @@ def test_variations(both, trained_like, picture, strength, steps):
     assert_same(found, trained_like.variations(picture, strength, SEEDS, sampler=sampler, num_steps=steps or 6))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_steps": 12}, {"resamplings": 1}, {"jump_length": 2, "resamplings": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_steps": 1}, {"num_steps": 12}, {"resamplings": 1}, {"jump_length": 2, "resamplings": 3}]
+)
 def test_inpainting(both, trained_like, picture, options):
     generator, sampler = both
     known = np.ones((8, 8), bool)
@@ -113,10 +115,13 @@ def test_what_a_file_does_not_allow_is_refused(files, picture):
         (lambda: generator.generate(SEEDS, num_steps=21), "--num_steps must lie in 1 .. 20. Received: 21"),
         (lambda: generator.variations(picture, 1.5, SEEDS), r"--strength must lie in \[0, 1\]. Received: 1.5"),
         (lambda: generator.variations(picture, float("nan"), SEEDS), r"--strength must lie in \[0, 1\]"),
-        (lambda: generator.inpaint(picture, known, SEEDS, jump_length=6), "--jump_length must lie in 1 .. 5, "),
+        (
+            lambda: generator.inpaint(picture, known, SEEDS, jump_length=6),
+            "--jump_length must lie in 1 .. 5, or ",
+        ),
         (
             lambda: generator.inpaint(picture, known, SEEDS, resamplings=0),
-            "--resamplings be at least 1",
+            "--resamplings must be at least 1. Received: 0",
         ),
     ):
         with pytest.raises(edge.InputError, match=error):

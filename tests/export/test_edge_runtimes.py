@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import interpreter
 
-from export.edge import model as edge
+from export.edge import generator as edge
 
 EDGE = pathlib.Path(edge.__file__).parent
 
@@ -129,7 +129,7 @@ def test_xnnpack_is_asked_for_only_where_there_is_a_choice(exported, installed, 
         edge.Generator(exported(), xnnpack=False)
 
 
-@pytest.mark.parametrize("file", ["generate.py", "model.py"])
+@pytest.mark.parametrize("file", ["generate.py", "generator.py"])
 def test_the_client_is_python_3_7(file):
     tree = ast.parse((EDGE / file).read_text(), feature_version=(3, 7))
     assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)

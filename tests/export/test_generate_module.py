@@ -187,7 +187,7 @@ EDIT = {"seed": 0, "picture": [0] * 64, "strength": 0.5}
         (
             {"seed": 0, "steps": 5},
             {"made_with": "heun"},
-            "Another number of steps needs the sampler ancestral",
+            "Another number of steps needs the sampler ancestral or ddim.",
         ),
     ],
 )

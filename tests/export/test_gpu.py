@@ -6,16 +6,23 @@ Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 a missing progra
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import answering, serving
+from helpers.device_pictures import assert_same_picture, on_canvas
+from PIL import Image
 
+import kddpm
+from export import site
 from kddpm.device import litert
 
 HERE = pathlib.Path(__file__).parent
+EDGE = HERE.parents[1] / "export" / "edge" / "generate.py"
 STEPS = 2
 GREY_LEVELS = 1  # how far a pixel may be from the CPU's
 ERROR = 1e-4  # of what lies in [-1, 1], or is of the order of 1
@@ -61,19 +68,25 @@ def check(outputs, on_cpu, calls):
             np.testing.assert_allclose(np.ravel(found[key]), value.ravel(), atol=bound, rtol=0, err_msg=f"{name} {key}")
 
 
-def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+def in_chromium(model_file, order, needs, tmp_path):
+    """What litert_gpu.mjs answers; skipped where Chromium has no adapter."""
     needs("node", "chromium")
-    listed = [
-        [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
-        for name, of in calls
-    ]
-    (tmp_path / "calls.json").write_text(json.dumps(listed))
+    (tmp_path / "calls.json").write_text(json.dumps(order))
     command = ["node", HERE / "litert_gpu.mjs", shutil.which("chromium"), model_file, tmp_path / "calls.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     if answer["adapter"] is None:
         pytest.skip("Chromium has no WebGPU adapter")
+    return answer
+
+
+def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+    listed = [
+        [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
+        for name, of in calls
+    ]
+    answer = in_chromium(model_file, listed, needs, tmp_path)
     assert answer["fully"] and answer["complaints"] == []
     check(answer["outputs"], on_cpu, calls)
 
@@ -98,3 +111,71 @@ def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_pat
         number, _, output = key.split(".")
         outputs[int(number)][output] = found[key]
     check(outputs, on_cpu, calls)
+
+
+@pytest.fixture(scope="module")
+def noisy_file(trained_like, tmp_path_factory):
+    """A file for GPUs with the signatures of the CPU that draw the noise of its steps."""
+    path = tmp_path_factory.mktemp("gpu") / "noisy.tflite"
+    options = {"signatures": ["start", "step", "finish", "noise"], "parity_seeds": 1, "verbose": False}
+    trained_like.export(path, "litert", "ancestral", STEPS, target="gpu", **options)
+    return path
+
+
+@pytest.fixture
+def painted(trained_like):
+    return trained_like.generate([7], "ancestral", STEPS, verbose=False)
+
+
+@pytest.mark.parametrize("lose", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_module_paints_on_the_gpu_or_says_why_not(noisy_file, painted, described, needs, tmp_path, lose):
+    """Noise comes from the CPU. A GPU that is lost is left for the CPU, with the same picture."""
+    answer = in_chromium(noisy_file, {"facts": described(noisy_file), "seed": 7, "lose": lose}, needs, tmp_path)
+    assert answer["accelerator"] == ("wasm" if lose else "webgpu")
+    assert (answer["whyNotGpu"] or "").startswith("The GPU was left for the CPU: " if lose else "")
+    np.testing.assert_allclose(answer["picture"], painted.ravel(), atol=GREY_LEVELS)
+
+
+@pytest.mark.slow
+def test_the_module_says_that_a_file_is_not_for_gpus(exported, described, needs, tmp_path):
+    answer = in_chromium(exported(), {"facts": described(exported()), "seed": 7}, needs, tmp_path)
+    assert answer["accelerator"] == "wasm"
+    assert answer["whyNotGpu"] == "The GPU was left for the CPU: the model must be exported with --target=gpu"
+
+
+def test_the_python_client_draws_the_noise_of_a_file_for_gpus(noisy_file, painted, tmp_path):
+    command = [sys.executable, EDGE, noisy_file, "--seeds=7", f"--out={tmp_path / 'picture.png'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "picture.png") as image:
+        shown = np.asarray(image).astype(int)
+    np.testing.assert_allclose(shown, kddpm.images.grid(painted)[..., 0], atol=GREY_LEVELS)
+
+
+@pytest.fixture(scope="module")
+def gpu_host(noisy_file, needs, npm_packages, tmp_path_factory):
+    """A site of a file for GPUs."""
+    needs("chromium")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    site.build(noisy_file, folder)
+    with serving(site.Handler, folder) as address:
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_adapter", [True, False])
+def test_the_page_offers_the_gpu_and_says_what_ran(gpu_host, painted, described, noisy_file, has_adapter):
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] if has_adapter else ["--disable-gpu"]
+    with answering("node", HERE / "visitor.mjs", shutil.which("chromium"), *flags) as ask:
+        answer = ask(visit="gpu", url=f"{gpu_host}/", seed="7")
+    assert "error" not in answer, answer
+    seen = answer["result"]
+    assert "WebAssembly" in seen["before"]["facts"]
+    shown = seen["chosen"]
+    assert_same_picture(on_canvas(shown["pixels"], described(noisy_file)["image_shape"]), painted[0])
+    assert shown["checked"] is has_adapter
+    if has_adapter:
+        assert "· WebGPU" in shown["facts"] and "WebAssembly" not in shown["facts"]
+        assert "WebAssembly" in seen["after"]["facts"]
+    else:
+        assert re.search(r"· WebAssembly, .* · This browser gives pages no GPU here\.", shown["facts"])

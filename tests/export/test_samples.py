@@ -20,9 +20,3 @@ def test_the_kotlin_sample_compiles(needs, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "classes" / "Generator.class").is_file()
-
-
-def test_samples_read_the_version_of_the_description(exported, described):
-    version = described(exported())["description_version"]
-    assert f"DESCRIPTION_VERSION = {version} " in (EXPORT / "android" / "Generator.kt").read_text()
-    assert f"descriptionVersion = {version} " in (EXPORT / "ios" / "Generator.swift").read_text()

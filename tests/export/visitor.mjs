@@ -1,6 +1,6 @@
 /**
- * Visits pages in Chromium: `node visitor.mjs CHROMIUM`, then a line of JSON for each visit, {visit, url, ...}, each
- * answered by a line {result} or {error}, with the console's complaints and every address that was asked for.
+ * Visits pages in Chromium: `node visitor.mjs CHROMIUM FLAG...`, then a line of JSON for each visit, {visit, url, ...},
+ * each answered by a line {result} or {error}, with the console's complaints and every address that was asked for.
  */
 import { renameSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -344,6 +344,21 @@ const visits = {
     );
   },
 
+  async gpu(page, { url, seed }) {
+    await open(page, url);
+    const before = await look(page);
+    await page.click("#gpu");
+    await page.waitForSelector("#gpu:not(:disabled)");
+    await page.fill("#seed", seed);
+    await page.click("#generate");
+    await drawn(page);
+    const chosen = await look(page);
+    chosen.checked = await page.isChecked("#gpu");
+    await page.uncheck("#gpu");
+    await page.waitForSelector("#gpu:not(:disabled)");
+    return { before, chosen, after: await look(page) };
+  },
+
   async withoutWebAssembly(page, { url }) {
     await page.addInitScript(() => delete globalThis.WebAssembly);
     await open(page, url);
@@ -388,7 +403,7 @@ const visits = {
   },
 };
 
-const browser = await chromium.launch({ executablePath: process.argv[2], args: ["--no-sandbox"] });
+const browser = await chromium.launch({ executablePath: process.argv[2], args: ["--no-sandbox", ...process.argv.slice(3)] });
 for await (const line of createInterface({ input: process.stdin })) {
   const order = JSON.parse(line);
   const context = await browser.newContext();

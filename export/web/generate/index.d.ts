@@ -6,9 +6,12 @@ export interface Facts {
   bytes: number;
   sha256: string;
   precision: string;
+  target: "cpu" | "gpu";
   batch_size: number;
   /** [height, width, channels]; 1 = grey, 2 = grey and alpha, 3 = RGB, 4 = RGBA. */
   image_shape: [number, number, number];
+  /** Of the sampler's state: more than a picture's where it remembers. */
+  state_channels: number;
   num_classes: number | null;
   class_names: string[] | null;
   guidance_scale: number;
@@ -39,7 +42,10 @@ export interface Load {
   facts: Facts;
   /** Of the CPU; more than one needs LiteRT.js loaded with threads. 1 if not given. */
   threads?: number;
-  /** What runs the network; "wasm" if not given. */
+  /**
+   * What runs the network; "wasm" if not given. "webgpu" is tried: where it fails, or gives other values than the CPU,
+   * `accelerator` of the model stays "wasm" and `whyNotGpu` says why. `start` and `noise` run on the CPU always.
+   */
   accelerator?: "wasm" | "webgpu";
 }
 
@@ -82,6 +88,14 @@ export class Model {
   readonly whyNotEdit: string | null;
   /** Why `steps` would throw with this file; null if it works. */
   readonly whyNotSteps: string | null;
+  /** What runs the network now; a GPU that is lost on the way is left for the CPU. */
+  readonly accelerator: "wasm" | "webgpu";
+  /** Why "webgpu" was asked for and does not run the network; null if it was not, or does. */
+  readonly whyNotGpu: string | null;
+
+  /** Let a GPU run the network: that of LiteRT.js, see `setWebGpuDevice` there. `whyNotGpu` says why it does not. */
+  useGpu(bytes: Uint8Array): Promise<void>;
+  useCpu(): void;
 
   private constructor();
 

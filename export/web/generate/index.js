@@ -10,19 +10,28 @@ export { checkFacts, defaultLabel, parseSeed } from "./description.js";
 
 /** @typedef {import("./index.js").Options} Options */
 
+const ON_CPU = ["start", "noise"]; // their integers are nothing for a GPU
+const GPU_ERROR = { float32: 0.01, float16: 0.01, int8: 0.2 }; // on the mean, of what is of the order of 1
+
 /** @param {import("./index.js").Load} options */
 export async function load({ litert, bytes, facts, threads = 1, accelerator = "wasm" }) {
   checkFacts(facts);
   await checkBytes(bytes, facts);
-  const compiled = await litert.loadAndCompile(bytes, { accelerator, cpuOptions: { numThreads: threads } });
+  const compiled = await litert.loadAndCompile(bytes, {
+    accelerator: "wasm",
+    cpuOptions: { numThreads: threads },
+  });
   const model = new Model(litert, compiled, facts);
   await model.checkNoise();
+  if (accelerator === "webgpu") await model.useGpu(bytes);
   return model;
 }
 
 export class Model {
   #litert;
   #compiled;
+  /** @type {import("@litertjs/core").CompiledModel | null} */
+  #onGpu = null;
   #names;
 
   /**
@@ -37,6 +46,58 @@ export class Model {
     this.facts = facts;
     this.whyNotEdit = whyNotEdit(facts, this.#names);
     this.whyNotSteps = whyNotSteps(facts, this.#names);
+    this.whyNotGpu = null;
+  }
+
+  /** What runs the network. */
+  get accelerator() {
+    return this.#onGpu ? "webgpu" : "wasm";
+  }
+
+  /** Let a GPU run the network, if it gives what the CPU gives; else `whyNotGpu` says why not. */
+  async useGpu(/** @type {Uint8Array} */ bytes) {
+    this.whyNotGpu = null;
+    try {
+      if (this.facts.target !== "gpu" && this.#names.some((name) => ["step", "generate"].includes(name))) {
+        throw new Error("the model must be exported with --target=gpu");
+      }
+      const gpuOptions = { precision: /** @type {const} */ ("fp32") };
+      const compiled = await this.#litert.loadAndCompile(bytes, { accelerator: "webgpu", gpuOptions });
+      if (compiled.options.accelerator !== "webgpu") throw new Error("it does not take all operators of the model");
+      await this.#compare(compiled);
+      this.#onGpu = compiled;
+    } catch (error) {
+      this.#leaveGpu(error);
+    }
+  }
+
+  /** Let the CPU run the network. */
+  useCpu() {
+    this.#onGpu?.delete();
+    this.#onGpu = null;
+    this.whyNotGpu = null;
+  }
+
+  /** Compare a call of the network with the CPU's. */
+  async #compare(compiled) {
+    const { image_shape: shape, state_channels: channels, num_classes: classes, steps, precision } = this.facts;
+    const name = ["denoise", "step", "generate"].find((signature) => this.#names.includes(signature));
+    const size = shape[0] * shape[1] * (name === "denoise" ? shape[2] : channels);
+    const wave = Float32Array.from({ length: size }, (_, i) => Math.sin(i)); // any picture will do
+    const index = Math.floor(steps.t.length / 2); // where both noise and picture are plain to see
+    const values = { x: wave, noise: wave, t: steps.t[index], index, label: classes ? 0 : null };
+    const expected = await this.#call(this.#compiled, name, values);
+    const found = await this.#call(compiled, name, values);
+    for (const [output, value] of Object.entries(expected)) {
+      const error = value.reduce((sum, one, i) => sum + Math.abs(one - found[output][i]), 0) / value.length;
+      const most = GPU_ERROR[precision] * (output === "image" ? 255 : 1);
+      if (!(error <= most)) throw new Error(`its ${output} is off by ${error.toPrecision(2)} from the CPU's`);
+    }
+  }
+
+  #leaveGpu(/** @type {any} */ error) {
+    this.#onGpu = null;
+    this.whyNotGpu = `The GPU was left for the CPU: ${String(error?.message ?? error).split("\n")[0]}`;
   }
 
   /** @param {Options} wish */
@@ -121,17 +182,28 @@ export class Model {
    * @type {import("./walks.js").Run}
    */
   #run = async (name, values) => {
+    if (this.#onGpu && !ON_CPU.includes(name)) {
+      try {
+        return await this.#call(this.#onGpu, name, values);
+      } catch (error) {
+        this.#leaveGpu(error); // a GPU may be lost at any time
+      }
+    }
+    return this.#call(this.#compiled, name, values);
+  };
+
+  async #call(compiled, name, values) {
     /** @type {Record<string, import("@litertjs/core").Tensor>} */
     const inputs = {};
     try {
-      for (const { name: input, shape } of this.#compiled.signatures[name].getInputDetails()) {
+      for (const { name: input, shape } of compiled.signatures[name].getInputDetails()) {
         const value = values[input];
         const isNumber = typeof value === "number";
         inputs[input] = new this.#litert.Tensor(isNumber ? Int32Array.of(value) : value, isNumber ? [1] : shape);
       }
       /** @type {Record<string, any>} */
       const outputs = {};
-      for (const [output, tensor] of Object.entries(await this.#compiled.run(name, inputs))) {
+      for (const [output, tensor] of Object.entries(await compiled.run(name, inputs))) {
         outputs[output] = (await tensor.data()).slice(); // the tensor's own memory is WebAssembly's
         tensor.delete();
       }
@@ -139,7 +211,7 @@ export class Model {
     } finally {
       for (const tensor of Object.values(inputs)) tensor.delete();
     }
-  };
+  }
 }
 
 /** Go all the way of a walk, and return its picture. */

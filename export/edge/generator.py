@@ -70,10 +70,16 @@ class Generator:
             raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
         self.runtime = f"{name}, {count(threads, 'thread')}, {'with' if xnnpack else 'without'} XNNPACK"
         self._check_signatures(path)
-        self._way = next((way for way, needed in _WAYS.items() if needed <= set(self._run)), None)
+        self._way = next((way for way, needed in _WAYS.items() if self._needed(way, needed) <= set(self._run)), None)
         if self._way is None:
             needed = "; or ".join(", ".join(sorted(names)) for names in _WAYS.values())
             raise InputError(f"{path} must have the signatures {needed}. Received: {', '.join(self._run)}")
+
+    def _needed(self, way, needed):
+        """Return the signatures of a way, with those that draw the noise of a file for GPUs."""
+        inputs = self._run[way].get_input_details() if way in self._run else {}
+        drawing = {"noise"} if "noise" in inputs else {"start"} if way == "generate" and "x" in inputs else set()
+        return needed | drawing
 
     def _check_signatures(self, path):
         """Check that inputs have the shapes and classes of the side file."""
@@ -106,15 +112,23 @@ class Generator:
         """
         rows = self._rows(num_steps)
 
+        def called(name, given, **inputs):
+            """Call a signature with those inputs that it takes: in a file for GPUs noise instead of a seed."""
+            takes = self._run[name].get_input_details()
+            if "noise" in takes:
+                inputs["noise"] = self._noise(given, 1, int(inputs["index"][0]))
+            return self._run[name](**{key: value for key, value in {**given, **inputs}.items() if key in takes})
+
         def by_generate(given, advance):
-            image = self._run["generate"](**given)["image"]
+            start = {} if "seed" in self._run["generate"].get_input_details() else called("start", given)
+            image = called("generate", given, **start)["image"]
             advance()
             return image
 
         def by_step(given, advance):
-            x = self._run["start"](seed=given["seed"])["x"]
+            x = called("start", given)["x"]
             for index in range(len(rows)):
-                x = self._run["step"](x=x, index=np.array([index], np.int32), **given)["x"]
+                x = called("step", given, x=x, index=np.array([index], np.int32))["x"]
                 advance()
             return self._run["finish"](x=x)["image"]
 
@@ -188,12 +202,13 @@ class Generator:
             uint8 (N, H, W, C).
         """
         rows = self._editable_rows(num_steps)
-        jump_length = min(_JUMP_LENGTH, max(len(rows) - 1, 1)) if jump_length is None else jump_length
-        if resamplings < 1 or jump_length < 1 or (resamplings > 1 and jump_length >= len(rows)):
-            raise InputError(
-                f"--jump_length must lie in 1 .. {len(rows) - 1}, and --resamplings be at least 1. "
-                f"Received: {jump_length}, {resamplings}"
-            )
+        if resamplings < 1:
+            raise InputError(f"--resamplings must be at least 1. Received: {resamplings}")
+        most = max(len(rows) - 1, 1)
+        if jump_length is None:
+            jump_length = min(_JUMP_LENGTH, most)
+        elif jump_length < 1 or (resamplings > 1 and jump_length >= len(rows)):
+            raise InputError(f"--jump_length must lie in 1 .. {most}, or --resamplings be 1. Received: {jump_length}")
         labels = self._labels_of_edit(labels)
         order, climbs = _resampled(len(rows), jump_length, resamplings)
         reached = np.array([*(row["alpha_bar"] for row in rows), 1.0])  # of the levels, from noise to the picture
