@@ -105,7 +105,8 @@ def _check_out(out):
     is_file = out.suffix == ".png"
     if out.exists() and out.is_dir() == is_file:
         raise InputError(f"--out must be a .png file, or a folder. Received: {out}, which is there and is not")
-    parent = next(folder for folder in (out / "x").absolute().parents if folder.is_dir() or folder.is_file())
+    inside = out if is_file else out / "x"
+    parent = next(folder for folder in inside.absolute().parents if folder.is_dir() or folder.is_file())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"--out must be in a folder that can be written to. Received: {out}")
 
