@@ -33,12 +33,9 @@ TIMEOUT = 900  # seconds, of a command
 BEGIN, END = "<!-- the table of benchmarks/device_matrix.py -->\n", "<!-- end of the table -->\n"
 NOISE = """
 import hashlib, json, pathlib, sys
-import numpy as np
 sys.path.insert(0, sys.argv[1])
-from generator import load
-file, xnnpack, seeds = pathlib.Path(sys.argv[2]), sys.argv[3] == "True", json.loads(sys.argv[4])
-start = load(file.read_bytes(), 1, xnnpack, "0.0.0").get_signature_runner("start")
-noise = (start(seed=np.array([seed], np.int32))["x"][0] for seed in seeds)
+import generator
+noise = generator.Generator(pathlib.Path(sys.argv[2]), 1, sys.argv[3] == "True").noise(json.loads(sys.argv[4]))
 print(json.dumps([hashlib.sha256(x.astype("<f4").tobytes()).hexdigest() for x in noise]))
 """
 

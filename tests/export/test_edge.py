@@ -82,6 +82,14 @@ def test_a_folder_gets_a_file_a_seed(model, trained_like, tmp_path):
         assert np.abs(np.asarray(image).astype(int) - picture).max() <= 1
 
 
+def test_a_command_writes_over_its_picture(model, tmp_path):
+    written = []
+    for seed in (5, 7):
+        run(model, f"--seeds={seed}", f"--out={tmp_path / 'grid.png'}")
+        written.append((tmp_path / "grid.png").read_bytes())
+    assert written[0] != written[1]
+
+
 def test_labels_choose_the_class(exported, trained_like_with_classes):
     generator = edge.Generator(exported(classes=True))
     model = trained_like_with_classes

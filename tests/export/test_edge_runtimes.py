@@ -111,10 +111,10 @@ def test_a_runtime_that_takes_no_number_of_threads_paints(exported, installed, m
     path = exported()
     installed(ai_edge_litert="1.1.0")
 
-    def interpret(model_content, num_threads=None):
+    def interpret(model_path, num_threads=None):
         if num_threads is not None:
             raise AttributeError("'Interpreter' object has no attribute '_interpreter'")
-        return interpreter.Interpreter(model_content=model_content)
+        return interpreter.Interpreter(model_path=model_path)
 
     monkeypatch.setitem(sys.modules, edge._RUNTIMES[0], types.SimpleNamespace(Interpreter=interpret))
     assert edge.Generator(path).generate([3]).shape == (1, 8, 8, 1)
