@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from helpers.device_pictures import Keras
@@ -20,6 +21,7 @@ from helpers.sites import files_of, serving
 from export import site
 
 HERE = pathlib.Path(__file__).parent
+HEADERS = ("png.h", "openssl/evp.h", "nlohmann/json.hpp")  # of the client in C++
 
 
 @pytest.fixture(scope="session")
@@ -182,3 +184,21 @@ def chromium(npm_packages, needs):
             return answer["result"]
 
         yield visit
+
+
+@pytest.fixture(scope="session")
+def cpp_program(needs, tmp_path_factory):
+    """The client, built by the command of its README; pip is that of the Python that runs the tests."""
+    needs("cmake", "g++")
+    includes = [part for header in HEADERS for part in ("-include", header)]
+    found = subprocess.run(["g++", "-E", "-x", "c++", *includes, "/dev/null"], capture_output=True)
+    if found.returncode:
+        message = f"needs {', '.join(HEADERS)}"
+        (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
+    build = tmp_path_factory.mktemp("cpp") / "build"
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    for command in (["cmake", "-S", HERE.parents[1] / "export" / "cpp", "-B", build], ["cmake", "--build", build]):
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "warning: " not in result.stderr
+    return build / "generate"

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -22,33 +21,14 @@ from export.edge import generator as edge
 from kddpm.sampling import samplers
 
 ROOT = pathlib.Path(__file__).parents[2]
-HEADERS = ("png.h", "openssl/evp.h", "nlohmann/json.hpp")
-
-
-@pytest.fixture(scope="session")
-def program(needs, tmp_path_factory):
-    """The client, built by the command of its README; pip is that of the Python that runs the tests."""
-    needs("cmake", "g++")
-    includes = [part for header in HEADERS for part in ("-include", header)]
-    found = subprocess.run(["g++", "-E", "-x", "c++", *includes, "/dev/null"], capture_output=True)
-    if found.returncode:
-        message = f"needs {', '.join(HEADERS)}"
-        (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
-    build = tmp_path_factory.mktemp("cpp") / "build"
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
-    for command in (["cmake", "-S", ROOT / "export" / "cpp", "-B", build], ["cmake", "--build", build]):
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert "warning: " not in result.stderr
-    return build / "generate"
 
 
 @pytest.fixture
-def run(program, tmp_path):
+def run(cpp_program, tmp_path):
     """Runs the client on the flags and returns what it did."""
 
     def call(*flags):
-        return subprocess.run([program, *map(str, flags)], capture_output=True, text=True, cwd=tmp_path)
+        return subprocess.run([cpp_program, *map(str, flags)], capture_output=True, text=True, cwd=tmp_path)
 
     return call
 

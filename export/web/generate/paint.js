@@ -2,7 +2,7 @@
 /**
  * Paints a picture in Node:
  *
- *   node paint.js MODEL.tflite --seed=7 --out=picture.png [--label=3] [--steps=50]
+ *   node paint.js MODEL.tflite --seed=7 --out=picture.png [--label=3] [--num_steps=50]
  *
  * The side file lies beside the model.
  */
@@ -45,7 +45,7 @@ async function main() {
   const options = /** @type {const} */ ({ type: "string" });
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { seed: options, label: options, steps: options, out: options },
+    options: { seed: options, label: options, num_steps: options, out: options },
   });
   const [file] = positionals;
   if (positionals.length !== 1 || !file.endsWith(".tflite")) {
@@ -54,7 +54,7 @@ async function main() {
   const wish = {
     seed: number("seed", values.seed) ?? 0,
     label: number("label", values.label),
-    steps: number("steps", values.steps),
+    steps: number("num_steps", values.num_steps),
   };
   const facts = JSON.parse(readFileSync(file.replace(/tflite$/, "json"), "utf8"));
   const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts });
