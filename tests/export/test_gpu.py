@@ -3,6 +3,7 @@
 Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 a missing program is a failure.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -68,9 +69,14 @@ def check(outputs, on_cpu, calls):
             np.testing.assert_allclose(np.ravel(found[key]), value.ravel(), atol=bound, rtol=0, err_msg=f"{name} {key}")
 
 
-def in_chromium(model_file, order, needs, tmp_path):
-    """What litert_gpu.mjs answers; skipped where Chromium has no adapter."""
-    needs("node", "chromium")
+@pytest.fixture
+def in_chromium(needs, npm_packages, tmp_path):
+    """Asks litert_gpu.mjs about a file; skips where Chromium has no adapter."""
+    needs("chromium")
+    return functools.partial(asked, tmp_path)
+
+
+def asked(tmp_path, model_file, order):
     (tmp_path / "calls.json").write_text(json.dumps(order))
     command = ["node", HERE / "litert_gpu.mjs", shutil.which("chromium"), model_file, tmp_path / "calls.json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -81,12 +87,12 @@ def in_chromium(model_file, order, needs, tmp_path):
     return answer
 
 
-def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, needs, tmp_path):
+def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, in_chromium):
     listed = [
         [name, {key: {"dtype": v.dtype.name, "shape": v.shape, "values": v.ravel().tolist()} for key, v in of.items()}]
         for name, of in calls
     ]
-    answer = in_chromium(model_file, listed, needs, tmp_path)
+    answer = in_chromium(model_file, listed)
     assert answer["fully"] and answer["complaints"] == []
     check(answer["outputs"], on_cpu, calls)
 
@@ -128,17 +134,17 @@ def painted(trained_like):
 
 
 @pytest.mark.parametrize("lose", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_module_paints_on_the_gpu_or_says_why_not(noisy_file, painted, described, needs, tmp_path, lose):
+def test_the_module_paints_on_the_gpu_or_says_why_not(noisy_file, painted, described, in_chromium, lose):
     """Noise comes from the CPU. A GPU that is lost is left for the CPU, with the same picture."""
-    answer = in_chromium(noisy_file, {"facts": described(noisy_file), "seed": 7, "lose": lose}, needs, tmp_path)
+    answer = in_chromium(noisy_file, {"facts": described(noisy_file), "seed": 7, "lose": lose})
     assert answer["accelerator"] == ("wasm" if lose else "webgpu")
     assert (answer["whyNotGpu"] or "").startswith("The GPU was left for the CPU: " if lose else "")
     np.testing.assert_allclose(answer["picture"], painted.ravel(), atol=GREY_LEVELS)
 
 
 @pytest.mark.slow
-def test_the_module_says_that_a_file_is_not_for_gpus(exported, described, needs, tmp_path):
-    answer = in_chromium(exported(), {"facts": described(exported()), "seed": 7}, needs, tmp_path)
+def test_the_module_says_that_a_file_is_not_for_gpus(exported, described, in_chromium):
+    answer = in_chromium(exported(), {"facts": described(exported()), "seed": 7})
     assert answer["accelerator"] == "wasm"
     assert answer["whyNotGpu"] == "The GPU was left for the CPU: the model must be exported with --target=gpu"
 
