@@ -67,9 +67,9 @@ def run(flags) -> None:
         pictures = generator.variations(picture, 0.5 if flags.strength is None else flags.strength, seeds, **options)
     elif edit == "inpaint":
         picture = opened("--inpaint", flags.inpaint, generator.about["image_shape"])
-        mask = opened("--mask", flags.mask, [*generator.about["image_shape"][:2], 1])[..., 0] > 127
+        mask = opened("--mask", flags.mask, [*generator.about["image_shape"][:2], 1])[..., 0]
         options.update(jump_length=flags.jump_length, resamplings=flags.resamplings or 5)
-        pictures = generator.inpaint(picture, mask, seeds, **options)
+        pictures = generator.inpaint(picture, _kept(mask), seeds, **options)
     else:
         pictures = generator.generate(seeds, **options)
     if flags.out.suffix == ".png":
@@ -97,6 +97,14 @@ def _edit(flags):
     if edit == "inpaint" and flags.mask is None:
         raise InputError("--inpaint needs --mask, an image file. Received: none")
     return edit
+
+
+def _kept(mask):
+    """Return which pixels a mask of grey values, or of 0 and 1, keeps, bool (H, W)."""
+    most = mask.max()
+    if 1 < most <= 127:
+        raise InputError(f"--mask must have white, above 127, where to keep the picture. Received: at most {most}")
+    return mask > (127 if most > 1 else 0)
 
 
 def _check_out(out):

@@ -111,21 +111,19 @@ def export(
     say = print if verbose else lambda *_: None
 
     denoiser = _in_float32(denoiser)
-    reference = contract.signatures(denoiser, table, batch_size, guidance_scale)
-    functions = reference
-    if target != "cpu":
-        functions = contract.signatures(denoiser, table, batch_size, guidance_scale, target)
+    reference, functions = (
+        contract.signatures(denoiser, table, batch_size, guidance_scale, kind) for kind in ("cpu", target)
+    )
     functions = {name: functions[name] for name in chosen}
-    steps = description.of_steps(table)
+    batches = _batches(denoiser, parity_seeds, batch_size)
     with replacing(path) as temporary:
         candidate, facts = _write(denoiser, functions, temporary, format, precision, target, threads, say)
         if target == "gpu":
             candidate = parity.given_noise(candidate, reference, table.is_noisy)
-        batches = _batches(denoiser, parity_seeds, batch_size)
-        passes = len(batches) + parity.passes(candidate, steps, batches)
-        with progress.bar(passes, "Comparing with Keras", "pass", verbose) as bar:
-            pictures = _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar)
-            agreement = parity.measure(candidate, reference, steps, pictures, batches, bar.update)
+        pictures, agreement = _compared(
+            denoiser, candidate, reference, table, batches, verbose,
+            sampler=sampler, num_steps=num_steps, guidance_scale=guidance_scale,
+        )  # fmt: skip
         agreement.check(parity.LIMITS[precision])
         about = {
             "description_version": description.VERSION,
@@ -241,14 +239,19 @@ def _batches(denoiser, count, batch_size) -> list[dict]:
     return batches
 
 
-def _pictures(denoiser, batches, sampler, num_steps, guidance_scale, bar) -> np.ndarray:
-    """Return the pictures that Keras generates from these inputs, uint8 (N, H, W, C)."""
+def _compared(denoiser, candidate, reference, table, batches, verbose, **options) -> tuple[np.ndarray, parity.Parity]:
+    """Return the pictures that Keras generates from these inputs, uint8 (N, H, W, C), and how near the file comes."""
+    steps = description.of_steps(table)
     pictures = []
-    for batch in batches:
-        options = {"labels": batch.get("label"), "guidance_scale": guidance_scale, "verbose": False}
-        pictures.append(generation.generate(denoiser, batch["seed"], sampler, num_steps, **options))
-        bar.update()
-    return np.concatenate(pictures)
+    with progress.bar(
+        len(batches) + parity.passes(candidate, steps, batches), "Comparing with Keras", "pass", verbose
+    ) as bar:
+        for batch in batches:
+            labels = batch.get("label")
+            pictures.append(generation.generate(denoiser, batch["seed"], labels=labels, verbose=False, **options))
+            bar.update()
+        painted = np.concatenate(pictures)
+        return painted, parity.measure(candidate, reference, steps, painted, batches, bar.update)
 
 
 def _latencies(candidate, reference, batch, table) -> dict:

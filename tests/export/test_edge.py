@@ -264,6 +264,7 @@ def editable(trained_like, tmp_path_factory):
     mask = np.full((24, 24), 255, np.uint8)
     mask[9:, :9] = 0
     Image.fromarray(mask).save(folder / "mask.png")
+    Image.new("L", (24, 24), 100).save(folder / "grey.png")
     return folder
 
 
@@ -289,6 +290,7 @@ def test_the_command_edits_photos(editable, tmp_path):
         (["--inpaint={0}/photo.png"], "--inpaint needs --mask, an image file. Received: none"),
         (["--variations={0}/none.png"], "--variations must be an image file. Received: .*none.png"),
         (["--variations={0}/m.json"], "--variations must be an image file. Received: .*m.json"),
+        (["--inpaint={0}/photo.png", "--mask={0}/grey.png"], "--mask must have white, .* Received: at most 100"),
         (["--num_steps=0"], "--num_steps must lie in 1 .. 20. Received: 0"),
     ],
 )

@@ -4,10 +4,10 @@ import java.nio.ByteBuffer
 
 class Interpreter(byteBuffer: ByteBuffer, options: Options?) : AutoCloseable {
     class Options {
-        fun setNumThreads(numThreads: Int): Options = TODO()
+        fun setNumThreads(numThreads: Int): Options = error("a declaration alone")
     }
 
-    fun runSignature(inputs: Map<String, Any>, outputs: Map<String, Any>, signatureKey: String?): Unit = TODO()
+    fun runSignature(inputs: Map<String, Any>, outputs: Map<String, Any>, signatureKey: String?): Unit = error("a declaration alone")
 
-    override fun close() = TODO()
+    override fun close() = error("a declaration alone")
 }
