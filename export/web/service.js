@@ -5,7 +5,7 @@
  * network where there is one, and names the folder: what it needs is in there, from one export, kept or not.
  */
 const OURS = `kddpm ${self.registration.scope} `; // other sites may lie under the same host
-const PATIENCE_MS = 4000; // with a network that does not answer
+const PATIENCE_MS = 8000; // with a network that does not answer
 
 self.addEventListener("install", () => self.skipWaiting());
 

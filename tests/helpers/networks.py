@@ -53,7 +53,7 @@ class OneConv(keras.Model):
 def one_conv_model(network=None, **choices):
     """A model around the least network; its pictures are neither empty nor all black and white."""
     schedule = schedules.linear(T, 1e-3, 0.5)
-    model = kddpm.DiffusionModel(OneConv(image_shape=(8, 8, 2), **(network or {})), schedule, **choices)
+    model = kddpm.DiffusionModel(OneConv(**{"image_shape": (8, 8, 2), **(network or {})}), schedule, **choices)
     rng = np.random.default_rng(0)
     for weight in model.ema_network.weights:
         weight.assign(rng.normal(size=weight.shape) * 0.1)
