@@ -18,10 +18,12 @@ import time
 import numpy as np
 from PIL import Image
 
-from .edge.generator import Generator, InputError, count, expanded
+from .edge.description import InputError, expanded
+from .edge.generator import Generator, count
 from .edge.pictures import grid, save
 
 _MEGABYTE = 1e6
+_MOST_THREADS = 256  # LiteRT itself sets no limit
 _MEBIBYTE = 2**20
 
 
@@ -31,13 +33,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=expanded, help="NAME.tflite, with NAME.json beside it")
     parser.add_argument("--out", type=expanded, help="NAME.png: what was expected, what came, and the difference")
     parser.add_argument("--threads", type=int, default=2, help="of LiteRT")
-    parser.add_argument("--xnnpack", action=argparse.BooleanOptionalAction, default=True, help="the faster kernels")
+    parser.add_argument("--no-xnnpack", action="store_false", dest="xnnpack", help="the plain kernels")
     flags = parser.parse_args(arguments)
     try:
         if flags.out is not None and flags.out.suffix != ".png":
             raise InputError(f"--out must end in .png. Received: {flags.out}")
+        if not 1 <= flags.threads <= _MOST_THREADS:
+            raise InputError(f"--threads must lie in 1 .. {_MOST_THREADS}. Received: {flags.threads}")
         generator = Generator(flags.model, flags.threads, flags.xnnpack)
-        rows, is_right, pictures = certificate(generator)
+        try:
+            rows, is_right, pictures = certificate(generator)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            side = flags.model.with_suffix(".json")
+            raise InputError(
+                f"{side} must hold the vectors and limits of an export. Received: {error!r:.100}"
+            ) from None
         if flags.out is not None:
             save(flags.out, grid(pictures, columns=len(pictures) // 3))
     except (InputError, OSError) as error:
@@ -55,12 +65,12 @@ def certificate(generator: Generator) -> tuple[dict[str, str], bool, np.ndarray]
         came, and their differences, uint8 (3 N, H, W, C).
 
     Raises:
-        InputError: the description has no vectors.
+        KeyError, TypeError, ValueError: the description has no vectors, or other ones.
     """
     about = generator.about
     vectors = about.get("vectors")
     if not vectors:
-        raise InputError(f"{about['file']} must have vectors in its .json to compare with. Received: none")
+        raise KeyError("vectors")
     seeds, labels = [vector["seed"] for vector in vectors], [vector.get("label") for vector in vectors]
     labels = labels if about["num_classes"] else None
     expected = np.stack([_picture(vector["picture"], about["image_shape"]) for vector in vectors])

@@ -130,8 +130,8 @@ inline Rows resampled(const Rows& rows, const Schedule& schedule, std::optional<
   const int count = int(rows.size()), jump = jump_length.value_or(std::min(10, std::max(count - 1, 1)));
   if (resamplings < 1) throw InputError(text("--resamplings must be at least 1. Received: ", resamplings));
   if (jump < 1 || (jump_length && resamplings > 1 && jump >= count)) {
-    throw InputError(text("--jump_length must lie in 1 .. ", std::max(count - 1, 1),
-                          ", or --resamplings be 1. Received: ", jump));
+    throw InputError(text("--jump_length must be at least 1, and less than the ", count, count == 1 ? " step" : " steps",
+                          " unless --resamplings=1. Received: ", jump));
   }
   std::map<int, int> left;
   for (int level = 1; level <= count - jump; level += jump) left[level] = resamplings - 1;

@@ -7,7 +7,7 @@
 
 The random numbers, the schedule and the sampler are inside the file. Picture k depends only on seed k (and label k).
 Another number of steps, variations and inpainting need a file with the signatures denoise and noise, of the sampler
-ancestral or ddim. This script needs generator.py and pictures.py beside it.
+ancestral or ddim. This script needs the other files of this folder beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import sys
 import time
 
 import numpy as np
-from generator import Generator, InputError, count, expanded
+from description import InputError, expanded
+from generator import Generator, count
 from pictures import grid, save
 from PIL import Image, ImageOps
 
@@ -28,9 +29,17 @@ _MOST_THREADS = 256  # LiteRT itself sets no limit
 _INT32 = range(-(2**31), 2**31)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message):
+        """End with the line."""
+        sys.exit(f"generate.py: {message}")
+
+
 def main(arguments=None):
     """Parse the flags and generate."""
-    parser = argparse.ArgumentParser(description="Pictures from an exported .tflite.")
+    parser = Parser(description="Pictures from an exported .tflite.", allow_abbrev=False)
     parser.add_argument("model", type=expanded, help="NAME.tflite, with NAME.json beside it")
     parser.add_argument("--seeds", help="one picture a seed: 0-15, or 1,5,10-20; 0-15 if not given, 0-7 of an edit")
     parser.add_argument("--labels", help="classes, one a seed or one for all; seed modulo classes if not given")
@@ -50,12 +59,14 @@ def main(arguments=None):
         run(flags)
     except (InputError, OSError) as error:
         sys.exit(f"generate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("generate.py: interrupted; nothing written")
 
 
 def run(flags) -> None:
     """Check the flags, generate the pictures and write them."""
     edit = _edit(flags)
-    seeds = numbers("--seeds", flags.seeds or ("0-7" if edit else "0-15"))
+    seeds = numbers("--seeds", ("0-7" if edit else "0-15") if flags.seeds is None else flags.seeds)
     labels = None if flags.labels is None else numbers("--labels", flags.labels)
     if not 1 <= flags.threads <= _MOST_THREADS:
         raise InputError(f"--threads must lie in 1 .. {_MOST_THREADS}. Received: {flags.threads}")
@@ -68,7 +79,7 @@ def run(flags) -> None:
     elif edit == "inpaint":
         picture = opened("--inpaint", flags.inpaint, generator.about["image_shape"])
         mask = opened("--mask", flags.mask, [*generator.about["image_shape"][:2], 1])[..., 0]
-        options.update(jump_length=flags.jump_length, resamplings=flags.resamplings or 5)
+        options.update(jump_length=flags.jump_length, resamplings=5 if flags.resamplings is None else flags.resamplings)
         pictures = generator.inpaint(picture, _kept(mask), seeds, **options)
     else:
         pictures = generator.generate(seeds, **options)
@@ -143,8 +154,8 @@ def opened(flag: str, path: pathlib.Path, image_shape: list[int]) -> np.ndarray:
         raise InputError(f"{flag} needs a model of grey or RGB pictures. Received: one of {channels} channels")
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+            image = _in_8_bit(ImageOps.exif_transpose(image)).convert("RGBA")
+    except Exception as error:  # decoders raise what they like
         raise InputError(f"{flag} must be an image file. Received: {path} ({error})") from None
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(
         "L" if channels == 1 else "RGB"
@@ -152,6 +163,16 @@ def opened(flag: str, path: pathlib.Path, image_shape: list[int]) -> np.ndarray:
     is_larger = min(image.width / width, image.height / height) >= 1
     resample = Image.Resampling.BOX if is_larger else Image.Resampling.BICUBIC
     return np.asarray(ImageOps.fit(image, (width, height), resample)).reshape(height, width, channels)
+
+
+def _in_8_bit(image):
+    """Return a picture whose grey values have 16 bits with 8, where Pillow's own conversion clips them at 255."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("pixels of 32 bits; expected 8 or 16")
+    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def numbers(flag: str, text: str) -> list[int]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
-import os
 import pathlib
 import re
 import statistics
@@ -19,7 +17,11 @@ import time
 
 import numpy as np
 
-DESCRIPTION_VERSION = 3  # of NAME.json; its fields have other meanings in other versions
+try:
+    from .description import InputError, expanded, read
+except ImportError:  # of the script generate.py, beside which there is no package
+    from description import InputError, expanded, read
+
 _JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
 _SAMPLERS = {
     "ancestral": "ancestral sampling",
@@ -34,10 +36,6 @@ _WAYS = {  # to a picture, the first that a file has
     "generate": {"generate"},
 }
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
-
-
-class InputError(ValueError):
-    """An input cannot be used; the message says why in one line."""
 
 
 class Generator:
@@ -55,7 +53,7 @@ class Generator:
 
     def __init__(self, path: pathlib.Path, threads: int = 2, xnnpack: bool = True):
         path = expanded(path)
-        self.about = _side_file(path)
+        self.about = read(path)
         if _sha256(path) != self.about["sha256"]:
             raise InputError(
                 f"{path} must be the file that {path.with_suffix('.json').name} describes: {self.about['bytes']} bytes "
@@ -204,11 +202,13 @@ class Generator:
         rows = self._editable_rows(num_steps)
         if resamplings < 1:
             raise InputError(f"--resamplings must be at least 1. Received: {resamplings}")
-        most = max(len(rows) - 1, 1)
         if jump_length is None:
-            jump_length = min(_JUMP_LENGTH, most)
+            jump_length = min(_JUMP_LENGTH, max(len(rows) - 1, 1))
         elif jump_length < 1 or (resamplings > 1 and jump_length >= len(rows)):
-            raise InputError(f"--jump_length must lie in 1 .. {most}, or --resamplings be 1. Received: {jump_length}")
+            raise InputError(
+                f"--jump_length must be at least 1, and less than the {count(len(rows), 'step')} "
+                f"unless --resamplings=1. Received: {jump_length}"
+            )
         labels = self._labels_of_edit(labels)
         order, climbs = _resampled(len(rows), jump_length, resamplings)
         reached = np.array([*(row["alpha_bar"] for row in rows), 1.0])  # of the levels, from noise to the picture
@@ -330,7 +330,7 @@ class Generator:
             if not 1 <= num_steps <= self._num_timesteps():
                 raise InputError(f"--num_steps must lie in 1 .. {self._num_timesteps()}. Received: {num_steps}")
             rows = _respaced(schedule, self.about["sampler"], num_steps)
-        names = schedule["timesteps"] or range(self._num_timesteps())
+        names = schedule.get("timesteps") or range(self._num_timesteps())
         index_of = {t: index for index, t in enumerate(names)}
         return [
             {**row, "index": index_of[row["t"]], "alpha_bar": schedule["alpha_bars"][index_of[row["t"]]]}
@@ -410,58 +410,21 @@ def _numbers_of(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
-def expanded(path: str | os.PathLike) -> pathlib.Path:
-    """Return a path with the home folder in place of ~, which shells leave in --out=~/grid.png."""
-    return pathlib.Path(os.path.expanduser(path))
-
-
-def _side_file(path: pathlib.Path) -> dict:
-    """Read and check NAME.json of an export."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: an export is NAME.tflite with NAME.json beside it")
-    side = path.with_suffix(".json")
-    if not side.is_file():
-        raise InputError(f"{side} is missing: an export is NAME.tflite with NAME.json beside it")
-    try:
-        about = json.loads(side.read_text())
-    except ValueError:
-        about = None
-    if isinstance(about, dict) and about.get("description_version") != DESCRIPTION_VERSION:
-        is_older = "description_version" not in about
-        version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
-        raise InputError(
-            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that generate.py reads. "
-            f"Received: {version}"
-        )
-    try:
-        counts = [about[name] for name in ("network_calls", "state_channels", "batch_size", "bytes")]
-        counts += [about["sampler"]["num_steps"], about["num_classes"] or 1, *about["image_shape"]]
-        usable = all(type(count) is int and count >= 1 for count in counts) and len(about["image_shape"]) == 3
-        usable = usable and isinstance(about["sha256"], str) and isinstance(about["sampler"]["name"], str)
-        usable = usable and re.fullmatch(r"\d{1,3}\.\d{1,3}\.\d{1,3}", about["min_runtime_version"]) is not None
-    except (KeyError, TypeError):
-        usable = False
-    if not usable:
-        raise InputError(
-            f"{side} must be the description that the export wrote beside the file. Received: something else"
-        )
-    return about
-
-
 def _respaced(schedule, sampler, num_steps):
     """Return rows of the file's sampler in so many steps, evenly spaced and counted from the end."""
-    variance = sampler.get("variance", "small")
+    is_ddim = sampler["name"] == "ddim"
+    variance = "small" if is_ddim else sampler.get("variance", "small")
     if variance not in ("small", "large"):
         raise InputError(f"--num_steps needs a file with variance small or large. Received: {variance!s:.40}")
     alpha_bars = np.array(schedule["alpha_bars"])
     kept = np.round(np.arange(1, num_steps + 1) * (len(alpha_bars) / num_steps)).astype(int) - 1
-    names = schedule["timesteps"] or range(len(alpha_bars))
+    names = schedule.get("timesteps") or range(len(alpha_bars))
     rows, before = [], 1.0
     for index in kept:
         now = alpha_bars[index]
         beta = 1 - now / before
         posterior = beta * (1 - before) / (1 - now)
-        eta = sampler.get("eta", 1.0)  # the mean of an ancestral step is that of DDIM's with as much noise
+        eta = sampler["eta"] if is_ddim else 1.0  # the mean of an ancestral step is that of DDIM's with as much noise
         from_xt = math.sqrt(max(1 - before - eta**2 * posterior, 0) / (1 - now))
         std = eta * math.sqrt(posterior) if variance == "small" else math.sqrt(beta)
         rows.append(

@@ -12,7 +12,7 @@ from kddpm.sampling import samplers
 EXPORT = pathlib.Path(site.__file__).parent
 CLIENTS = (
     "site.py",
-    "edge/generator.py",
+    "edge/description.py",
     "cpp/side_file.hpp",
     "web/generate/description.js",
     "android/Generator.kt",

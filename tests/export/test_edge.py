@@ -18,7 +18,7 @@ from kddpm.data import decoding
 
 EDGE = pathlib.Path(__file__).parents[2] / "export" / "edge"
 SCRIPT = EDGE / "generate.py"
-FILES = (SCRIPT, EDGE / "generator.py", EDGE / "pictures.py")
+FILES = (SCRIPT, EDGE / "generator.py", EDGE / "description.py", EDGE / "pictures.py")
 
 sys.path.insert(0, str(EDGE))  # as of a script
 spec = importlib.util.spec_from_file_location("edge_generate", SCRIPT)

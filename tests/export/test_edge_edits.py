@@ -129,7 +129,7 @@ def test_what_a_file_does_not_allow_is_refused(file_of, picture):
         (lambda: generator.variations(picture, float("nan"), SEEDS), r"--strength must lie in \[0, 1\]"),
         (
             lambda: generator.inpaint(picture, known, SEEDS, jump_length=6),
-            "--jump_length must lie in 1 .. 5, or ",
+            "--jump_length must be at least 1, and less than the 6 steps unless",
         ),
         (
             lambda: generator.inpaint(picture, known, SEEDS, resamplings=0),
