@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -47,6 +48,31 @@ inline std::array<int, 3> version_of(const json& version) {
   return found == 3 ? numbers : std::array{0, 0, 0};
 }
 
+// Returns whether these are the rows of a walk: columns of as many numbers as there are calls.
+inline bool are_steps(const json& steps, size_t calls) {
+  for (const char* name : {"t", "from_x0", "from_xt", "noise_std"})
+    if (!steps.at(name).is_array()) return false;
+  for (const json& column : steps) {
+    if (!column.is_array()) continue;
+    if (column.size() != calls) return false;
+    for (const json& value : column)
+      if (!value.is_number() || std::abs(value.get<double>()) > 1e30) return false;
+  }
+  const json& t = steps["t"];
+  return std::all_of(t.begin(), t.end(), [](const json& value) { return value.is_number_unsigned(); });
+}
+
+// Returns whether alpha_bar falls from less than 1 to 0 or more.
+inline bool is_schedule(const json& schedule) {
+  double before = 1;
+  const json& alpha_bars = schedule.at("alpha_bars");
+  for (const json& value : alpha_bars) {
+    if (!value.is_number() || value.get<double>() >= before || value.get<double>() < 0) return false;
+    before = value.get<double>();
+  }
+  return alpha_bars.is_array() && !alpha_bars.empty();
+}
+
 // Returns whether a side file has the entries that every walk needs.
 inline bool is_usable(const json& about) {
   try {
@@ -57,7 +83,8 @@ inline bool is_usable(const json& about) {
     for (const char* name : {"network_calls", "state_channels", "batch_size", "bytes"})
       usable &= is_count(about.at(name));
     return usable && (classes.is_null() || is_count(classes)) && is_count(about.at("sampler").at("num_steps")) &&
-           about["sampler"].at("name").is_string() && about.at("sha256").is_string();
+           about["sampler"].at("name").is_string() && about.at("sha256").is_string() &&
+           are_steps(about.at("steps"), about["network_calls"].get<size_t>()) && is_schedule(about.at("schedule"));
   } catch (const json::exception&) {
     return false;
   }

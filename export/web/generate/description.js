@@ -17,8 +17,8 @@ export function checkFacts(found) {
     throw new Error(`${expected} Received: ${received}.`);
   }
   const [height, width, channels] = found?.image_shape ?? [];
-  const counted = found?.network_calls > 0 && found.sampler?.num_steps > 0;
-  if (!(counted && found.steps && found.schedule && height > 0 && width > 0)) {
+  const counts = [found?.network_calls, found?.sampler?.num_steps, height, width];
+  if (!(counts.every(isCount) && areSteps(found.steps, found.network_calls) && isSchedule(found.schedule))) {
     throw new Error(
       "The model's side file must hold network_calls, sampler, steps, schedule and the image_shape of its pictures.",
     );
@@ -28,6 +28,22 @@ export function checkFacts(found) {
   }
   if (found.batch_size !== 1) throw new Error(`The model's batch_size must be 1. Received: ${found.batch_size}.`);
   return found;
+}
+
+const isCount = (/** @type {any} */ value) => Number.isInteger(value) && value > 0;
+
+/** Whether these are the rows of a walk: columns of as many finite numbers as there are calls. */
+function areSteps(steps, calls) {
+  const columns = Object.values(steps ?? {}).filter(Array.isArray);
+  const needed = ["t", "from_x0", "from_xt", "noise_std"].every((name) => Array.isArray(steps?.[name]));
+  return needed && columns.every((column) => column.length === calls && column.every(Number.isFinite));
+}
+
+/** Whether alpha_bar falls from less than 1 to 0 or more. */
+function isSchedule(schedule) {
+  const alphaBars = schedule?.alpha_bars;
+  if (!Array.isArray(alphaBars) || !alphaBars.length) return false;
+  return alphaBars.every((value, i) => Number.isFinite(value) && value >= 0 && value < (i ? alphaBars[i - 1] : 1));
 }
 
 /** @returns {number | null} the seed that `text` writes out, or null if that is not an int32 */
