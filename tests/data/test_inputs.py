@@ -37,7 +37,14 @@ def batches(*arrays, batch_size=2):
 
 @pytest.mark.parametrize(
     "values",
-    [range(-1, 2), [-1, 0, 1], (-1, 0, 1), np.arange(-1, 2), np.array([-1, 0, 1], np.int8), iter([-1, 0, 1])],
+    [
+        range(-1, 2),
+        [-1, 0, 1],
+        (-1, 0, 1),
+        np.arange(-1, 2),
+        np.array([-1, 0, 1], np.int8),
+        pytest.param(iter([-1, 0, 1]), id="iterator"),
+    ],
     ids=str,
 )
 def test_what_is_a_list_of_integers(values):

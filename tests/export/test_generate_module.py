@@ -227,7 +227,7 @@ def test_command_paints_a_png(npm_packages, exported, keras_with_classes, tmp_pa
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
     done = run("--seed=4", "--label=0", f"--out={out}")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"1 picture in {out}\n", "")
     assert_same_picture(np.asarray(Image.open(out)), keras_with_classes.picture(4, label=0))
     for flag, message in (("--seed=x", "--seed must be"), ("--label=3", "label must be"), ("--sed=1", "--sed")):
         failed = run(flag)

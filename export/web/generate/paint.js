@@ -6,13 +6,15 @@
  *
  * The side file lies beside the model.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { crc32, deflateSync } from "node:zlib";
 
 import { load, parseSeed } from "./index.js";
 import { loadLiteRt } from "./node.js";
 
+const USAGE = "node paint.js MODEL.tflite [--seed=7] [--label=3] [--num_steps=50] [--out=picture.png]";
 const COLOUR_TYPE = [0, 4, 2, 6]; // of PNG, for 1 to 4 channels
 
 function png(/** @type {Uint8ClampedArray} */ pixels, /** @type {number[]} */ [height, width, channels]) {
@@ -41,28 +43,59 @@ function number(/** @type {string} */ flag, /** @type {string | undefined} */ te
   return value;
 }
 
+/** The description beside a model. */
+function factsOf(/** @type {string} */ file) {
+  const side = file.replace(/tflite$/, "json");
+  for (const name of [file, side]) {
+    if (!statSync(name, { throwIfNoEntry: false })?.isFile()) {
+      throw new Error(`${name} is missing: an export is NAME.tflite with NAME.json beside it`);
+    }
+  }
+  try {
+    return JSON.parse(readFileSync(side, "utf8"));
+  } catch {
+    throw new Error(`${side} must be the description that the export wrote beside the file. Received: something else`);
+  }
+}
+
+/** Write to a temporary file and rename it, so that the file is complete or absent. */
+function write(/** @type {string} */ path, /** @type {Buffer} */ content) {
+  mkdirSync(dirname(path), { recursive: true });
+  const part = join(dirname(path), `.${basename(path)}.${process.pid}.part`);
+  try {
+    writeFileSync(part, content);
+    renameSync(part, path);
+  } finally {
+    rmSync(part, { force: true });
+  }
+}
+
 async function main() {
   const options = /** @type {const} */ ({ type: "string" });
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { seed: options, label: options, num_steps: options, out: options },
+    options: { seed: options, label: options, num_steps: options, out: options, help: { type: "boolean" } },
   });
+  if (values.help) return console.log(USAGE);
   const [file] = positionals;
   if (positionals.length !== 1 || !file.endsWith(".tflite")) {
     throw new Error(`One MODEL.tflite is needed. Received: ${positionals.join(" ") || "none"}`);
   }
+  const out = values.out ?? "picture.png";
+  if (!out.endsWith(".png")) throw new Error(`--out must end in .png. Received: ${out}`);
   const wish = {
     seed: number("seed", values.seed) ?? 0,
     label: number("label", values.label),
     steps: number("num_steps", values.num_steps),
   };
-  const facts = JSON.parse(readFileSync(file.replace(/tflite$/, "json"), "utf8"));
+  const facts = factsOf(file);
   const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts });
   const picture = await model.generate(wish);
-  writeFileSync(values.out ?? "picture.png", png(picture, facts.image_shape));
+  write(out, png(picture, facts.image_shape));
+  console.log(`1 picture in ${out}`);
 }
 
 main().catch((error) => {
-  console.error(String(error.message));
+  console.error(`paint.js: ${String(error.message).split("\n")[0].replace(/^steps /, "--num_steps ")}`);
   process.exitCode = 1;
 });
