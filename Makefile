@@ -65,8 +65,14 @@ device-matrix: $(INSTALLED)
 	done
 	@$(BIN)/python benchmarks/device_matrix.py --files=demo/matrix
 
-test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+# Before the tests, which run in two processes: both would fetch them.
+NPM_PACKAGES := export/web/node_modules/.package-lock.json
+
+$(NPM_PACKAGES): export/web/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
+
+test: $(INSTALLED) $(NPM_PACKAGES)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 test-all: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "slow or not slow"

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <png.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <string>
+#include <system_error>
 
 #include "side_file.hpp"
 
@@ -75,10 +78,13 @@ inline void save(const fs::path& path, const Picture& picture) {
   image.width = picture.width, image.height = picture.height;
   image.format = formats[picture.channels - 1];
   if (path.has_parent_path()) fs::create_directories(path.parent_path());
-  fs::path temporary = path.parent_path() / ("part." + path.filename().string());
-  if (!png_image_write_to_file(&image, temporary.c_str(), 0, picture.values.data(), 0, nullptr)) {
-    fs::remove(temporary);
-    throw InputError(text(path.string(), " cannot be written: ", image.message));
+  fs::path temporary = path.parent_path() / ("." + path.filename().string() + "." + std::to_string(getpid()) + ".part");
+  std::error_code failed;
+  bool is_written = png_image_write_to_file(&image, temporary.c_str(), 0, picture.values.data(), 0, nullptr);
+  if (is_written) fs::rename(temporary, path, failed);
+  if (!is_written || failed) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw InputError(text(path.string(), " cannot be written: ", failed ? failed.message() : image.message));
   }
-  fs::rename(temporary, path);
 }

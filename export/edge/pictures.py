@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -35,7 +36,7 @@ def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
 def save(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write a PNG to a temporary file and rename it, so that the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"part.{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, "PNG")
         temporary.replace(path)
