@@ -65,14 +65,13 @@ device-matrix: $(INSTALLED)
 	done
 	@$(BIN)/python benchmarks/device_matrix.py --files=demo/matrix
 
-# Before the tests, which run in two processes: both would fetch them.
 NPM_PACKAGES := export/web/node_modules/.package-lock.json
 
 $(NPM_PACKAGES): export/web/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 
 test: $(INSTALLED) $(NPM_PACKAGES)
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	@$(BIN)/python -m pytest
 
 test-all: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "slow or not slow"

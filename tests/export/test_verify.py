@@ -75,7 +75,7 @@ def test_a_file_with_classes_and_generate_alone_is_verified(trained_like_with_cl
 
 def test_what_cannot_be_verified_ends_in_one_line(file, tmp_path):
     for spoil, error in (
-        (lambda: alter(file, vectors=[]), "must hold vectors and limits of an export. Received: KeyError"),
+        (lambda: alter(file, vectors=[]), "must hold the vectors and limits of an export. Received: KeyError"),
         (lambda: file.write_bytes(b"?"), "must be the file that .* describes"),
         (lambda: file.unlink(), "is missing: an export is NAME.tflite"),
     ):

@@ -38,6 +38,7 @@ def test_works_offline_after_the_first_visit(chromium, host, keras, facts):
     assert_same_picture(on_canvas(shown["pixels"], facts["image_shape"]), keras.picture(7))
 
 
+@pytest.mark.slow
 def test_new_export_replaces_what_was_kept(chromium, host, sites, keras_with_classes):
     for name, source in (("changing", "whole"), ("next", "classes")):
         shutil.copytree(sites / source, sites / name, copy_function=os.link)
