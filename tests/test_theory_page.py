@@ -162,7 +162,7 @@ def test_quotes_about_gaussian_pixels():
     shares = np.cumsum(result.terms) / result.total
     assert 0.34 < shares[0] < 0.38 and shares[9] == pytest.approx(2 / 3, abs=0.02)
     assert shares[99] == pytest.approx(0.97, abs=0.006)
-    for excess in ("0.73 bits per dimension with", "0.12 with", "0.00 with the exact"):  # held by test_toy.py
+    for excess in ("0.73 bits per dimension with", "0.12 with", "0.00 with the exact"):  # held by toy/test_gaussians.py
         assert f"by {excess}" in TEXT
 
 

@@ -1,0 +1,8 @@
+"""Data that one can look at whole: points in the plane, Gaussians in closed form. Uses `model` and the wings above it.
+
+Begin with `planes`; `gaussians` needs no training, and `estimators` compares three ways to the bound.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

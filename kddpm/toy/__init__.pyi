@@ -1,0 +1,16 @@
+from .estimators import estimator_variances as estimator_variances
+from .gaussians import GaussianNetwork as GaussianNetwork
+from .gaussians import gaussian_eps as gaussian_eps
+from .gaussians import gaussian_images as gaussian_images
+from .gaussians import gaussian_variances as gaussian_variances
+from .planes import BY_NAME as BY_NAME
+from .planes import CENTRES as CENTRES
+from .planes import IMAGE_SHAPE as IMAGE_SHAPE
+from .planes import LIMIT as LIMIT
+from .planes import MLP as MLP
+from .planes import Plane as Plane
+from .planes import backwards as backwards
+from .planes import forwards as forwards
+from .planes import to_images as to_images
+from .planes import to_points as to_points
+from .planes import train as train
