@@ -10,8 +10,8 @@
 
 #include "side_file.hpp"
 
-constexpr int64_t kMostInteger = 999'999'999;
-constexpr int64_t kMostNumbers = 100'000;  // of a flag such as --seeds, in all
+constexpr int64_t kMostInteger = 999'999'999;  // in absolute value
+constexpr int64_t kMostNumbers = 100'000;      // of a flag such as --seeds, in all
 
 const char* const kHelp = R"(usage: generate MODEL [flags]
 

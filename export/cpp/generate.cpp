@@ -151,6 +151,7 @@ void paint(const fs::path& out, const Numbers& seeds, const Numbers& labels, Wal
   int first = 0;
   try {
     for (; first < count; first += model.batch) {
+      if (is_interrupted) throw Interrupted();  // while no network was called
       int taken = std::min(model.batch, count - first);
       Batch batch;
       for (int k = 0; k < model.batch; ++k) {

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 import pytest
 from helpers.networks import one_conv_model
+from helpers.png_chunks import GAMMA, QUARTER_TURN, with_chunk
 from helpers.side_files import describe
 from PIL import ExifTags, Image, ImageOps
 
@@ -230,16 +231,13 @@ def test_photos_are_upright(paint, free, tmp_path, mode):
         assert_close(paint(free, [1], "--variations=photo.png", "--strength=0")[0, ..., 0], expected)
 
 
-BIG_ENDIAN = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"  # orientation 6
-
-
 @pytest.mark.parametrize(
     ("name", "data", "turns"),
     [
-        ("gAMA", struct.pack(">I", 20000), 0),
+        ("gAMA", GAMMA, 0),
         ("iCCP", b"profile\0\0" + zlib.compress(b"none"), 0),
-        ("eXIf", BIG_ENDIAN, 3),
-        ("eXIf", BIG_ENDIAN[:4] + b"\xff" * 4, 0),
+        ("eXIf", QUARTER_TURN, 3),
+        ("eXIf", QUARTER_TURN[:4] + b"\xff" * 4, 0),
         ("eXIf", b"", 0),
     ],
 )
@@ -247,9 +245,7 @@ def test_what_a_photo_says_of_itself(paint, free, tmp_path, name, data, turns):
     """Its orientation counts, its gamma and profile do not."""
     values = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(values).save(tmp_path / "photo.png")
-    png, named = (tmp_path / "photo.png").read_bytes(), name.encode() + data
-    chunk = struct.pack(">I", len(data)) + named + struct.pack(">I", zlib.crc32(named))
-    (tmp_path / "photo.png").write_bytes(png[:33] + chunk + png[33:])  # behind the header
+    (tmp_path / "photo.png").write_bytes(with_chunk((tmp_path / "photo.png").read_bytes(), name, data))
     pictures = paint(free, [1], "--variations=photo.png", "--strength=0")
     np.testing.assert_array_equal(pictures[0, ..., 0], np.rot90(values, turns))
 

@@ -131,10 +131,7 @@ def test_a_side_file_without_a_description_ends_in_one_line(cpp, model, content)
         (["--seeds=0-2147483647"], r"--seeds must be at most 100000 numbers in all\. Received: 2147483648"),
         (["--seeds=0-60000,1-40000"], r"--seeds must be at most 100000 numbers in all\. Received: 100001"),
         (["--out=nowhere"], r"--out must not be a link to nothing\. Received: nowhere"),
-        (
-            ["--out=nowhere/grid.png"],
-            r"--out must be in a folder that can be .* Received: nowhere/grid\.png \(",
-        ),
+        (["--out=nowhere/grid.png"], r"--out must be in a folder .* Received: nowhere/grid\.png \("),
         (["--strength=0.5"], r"--strength belongs to --variations\. Received: none"),
         (["--variations=photo.png", "--mask=photo.png"], r"--mask belongs to --inpaint\. Received: none"),
         (["--jump_length=5"], r"--jump_length belongs to --inpaint\. Received: none"),
@@ -149,7 +146,7 @@ def test_a_side_file_without_a_description_ends_in_one_line(cpp, model, content)
         (["--inpaint=photo.png", "--mask=grey.png"], r"--mask must have white, above 127, .* Received: at most 100"),
         (["--inpaint=photo.png", "--mask=photo.png", "--jump_length=6"], r"--jump_length must be at least 1, and less"),
         (["--inpaint=photo.png", "--mask=photo.png", "--resamplings=0"], r"--resamplings must lie in 1 \.\. 1000\."),
-        (["--inpaint=photo.png", "--mask=photo.png", "--resamplings=1001"], r"1 \.\. 1000\. Received: 1001"),
+        (["--inpaint=photo.png", "--mask=photo.png", "--resamplings=1001"], r"--resamplings must .* Received: 1001"),
     ],
 )
 def test_flags_that_cannot_be_end_in_one_line(cpp, exported, tmp_path, flags, error):
