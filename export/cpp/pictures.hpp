@@ -60,16 +60,15 @@ inline Picture upright(const Picture& picture, int orientation) {
   return made;
 }
 
-// A PNG before its pixels are decoded.
+// A PNG as libpng is given it: without what would change colours, gamma and profiles.
 struct Png {
-  uint32_t height, width;
-  int orientation;
-  std::string content;  // without what would change colours: gamma and profiles, which Pillow does not apply either
+  std::string content;
+  int orientation = 1;
 };
 
 inline Png parsed_png(std::string_view file) {
   constexpr size_t kSignature = 8, kFrame = 12;  // bytes; a chunk has its length, name and checksum around its data
-  Png png{number_at(file, 20, 4), number_at(file, 16, 4), 1, std::string(file.substr(0, kSignature))};
+  Png png{std::string(file.substr(0, kSignature))};
   for (size_t at = kSignature; at + kFrame <= file.size();) {
     const std::string_view chunk = file.substr(at, kFrame + number_at(file, at, 4)), name = chunk.substr(4, 4);
     bool is_critical = (name[0] & 0x20) == 0;
@@ -77,7 +76,6 @@ inline Png parsed_png(std::string_view file) {
     if (name == "eXIf") png.orientation = orientation_of(chunk.substr(8));
     at += chunk.size();
   }
-  if (png.orientation >= 5) std::swap(png.height, png.width);
   return png;
 }
 
@@ -88,16 +86,18 @@ inline Picture read_png(const std::string& flag, const fs::path& path, int heigh
   };
   if (!is_file(path)) refuse("no such file");
   const std::string_view file = mapped(path);
-  constexpr size_t kHeader = 33;  // bytes: a signature, and the chunk that has the size
-  if (file.size() < kHeader || file.substr(0, 8) != "\x89PNG\r\n\x1a\n") refuse("Not a PNG file");
+  if (file.empty()) refuse("an empty file");
   const Png png = parsed_png(file);
-  if (int64_t(png.height) != height || int64_t(png.width) != width) {
-    throw InputError(text(flag, " must be ", height, " x ", width,
-                          " pixels, as the model paints. Received: ", png.height, " x ", png.width));
-  }
   png_image image = {};
   image.version = PNG_IMAGE_VERSION;
   if (!png_image_begin_read_from_memory(&image, png.content.data(), png.content.size())) refuse(image.message);
+  auto [high, wide] = std::pair(image.height, image.width);  // of the header: nothing is decoded yet
+  if (png.orientation >= 5) std::swap(high, wide);
+  if (int64_t(high) != height || int64_t(wide) != width) {
+    png_image_free(&image);
+    throw InputError(
+        text(flag, " must be ", height, " x ", width, " pixels, as the model paints. Received: ", high, " x ", wide));
+  }
   image.format = PNG_FORMAT_RGBA;
   image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
   std::vector<uint8_t> rgba(PNG_IMAGE_SIZE(image));

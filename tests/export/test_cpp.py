@@ -251,9 +251,10 @@ def test_what_a_photo_says_of_itself(paint, free, tmp_path, name, data, turns):
 
 
 def test_a_photo_of_another_size_is_refused_by_its_header(cpp, free, tmp_path):
-    size = struct.pack(">IIBBBBB", 20000, 30000, 8, 2, 0, 0, 0)
-    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + size + b"\0" * 4
-    (tmp_path / "photo.png").write_bytes(header)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ("IHDR", struct.pack(">IIBBBBB", 20000, 30000, 8, 2, 0, 0, 0)), ("IDAT", b"no pixels"):
+        png = with_chunk(png, name, data, behind=len(png))
+    (tmp_path / "photo.png").write_bytes(png)
     error = "--variations must be 8 x 8 pixels, as the model paints. Received: 30000 x 20000\n"
     assert cpp(free, "--variations=photo.png").stderr == f"generate: {error}"
 

@@ -8,8 +8,8 @@ GAMMA = struct.pack(">I", 20000)  # of gAMA: far from that of a screen
 QUARTER_TURN = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"  # of eXIf: to the right, to be upright
 
 
-def with_chunk(png: bytes, name: str, data: bytes) -> bytes:
-    """A PNG with another chunk behind its header."""
+def with_chunk(png: bytes, name: str, data: bytes, behind: int = HEADER) -> bytes:
+    """A PNG with another chunk behind so many bytes."""
     named = name.encode() + data
     chunk = struct.pack(">I", len(data)) + named + struct.pack(">I", zlib.crc32(named))
-    return png[:HEADER] + chunk + png[HEADER:]
+    return png[:behind] + chunk + png[behind:]

@@ -56,7 +56,7 @@ export class Model {
       const x = [height, width, name === "denoise" ? channels : this.facts.state_channels];
       const expected = { seed: [1], label: [1], t: [1], x: [1, ...x], noise: [1, height, width, channels] };
       const areSame = Object.entries(expected).every(([input, shape]) => {
-        const { [input]: found = shape } = inputs;
+        const found = inputs[input] ?? shape;
         return found.length === shape.length && found.every((size, i) => size === shape[i]);
       });
       const isLabelled = NETWORKS.includes(name) && this.facts.num_classes !== null;
