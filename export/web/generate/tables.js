@@ -61,7 +61,7 @@ export function otherRows(/** @type {Facts} */ { sampler, schedule }, count) {
 }
 
 /** The coefficients of the step from alpha_bar a to b, where more signal is. */
-function stepBetween(/** @type {Facts["sampler"]} */ { name, eta, variance }, a, b, isLast) {
+function stepBetween(/** @type {Facts["sampler"]} */ { name, eta = 0, variance }, a, b, isLast) {
   const beta = 1 - a / b;
   const posterior = (beta * (1 - b)) / (1 - a);
   const mixed = (name === "ddim" ? eta : 1) * Math.sqrt(posterior);
