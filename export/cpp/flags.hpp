@@ -3,13 +3,15 @@
 #pragma once
 
 #include <charconv>
-#include <cmath>
 #include <cstdlib>
 #include <iostream>
 #include <map>
 #include <string_view>
 
 #include "side_file.hpp"
+
+constexpr int64_t kMostInteger = 999'999'999;  // in absolute value
+constexpr int64_t kMostNumbers = 100'000;      // of a flag such as --seeds, in all
 
 const char* const kHelp = R"(usage: generate MODEL [flags]
 
@@ -25,7 +27,7 @@ Pictures from an exported .tflite.
   --inpaint A.png     a picture of the model's size: paint the part that --mask leaves open
   --mask B.png        of --inpaint: white = keep, black = paint
   --jump_length 10    of --inpaint: steps to go back, so that the new fits
-  --resamplings 5     of --inpaint: how often each stretch of steps is taken
+  --resamplings 5     of --inpaint: how often each stretch of steps is taken, at most 1000
   --threads 2         of LiteRT
 )";
 
@@ -88,6 +90,8 @@ inline std::string trimmed(const std::string& given) {
   return from == std::string::npos ? "" : given.substr(from, given.find_last_not_of(" \t\n") - from + 1);
 }
 
+inline std::string quoted(const std::string& given) { return text("'", given, "'").substr(0, 100); }
+
 // Reads an integer at the front of `rest` and removes it.
 inline bool take(std::string_view& rest, int64_t& number) {
   auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), number);
@@ -97,7 +101,8 @@ inline bool take(std::string_view& rest, int64_t& number) {
 
 // Parses numbers such as "0-15", "7" or "1,5,10-20"; a range includes both ends.
 inline Numbers numbers(const std::string& flag, const std::string& given) {
-  Numbers found;
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  int64_t total = 0;
   for (size_t at = 0, end = 0; at <= given.size(); at = end + 1) {
     end = std::min(given.find(',', at), given.size());
     const std::string part = trimmed(given.substr(at, end - at));
@@ -109,13 +114,21 @@ inline Numbers numbers(const std::string& flag, const std::string& given) {
       rest.remove_prefix(1);
       is_number = take(rest, last);
     }
-    if (!is_number || !rest.empty() || last < first || last - first >= 1'000'000) {
-      throw InputError(text(flag, " must look like 0-15 or 1,5,10-20. Received: '", given, "'"));
+    if (!is_number || !rest.empty() || last < first) {
+      throw InputError(text(flag, " must look like 0-15 or 1,5,10-20. Received: ", quoted(given)));
     }
     if (first < INT32_MIN || last > INT32_MAX) {
       throw InputError(text(flag, " must fit int32, ", INT32_MIN, " to ", INT32_MAX, ". Received: ", part));
     }
-    for (int64_t number = first; number <= last; ++number) found.push_back(int32_t(number));
+    ranges.emplace_back(first, last);
+    total += last - first + 1;
+  }
+  if (total > kMostNumbers) {
+    throw InputError(text(flag, " must be at most ", kMostNumbers, " numbers in all. Received: ", total));
+  }
+  Numbers found;
+  for (auto [number, last] : ranges) {
+    for (; number <= last; ++number) found.push_back(int32_t(number));
   }
   return found;
 }
@@ -123,16 +136,20 @@ inline Numbers numbers(const std::string& flag, const std::string& given) {
 inline int integer(const std::string& flag, const std::string& given) {
   std::string_view rest = given;
   int64_t number = 0;
-  bool is_integer = take(rest, number) && rest.empty() && std::abs(number) <= INT32_MAX;
-  if (!is_integer) throw InputError(text(flag, " must be an integer. Received: '", given, "'"));
+  if (!take(rest, number) || !rest.empty() || std::abs(number) > kMostInteger) {
+    throw InputError(text(flag, " must be an integer of at most 9 digits. Received: ", quoted(given)));
+  }
   return int(number);
 }
 
-// Returns the number of --strength, or NaN.
-inline double fraction(const std::string& given) {
+inline double fraction(const std::string& flag, const std::string& given) {
   char* end = nullptr;
   double number = std::strtod(given.c_str(), &end);
-  return *end == 0 && number >= 0 && number <= 1 ? number : NAN;
+  if (*end != 0 || given.find_first_not_of("0123456789.e-") != std::string::npos) {
+    throw InputError(text(flag, " must be a number such as 0.5. Received: ", quoted(given)));
+  }
+  if (number < 0 || number > 1) throw InputError(text(flag, " must lie in [0, 1]. Received: ", given));
+  return number;
 }
 
 // Checks that the flags of edits belong together.
@@ -146,7 +163,5 @@ inline void check_edit(const Flags& flags) {
     if (is_given && !inpaints) throw InputError(text(name, " belongs to --inpaint. Received: none"));
   }
   if (inpaints && flags.mask.empty()) throw InputError("--inpaint needs --mask, an image file. Received: none");
-  if (!flags.strength.empty() && std::isnan(fraction(flags.strength))) {
-    throw InputError("--strength must lie in [0, 1]. Received: " + flags.strength);
-  }
+  if (!flags.strength.empty()) fraction("--strength", flags.strength);
 }

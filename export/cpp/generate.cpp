@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <iostream>
 
 #include "flags.hpp"
@@ -16,20 +17,40 @@
 
 namespace {
 
-constexpr int kMostThreads = 256;  // LiteRT itself sets no limit
+constexpr int kMostThreads = 256;      // LiteRT itself sets no limit
+constexpr int kInterruptStatus = 130;  // of a program that Ctrl-C ends, as shells count
+
+volatile std::sig_atomic_t is_interrupted = 0;
+
+// The painting was interrupted.
+struct Interrupted {
+  std::string written = {};
+};
+
+// Lets Ctrl-C stop the painting after a call of the network; a second one ends the program at once.
+void stop_when_interrupted() {
+  auto before = std::signal(SIGINT, [](int signal) {
+    std::signal(signal, SIG_DFL);
+    is_interrupted = 1;
+  });
+  if (before == SIG_IGN) std::signal(SIGINT, SIG_IGN);  // as nohup and & of a script ask for
+}
 
 void check_out(const fs::path& out) {
-  bool is_file = out.extension() == ".png";
-  if (!is_file && out.has_extension())
-    throw InputError(text("--out must end in .png, or be a folder. Received: ", out.string()));
-  if (fs::exists(out) && fs::is_directory(out) == is_file) {
-    throw InputError(
-        text("--out must be a .png file, or a folder. Received: ", out.string(), ", which is there and is not"));
+  bool is_png = out.extension() == ".png";
+  auto refuse = [&](const char* expected, const std::string& why = "") {
+    throw InputError(text("--out must ", expected, ". Received: ", out.string(), why));
+  };
+  if (!is_png && out.has_extension()) refuse("end in .png, or be a folder");
+  std::error_code ignored;
+  if (fs::exists(out, ignored) && fs::is_directory(out, ignored) == is_png) {
+    refuse("be a .png file, or a folder", ", which is there and is not");
   }
-  fs::path folder = fs::absolute(is_file ? out.parent_path() / "x" : out / "x").parent_path();
-  while (!fs::exists(folder)) folder = folder.parent_path();
-  if (!fs::is_directory(folder) || access(folder.c_str(), W_OK) != 0) {
-    throw InputError(text("--out must be in a folder that can be written to. Received: ", out.string()));
+  if (fs::is_symlink(out, ignored) && !fs::exists(out, ignored)) refuse("not be a link to nothing");
+  fs::path folder = fs::absolute(is_png ? out.parent_path() / "x" : out / "x").parent_path();
+  while (fs::symlink_status(folder, ignored).type() == fs::file_type::not_found) folder = folder.parent_path();
+  if (access((folder / ".").c_str(), W_OK | X_OK) != 0) {
+    refuse("be in a folder that can be written to", text(" (", folder.string(), ": ", std::strerror(errno), ")"));
   }
 }
 
@@ -59,11 +80,7 @@ Picture opened(const std::string& flag, const fs::path& path, const Model& model
   if (channels != 1 && channels != 3) {
     throw InputError(text(flag, " needs a model of grey or RGB pictures. Received: one of ", channels, " channels"));
   }
-  Picture picture = read_png(flag, path);
-  if (picture.height != model.height || picture.width != model.width) {
-    throw InputError(text(flag, " must be ", model.height, " x ", model.width,
-                          " pixels, as the model paints. Received: ", picture.height, " x ", picture.width));
-  }
+  Picture picture = read_png(flag, path, model.height, model.width);
   return channels == 1 ? grey(picture) : picture;
 }
 
@@ -71,7 +88,7 @@ Picture opened(const std::string& flag, const fs::path& path, const Model& model
 std::optional<Edit> read_edit(const Flags& flags, const Model& model) {
   if (!flags.variations.empty()) {
     Edit edit{opened("--variations", flags.variations, model, model.channels)};
-    if (!flags.strength.empty()) edit.strength = fraction(flags.strength);
+    if (!flags.strength.empty()) edit.strength = fraction("--strength", flags.strength);
     return edit;
   }
   if (flags.inpaint.empty()) return {};
@@ -90,7 +107,7 @@ std::optional<Edit> read_edit(const Flags& flags, const Model& model) {
 std::string counted(int number, const std::string& what) { return text(number, " ", what, number == 1 ? "" : "s"); }
 
 // Returns a description of the sampler and its steps, in words.
-std::string way(const Model& model, const Walker& walker, const std::optional<int>& num_steps) {
+std::string way(const Model& model, const std::optional<int>& num_steps) {
   const std::map<std::string, std::string> samplers = {{"ancestral", "ancestral sampling"},
                                                        {"ddim", "DDIM"},
                                                        {"dpm_solver", "DPM-Solver++"},
@@ -98,9 +115,59 @@ std::string way(const Model& model, const Walker& walker, const std::optional<in
                                                        {"predictor_corrector", "predictor-corrector sampling"}};
   const json& sampler = model.about["sampler"];
   std::string name = sampler["name"];
-  int count = num_steps ? *num_steps : sampler["num_steps"].get<int>();
-  std::string words = counted(count, "step") + " of " + (samplers.count(name) ? samplers.at(name) : name);
-  return walker.calls() == count ? words : words + ", " + counted(walker.calls(), "network call");
+  int steps = num_steps ? *num_steps : sampler["num_steps"].get<int>(), calls = model.about["network_calls"];
+  std::string words = counted(steps, "step") + " of " + (samplers.count(name) ? samplers.at(name) : name);
+  return num_steps || calls == steps ? words : words + ", " + counted(calls, "network call");
+}
+
+// Shows the calls of the network on the terminal, and notices there that the painting is to stop.
+class Progress {
+ public:
+  explicit Progress(long calls) : calls_(calls) {}
+
+  void advance(int more) {
+    done_ += more;
+    double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+    bool is_end = done_ == calls_, is_shown = isatty(STDERR_FILENO);
+    if (is_shown || is_end) {
+      std::fprintf(stderr, "\r%ld/%ld network calls, %.2f ms a call, %.1f s%s", done_, calls_, 1e3 * spent / done_,
+                   spent, is_end || is_interrupted ? "\n" : "");
+    }
+    if (is_interrupted) throw Interrupted();
+  }
+
+ private:
+  const long calls_;
+  long done_ = 0;
+  const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+};
+
+// Paints the pictures of seeds and writes them: each as soon as it is there into a folder, or all in a grid at the end.
+void paint(const fs::path& out, const Numbers& seeds, const Numbers& labels, Walker& walker, const Model& model) {
+  const int count = int(seeds.size());
+  const bool is_grid = out.extension() == ".png";
+  Progress progress(long((count + model.batch - 1) / model.batch) * walker.calls());
+  std::vector<Picture> pictures;
+  int first = 0;
+  try {
+    for (; first < count; first += model.batch) {
+      if (is_interrupted) throw Interrupted();  // while no network was called
+      int taken = std::min(model.batch, count - first);
+      Batch batch;
+      for (int k = 0; k < model.batch; ++k) {
+        batch.seeds.push_back(seeds[first + k % taken]);
+        if (model.classes) batch.labels.push_back(labels[first + k % taken]);
+      }
+      std::vector<Picture> painted = walker.paint(batch, [&](int more) { progress.advance(more); });
+      if (is_grid) pictures.insert(pictures.end(), painted.begin(), painted.begin() + taken);
+      for (int k = 0; !is_grid && k < taken; ++k) save(out / text(seeds[first + k], ".png"), painted[k]);
+    }
+  } catch (Interrupted& stopped) {
+    const std::string number = first == 0 ? "nothing" : counted(first, "picture");
+    stopped.written = is_grid ? "nothing written" : text(number, " written in ", out.string());
+    throw;
+  }
+  if (is_grid) save(out, grid(pictures));
 }
 
 void run(const Flags& flags) {
@@ -122,48 +189,20 @@ void run(const Flags& flags) {
   std::optional<Edit> edit = read_edit(flags, model);
   labels = checked_labels(labels, seeds, model.classes, is_edit);
   Walker walker(model, num_steps, edit);
-  int count = int(seeds.size());
-  long done = 0, calls = long((count + model.batch - 1) / model.batch) * walker.calls();
-  auto began = std::chrono::steady_clock::now();
-  auto advance = [&](int more) {
-    done += more;
-    double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-    if (!isatty(STDERR_FILENO) && done != calls) return;
-    std::fprintf(stderr, "\r%ld/%ld network calls, %.2f ms a call, %.1f s%s", done, calls, 1e3 * spent / done, spent,
-                 done == calls ? "\n" : "");
-  };
-  std::vector<Picture> pictures;
-  for (int first = 0; first < count; first += model.batch) {
-    int taken = std::min(model.batch, count - first);
-    Batch batch;
-    for (int k = 0; k < model.batch; ++k) {
-      batch.seeds.push_back(seeds[first + k % taken]);
-      if (model.classes) batch.labels.push_back(labels[first + k % taken]);
-    }
-    std::vector<Picture> painted = walker.paint(batch, advance);
-    pictures.insert(pictures.end(), painted.begin(), painted.begin() + taken);
-  }
-  if (flags.out.extension() == ".png") {
-    save(flags.out, grid(pictures));
-  } else {
-    for (int k = 0; k < count; ++k) save(flags.out / text(seeds[k], ".png"), pictures[k]);
-  }
-  std::cout << counted(count, "picture") << " in " << flags.out.string() << ", each in "
-            << way(model, walker, num_steps) << "\n";
+  paint(flags.out, seeds, labels, walker, model);
+  std::cout << counted(int(seeds.size()), "picture") << " in " << flags.out.string() << ", each in "
+            << way(model, num_steps) << "\n";
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-  const char* const other = "MODEL's .json must be the description that the export wrote. Received: ";
+  stop_when_interrupted();
   try {
     run(parsed(count, arguments));
-  } catch (const json::exception& error) {
-    std::cerr << "generate: " << other << error.what() << "\n";
-    return 1;
-  } catch (const std::out_of_range&) {  // of a schedule
-    std::cerr << "generate: " << other << "a t that is not in its schedule\n";
-    return 1;
+  } catch (const Interrupted& stopped) {
+    std::cerr << "generate: interrupted; " << stopped.written << "\n";
+    return kInterruptStatus;
   } catch (const std::exception& error) {
     std::cerr << "generate: " << error.what() << "\n";
     return 1;

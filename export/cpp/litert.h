@@ -19,6 +19,7 @@ typedef struct LiteRtTensorBufferT* LiteRtTensorBuffer;
 
 typedef int LiteRtStatus;  // 0 = done
 
+enum { kLiteRtStatusErrorInvalidFlatbuffer = 501 };
 enum { kLiteRtHwAcceleratorCpu = 1 };
 enum { kLiteRtElementTypeFloat32 = 1, kLiteRtElementTypeInt32 = 2 };
 enum { kLiteRtTensorBufferTypeHostMemory = 1 };
@@ -35,7 +36,8 @@ typedef struct {
 static_assert(sizeof(LiteRtRankedTensorType) == 72, "the layout of LiteRT 2.3.0");
 
 LiteRtStatus LiteRtCreateEnvironment(int num_options, const void* options, LiteRtEnvironment* environment);
-LiteRtStatus LiteRtCreateModelFromFile(LiteRtEnvironment, const char* path, LiteRtModel* model);
+// Unlike LiteRtCreateModelFromFile, this verifies that the flatbuffer lies within its bytes; they are not copied.
+LiteRtStatus LiteRtCreateModelFromBuffer(LiteRtEnvironment, const void* bytes, size_t size, LiteRtModel* model);
 LiteRtStatus LiteRtCreateOptions(LiteRtOptions* options);
 LiteRtStatus LiteRtSetOptionsHardwareAccelerators(LiteRtOptions, int accelerators);
 LiteRtStatus LiteRtCreateOpaqueOptions(const char* name, void* content, void (*free_content)(void*),

@@ -10,6 +10,8 @@
 
 using Values = std::vector<double>;
 
+constexpr int kMostResamplings = 1000;
+
 // A call of the network on the way: the timestep t and the coefficients by which x follows from it.
 struct Row {
   int t = 0;
@@ -25,16 +27,14 @@ using Rows = std::vector<Row>;
 // alpha_bar at each timestep, increasing.
 class Schedule {
  public:
-  explicit Schedule(const json& about) : alpha_bars(about.at("schedule").at("alpha_bars").get<Values>()) {
-    const json& schedule = about["schedule"];
-    bool is_whole = !schedule.contains("timesteps") || schedule["timesteps"].is_null();
-    if (!is_whole) timesteps = schedule["timesteps"].get<Numbers>();
-    for (size_t t = 0; is_whole && t < alpha_bars.size(); ++t) timesteps.push_back(int(t));
-    if (timesteps.empty() || timesteps.size() != alpha_bars.size()) throw std::out_of_range("timesteps");
+  explicit Schedule(const json& about) : alpha_bars(about["schedule"]["alpha_bars"].get<Values>()) {
+    const json listed = about["schedule"].value("timesteps", json());
+    if (!listed.is_null()) timesteps = listed.get<Numbers>();
+    for (size_t t = timesteps.size(); t < alpha_bars.size(); ++t) timesteps.push_back(int(t));
   }
   int size() const { return int(timesteps.size()); }
   int index_of(int t) const { return int(std::lower_bound(timesteps.begin(), timesteps.end(), t) - timesteps.begin()); }
-  double alpha_bar(int t) const { return alpha_bars.at(index_of(t)); }
+  double alpha_bar(int t) const { return alpha_bars[index_of(t)]; }
 
   Values alpha_bars;
   Numbers timesteps;
@@ -50,11 +50,11 @@ inline Rows with_levels(Rows rows, const Schedule& schedule) {
 
 // Returns the rows that the side file lists.
 inline Rows file_rows(const json& about, const Schedule& schedule) {
-  const json& steps = about.at("steps");
-  Rows rows(steps.at("t").size());
+  const json& steps = about["steps"];
+  Rows rows(steps["t"].size());
   auto fill = [&](const char* name, double Row::* value) {
     if (!steps.contains(name) || steps[name].is_null()) return false;
-    for (size_t i = 0; i < rows.size(); ++i) rows[i].*value = steps[name].at(i);
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].*value = steps[name][i];
     return true;
   };
   fill("from_x0", &Row::from_x0);
@@ -90,12 +90,12 @@ inline Numbers evenly_spaced(int count, int total) {
 inline Rows new_rows(const json& about, const Schedule& schedule, int count) {
   const json& sampler = about["sampler"];
   bool is_ddim = sampler["name"] == "ddim";
-  json variance = is_ddim ? json("small") : sampler.at("variance");
+  json variance = is_ddim ? json("small") : sampler["variance"];
   if (variance != "small" && variance != "large") {
     throw InputError(text("--num_steps needs a file with variance small or large. Received: ",
                           variance.is_string() ? variance.get<std::string>() : "one for each step"));
   }
-  double eta = is_ddim ? sampler.at("eta").get<double>() : 1, b = 1;
+  double eta = is_ddim ? sampler["eta"].get<double>() : 1, b = 1;
   Rows rows;
   for (int step : evenly_spaced(count, schedule.size())) {
     double a = schedule.alpha_bars[step], beta = 1 - a / b, posterior = eta * eta * beta * (1 - b) / (1 - a);
@@ -128,10 +128,12 @@ inline Rows last_rows(const Rows& rows, const Schedule& schedule, double strengt
 // Repeats rows as RePaint does (Lugmayr et al. 2022, appendix B): each stretch of `jump` rows so often.
 inline Rows resampled(const Rows& rows, const Schedule& schedule, std::optional<int> jump_length, int resamplings) {
   const int count = int(rows.size()), jump = jump_length.value_or(std::min(10, std::max(count - 1, 1)));
-  if (resamplings < 1) throw InputError(text("--resamplings must be at least 1. Received: ", resamplings));
+  if (resamplings < 1 || resamplings > kMostResamplings) {
+    throw InputError(text("--resamplings must lie in 1 .. ", kMostResamplings, ". Received: ", resamplings));
+  }
   if (jump < 1 || (jump_length && resamplings > 1 && jump >= count)) {
-    throw InputError(text("--jump_length must be at least 1, and less than the ", count, count == 1 ? " step" : " steps",
-                          " unless --resamplings=1. Received: ", jump));
+    throw InputError(text("--jump_length must be at least 1, and less than the ", count,
+                          count == 1 ? " step" : " steps", " unless --resamplings=1. Received: ", jump));
   }
   std::map<int, int> left;
   for (int level = 1; level <= count - jump; level += jump) left[level] = resamplings - 1;

@@ -58,7 +58,12 @@ class Walker {
   int calls() const { return by_denoise_ ? int(rows_.size()) : model_.about["network_calls"].get<int>(); }
 
   std::vector<Picture> paint(const Batch& batch, const Advance& advance) {
-    Numbers image = by_denoise_ ? denoise(batch, advance) : by_steps_ ? step(batch, advance) : generate(batch, advance);
+    Numbers image;
+    try {
+      image = by_denoise_ ? denoise(batch, advance) : by_steps_ ? step(batch, advance) : generate(batch, advance);
+    } catch (const std::runtime_error& error) {
+      throw InputError(text(model_.path.string(), " cannot be run by LiteRT: ", error.what()));
+    }
     std::vector<Picture> pictures;
     size_t size = image.size() / model_.batch;
     for (auto from = image.begin(); from != image.end(); from += size) {
@@ -178,7 +183,7 @@ class Walker {
 
   // Clips the values of one picture to [-1, 1], by dynamic thresholding (Saharia et al. 2022, section 2.3), or not.
   void clip(Values::iterator from, Values::iterator to) const {
-    const json& way = model_.about["sampler"].at("clip");
+    const json& way = model_.about["sampler"]["clip"];
     if (way == false) return;
     double limit = 1;
     if (way == "dynamic") {

@@ -15,7 +15,7 @@ export function paint(canvas, image, [height, width, channels]) {
 
 /** @returns {Promise<Uint8ClampedArray>} the middle of a picture file, scaled to the shape of a model's pictures */
 export async function readPhoto(file, [height, width, channels]) {
-  const whole = await createImageBitmap(file);
+  const whole = await createImageBitmap(file, { colorSpaceConversion: "none" }); // no gamma, no profile, as in Python
   const scale = Math.max(width / whole.width, height / whole.height);
   const cut = [width / scale, height / scale].map((side) => Math.max(Math.round(side), 1));
   const corner = [(whole.width - cut[0]) / 2, (whole.height - cut[1]) / 2].map(Math.floor);

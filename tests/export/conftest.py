@@ -202,3 +202,13 @@ def cpp_program(needs, tmp_path_factory):
         assert result.returncode == 0, result.stdout + result.stderr
         assert "warning: " not in result.stderr
     return build / "generate"
+
+
+@pytest.fixture
+def cpp(cpp_program, tmp_path):
+    """Runs the client in C++ on the flags and returns what it did."""
+
+    def run(*flags):
+        return subprocess.run([cpp_program, *map(str, flags)], capture_output=True, text=True, cwd=tmp_path)
+
+    return run

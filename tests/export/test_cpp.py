@@ -2,19 +2,21 @@
 
 import base64
 import dataclasses
-import hashlib
 import io
-import json
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from helpers.networks import one_conv_model
-from PIL import Image
+from helpers.png_chunks import GAMMA, QUARTER_TURN, with_chunk
+from helpers.side_files import describe
+from PIL import ExifTags, Image, ImageOps
 
 import kddpm
 from export.edge import generator as edge
@@ -24,34 +26,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
-def run(cpp_program, tmp_path):
-    """Runs the client on the flags and returns what it did."""
-
-    def call(*flags):
-        return subprocess.run([cpp_program, *map(str, flags)], capture_output=True, text=True, cwd=tmp_path)
-
-    return call
-
-
-@pytest.fixture
-def paint(run, tmp_path):
+def paint(cpp, tmp_path):
     """The pictures that the client paints, uint8 (N, H, W, C)."""
 
     def call(model, seeds, *flags):
-        result = run(model, f"--seeds={','.join(map(str, seeds))}", "--out=pictures", *flags)
+        result = cpp(model, f"--seeds={','.join(map(str, seeds))}", "--out=pictures", *flags)
         assert result.returncode == 0, result.stderr
         pictures = [np.asarray(Image.open(tmp_path / "pictures" / f"{seed}.png")) for seed in seeds]
         return np.stack([picture.reshape(*picture.shape[:2], -1) for picture in pictures])
 
     return call
-
-
-@pytest.fixture
-def model(exported, tmp_path):
-    """A copy of an export that a test may spoil."""
-    for file in (exported(), exported().with_suffix(".json")):
-        shutil.copy(file, tmp_path)
-    return tmp_path / exported().name
 
 
 def export(model, path, sampler, num_steps=6, **options):
@@ -84,9 +68,9 @@ def test_pictures_are_those_of_python(paint, exported, trained_like, precision):
         assert_close(pictures, trained_like.generate(SEEDS, "ancestral", 6))
 
 
-def test_a_grid_and_the_lines_are_those_of_python(run, exported, tmp_path):
+def test_a_grid_and_the_lines_are_those_of_python(cpp, exported, tmp_path):
     path = exported(sampler="heun")
-    result = run(path, "--seeds", "4-8", "--out", tmp_path / "grid.png")
+    result = cpp(path, "--seeds", "4-8", "--out", tmp_path / "grid.png")
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "grid.png") as image:
         grid = np.asarray(image)
@@ -99,8 +83,8 @@ def test_a_grid_and_the_lines_are_those_of_python(run, exported, tmp_path):
     assert re.fullmatch(r"\n55/55 network calls, \d+\.\d\d ms a call, \d+\.\d s\n", result.stderr)
 
 
-def test_one_seed_makes_one_picture(run, exported, trained_like, tmp_path):
-    result = run(exported(), "--seed", "7", "--out", "picture.png")
+def test_one_seed_makes_one_picture(cpp, exported, trained_like, tmp_path):
+    result = cpp(exported(), "--seed", "7", "--out", "picture.png")
     assert result.stdout == "1 picture in picture.png, each in 6 steps of ancestral sampling\n"
     with Image.open(tmp_path / "picture.png") as image:
         assert_close(np.asarray(image), kddpm.images.grid(trained_like.generate([7], "ancestral", 6))[..., 0])
@@ -150,19 +134,19 @@ def use(model, sampler):
     describe(model, sampler={"num_steps": 6, "variance": "small", **options, "name": samplers.name_of(sampler)})
 
 
-def test_a_last_batch_is_filled_up(paint, run, tmp_path):
+def test_a_last_batch_is_filled_up(paint, cpp, tmp_path):
     model = one_conv_model()
     path = export(model, tmp_path / "m.tflite", "ancestral", batch_size=4)
     assert_close(paint(path, range(6)), model.generate(range(6), "ancestral", 6))
     assert_close(paint(path, range(6), "--num_steps=3"), model.generate(range(6), "ancestral", 3))
 
 
-def test_generate_alone_is_enough(paint, run, tmp_path):
+def test_generate_alone_is_enough(paint, cpp, tmp_path):
     model = one_conv_model()
     path = export(model, tmp_path / "m.tflite", "ddim", batch_size=2, signatures=["generate"])
     assert_close(paint(path, range(3)), model.generate(range(3), "ddim", 6))
-    assert_refused(
-        run(path, "--num_steps=3"), "--num_steps needs the signatures denoise and noise. Received: a file without"
+    assert "--num_steps needs the signatures denoise and noise. Received: a file without" in (
+        cpp(path, "--num_steps=3").stderr
     )
 
 
@@ -235,153 +219,50 @@ def test_photos_are_read_as_grey_over_white(paint, free, tmp_path, mode):
     assert_close(pictures[0, ..., 0], np.asarray(white.convert("L")))
 
 
-def altered(content):
-    return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_photos_are_upright(paint, free, tmp_path, mode):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).convert(mode)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        image.save(tmp_path / "photo.png", exif=exif)
+        with Image.open(tmp_path / "photo.png") as photo:
+            expected = np.asarray(ImageOps.exif_transpose(photo).convert("L"))
+        assert_close(paint(free, [1], "--variations=photo.png", "--strength=0")[0, ..., 0], expected)
 
 
 @pytest.mark.parametrize(
-    ("change", "error"),
+    ("name", "data", "turns"),
     [
-        (lambda content: content[:-100], r"must be the file that tiny_float32\.json describes: \d+ bytes of another"),
-        (altered, r"\d+ bytes, truncated, altered or of another export"),
-        (lambda content: b"hello", r"cannot be run by LiteRT: Model provided must have at least"),
+        ("gAMA", GAMMA, 0),
+        ("iCCP", b"profile\0\0" + zlib.compress(b"none"), 0),
+        ("eXIf", QUARTER_TURN, 3),
+        ("eXIf", QUARTER_TURN[:4] + b"\xff" * 4, 0),
+        ("eXIf", b"", 0),
     ],
 )
-def test_a_file_that_is_not_the_export_ends_in_one_line(run, model, tmp_path, change, error):
-    model.write_bytes(change(model.read_bytes()))
-    if "LiteRT" in error:
-        describe(model, sha256=hashlib.sha256(b"hello").hexdigest())
-    assert_refused(run(model, "--out=new/grid.png"), rf"\S+tiny_float32\.tflite .*{error}")
-    assert not (tmp_path / "new").exists()
+def test_what_a_photo_says_of_itself(paint, free, tmp_path, name, data, turns):
+    """Its orientation counts, its gamma and profile do not."""
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    (tmp_path / "photo.png").write_bytes(with_chunk((tmp_path / "photo.png").read_bytes(), name, data))
+    pictures = paint(free, [1], "--variations=photo.png", "--strength=0")
+    np.testing.assert_array_equal(pictures[0, ..., 0], np.rot90(values, turns))
 
 
-def describe(model, **changes):
-    side = model.with_suffix(".json")
-    side.write_text(json.dumps({**json.loads(side.read_text()), **changes}))
+def test_a_photo_of_another_size_is_refused_by_its_header(cpp, free, tmp_path):
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ("IHDR", struct.pack(">IIBBBBB", 20000, 30000, 8, 2, 0, 0, 0)), ("IDAT", b"no pixels"):
+        png = with_chunk(png, name, data, behind=len(png))
+    (tmp_path / "photo.png").write_bytes(png)
+    error = "--variations must be 8 x 8 pixels, as the model paints. Received: 30000 x 20000\n"
+    assert cpp(free, "--variations=photo.png").stderr == f"generate: {error}"
 
 
-def assert_refused(result, error):
-    assert result.returncode == 1
-    assert re.fullmatch(rf"generate: {error}[^\n]*\n", result.stderr)
-
-
-SOMETHING_ELSE = "must be the description that the export wrote"
-
-
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"description_version": 2}, r"must have description_version 3, the one that generate reads\. Received: 2"),
-        ({"description_version": "3"}, 'must have description_version 3, .* Received: "3"'),
-        ({"description_version": None}, "must have description_version 3, .* Received: null"),
-        (
-            {"min_runtime_version": "99.1.0"},
-            r"needs TensorFlow Lite 99\.1\.0 or newer\. Received: LiteRT 2\.3",
-        ),
-        ({"min_runtime_version": "2.13"}, SOMETHING_ELSE),
-        ({"min_runtime_version": None}, SOMETHING_ELSE),
-        ({"network_calls": 0}, SOMETHING_ELSE),
-        ({"network_calls": True}, SOMETHING_ELSE),
-        ({"sampler": {"name": "ddim"}}, SOMETHING_ELSE),
-        ({"image_shape": [8, 8]}, SOMETHING_ELSE),
-        ({"state_channels": "x"}, SOMETHING_ELSE),
-        ({"num_classes": "x"}, SOMETHING_ELSE),
-        ({"batch_size": 2**40}, SOMETHING_ELSE),
-        ({"state_channels": 2}, r"must describe tiny_float32\.tflite\. Received: other batches, shapes or classes"),
-        ({"batch_size": 2}, "Received: other batches, shapes or classes"),
-        ({"num_classes": 10}, "Received: other batches, shapes or classes"),
-    ],
-)
-def test_a_side_file_of_something_else_ends_in_one_line(run, model, changes, error):
-    describe(model, **changes)
-    assert_refused(run(model), rf"\S+tiny_float32\.\S+ .*{error}")
-
-
-@pytest.mark.parametrize("content", ["", "[3]", '{"description_version": 3', '{"description_version": 3}', None])
-def test_a_side_file_without_a_description_ends_in_one_line(run, model, content):
-    side = model.with_suffix(".json")
-    side.unlink() if content is None else side.write_text(content)
-    assert_refused(run(model), r"\S+json is missing: an export is" if content is None else rf"\S+json {SOMETHING_ELSE}")
-
-
-@pytest.mark.parametrize(
-    ("flags", "error"),
-    [
-        (["--seeds=two"], r"--seeds must look like 0-15 or 1,5,10-20\. Received: 'two'"),
-        (["--seeds=9-3"], "--seeds must look like"),
-        (["--seeds=" + "9" * 5000], "--seeds must look like"),
-        (["--seeds=2147483648"], r"--seeds must fit int32, -2147483648 to 2147483647\. Received: 2147483648"),
-        (["--seeds"], "--seeds needs a value"),
-        (["--seed=1", "--threads=0"], r"--threads must lie in 1 \.\. 256\. Received: 0"),
-        (["--threads=two"], r"--threads must be an integer\. Received: 'two'"),
-        (["--labels=1"], "--labels were given, but the model has no classes"),
-        (["--out=grid.jpg"], r"--out must end in \.png, or be a folder\. Received: grid\.jpg"),
-        (["--out=folder.png"], r"--out must be a \.png file, or a folder\. Received: folder\.png, which is there"),
-        (["--out=file/grid.png"], "--out must be in a folder that can be written to"),
-        (["--num_steps=0"], r"--num_steps must lie in 1 \.\. 20\. Received: 0"),
-        (["--num_steps=21"], r"--num_steps must lie in 1 \.\. 20\. Received: 21"),
-        (["--num_steps=3e9"], "--num_steps must be an integer"),
-        (["--num_steps=3000000000"], "--num_steps must be an integer"),
-        (["--colour=1"], r"--help lists the flags\. Received: --colour"),
-        (["--strength=0.5"], r"--strength belongs to --variations\. Received: none"),
-        (["--variations=photo.png", "--mask=photo.png"], r"--mask belongs to --inpaint\. Received: none"),
-        (["--jump_length=5"], r"--jump_length belongs to --inpaint\. Received: none"),
-        (["--inpaint=photo.png"], "--inpaint needs --mask, an image file"),
-        (["--inpaint=photo.png", "--variations=photo.png"], "--variations and --inpaint exclude each other"),
-        (["--variations=photo.png", "--strength=1.5"], r"--strength must lie in \[0, 1\]\. Received: 1\.5"),
-        (["--variations=photo.png", "--strength=nan"], r"--strength must lie in \[0, 1\]\. Received: nan"),
-        (["--variations=none.png"], r"--variations must be a PNG file\. Received: none\.png \(no such file\)"),
-        (["--variations=file"], r"--variations must be a PNG file\. Received: file \(Not a PNG file\)"),
-        (["--variations=wide.png"], r"--variations must be 8 x 8 pixels, .* Received: 8 x 9"),
-        (["--inpaint=photo.png", "--mask=wide.png"], r"--mask must be 8 x 8 pixels, .* Received: 8 x 9"),
-        (["--inpaint=photo.png", "--mask=grey.png"], r"--mask must have white, above 127, .* Received: at most 100"),
-        (["--inpaint=photo.png", "--mask=photo.png", "--jump_length=6"], r"--jump_length must be at least 1, and less"),
-        (
-            ["--inpaint=photo.png", "--mask=photo.png", "--resamplings=0"],
-            r"--resamplings must be at least 1\.",
-        ),
-    ],
-)
-def test_flags_that_cannot_be_end_in_one_line(run, exported, tmp_path, flags, error):
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "file").write_text("no picture")
-    for name, size, grey in ("photo", (8, 8), 255), ("wide", (9, 8), 255), ("grey", (8, 8), 100):
-        Image.new("L", size, grey).save(tmp_path / f"{name}.png")
-    assert_refused(run(exported(), *flags), error)
-    assert not (tmp_path / "grid.png").exists()
-
-
-def test_what_a_file_does_not_allow_ends_in_one_line(run, spoiled, described, tmp_path):
-    Image.new("L", (8, 8)).save(tmp_path / "photo.png")
-    describe(spoiled, sampler={"name": "heun", "num_steps": 6, "clip": True})
-    of_heun = r"a file of the sampler ancestral or ddim\. Received: one of heun"
-    assert_refused(run(spoiled, "--num_steps=3"), f"--num_steps needs {of_heun}")
-    assert_refused(run(spoiled, "--variations=photo.png"), f"variations and inpainting need {of_heun}")
-    for variance, received in ("learned", "learned"), ([0.1] * 6, "one for each step"):
-        describe(spoiled, sampler={"name": "ancestral", "num_steps": 6, "clip": True, "variance": variance})
-        error = rf"--num_steps needs a file with variance small or large\. Received: {received}"
-        assert_refused(run(spoiled, "--num_steps=3"), error)
-    alpha_bars = described(spoiled)["schedule"]["alpha_bars"]
-    for changes in {"schedule": {"timesteps": [3], "alpha_bars": alpha_bars}}, {"schedule": {}}, {"steps": []}:
-        describe(spoiled, **changes)
-        assert_refused(run(spoiled), rf"(\S+|MODEL's .)json {SOMETHING_ELSE}")
-
-
-@pytest.mark.parametrize(
-    ("flags", "error"),
-    [
-        (["--labels=3"], r"--labels must lie in 0 \.\. 2\. Received: 3 to 3"),
-        (["--labels=0,1"], r"--labels must be one a seed, or one\. Received: 2 for 3 seeds"),
-        (["--variations=photo.png"], "--labels are needed here: the model has 3 classes"),
-    ],
-)
-def test_labels_that_cannot_be_end_in_one_line(run, exported, tmp_path, flags, error):
-    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
-    assert_refused(run(exported(classes=True), "--seeds=1-3", *flags), error)
-
-
-def test_help_names_every_flag(run):
-    result = run("--help")
-    assert result.returncode == 0
-    for flag in ("seeds", "labels", "out", "threads", "num_steps", "variations", "strength", "inpaint", "mask"):
-        assert f"  --{flag} " in result.stdout
+@pytest.mark.parametrize("flags", [["--variations=photo.png"], ["--inpaint=photo.png", "--mask=photo.png"]])
+def test_the_last_line_of_an_edit_is_that_of_python(cpp, free, tmp_path, flags):
+    Image.new("L", (8, 8), 255).save(tmp_path / "photo.png")
+    flags = [free, *flags, "--seeds=1", "--num_steps=5", "--out=grid.png"]
+    script = [sys.executable, ROOT / "export" / "edge" / "generate.py"]
+    expected = subprocess.run([*script, *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert cpp(*flags).stdout == expected.stdout != ""

@@ -5,11 +5,13 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import subprocess
 
 import numpy as np
 import pytest
 from helpers.device_pictures import assert_same_picture
+from helpers.side_files import WRONG, with_entry
 from PIL import Image
 
 import kddpm
@@ -181,7 +183,7 @@ EDIT = {"seed": 0, "picture": [0] * 64, "strength": 0.5}
         ({**EDIT, "mask": [1] * 65}, {}, "mask must be a typed array of 8 x 8 values. Received: 65 values"),
         ({**EDIT, "mask": [7] * 64}, {}, "mask must have the values 0 (paint anew) and 1 or 255 (keep). Received: 7"),
         ({**EDIT, "mask": [1] * 64, "jumpLength": 6}, {}, "jumpLength must be a whole number in 1 .. 5. Received: 6"),
-        ({**EDIT, "mask": [1] * 64, "resamplings": 0}, {}, "resamplings must be a whole number of at least 1"),
+        ({**EDIT, "mask": [1] * 64, "resamplings": 0}, {}, "resamplings must be a whole number in 1 .. 1000."),
         (EDIT, {"hide": ["denoise"]}, "Editing needs the signatures denoise and noise. Received: finish, generate,"),
         (EDIT, {"made_with": "heun"}, "Editing needs the sampler ancestral or ddim. Received: heun"),
         (
@@ -204,11 +206,26 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(paint, call, changes, message
         ({"image_shape": [8, 8, 5]}, "A picture must have 1 to 4 channels. Received: 5."),
         ({"batch_size": 4}, "The model's batch_size must be 1. Received: 4."),
         ({"sha256": "0" * 64}, "its length or sha256 differs."),
-        ({"steps": None}, "must hold network_calls, sampler, steps, schedule and the image_shape"),
+        ({"min_runtime_version": "2.22.0"}, "needs TensorFlow Lite 2.22.0 or newer. Received: LiteRT.js, of 2.21.0."),
+        ({"steps": None}, "must have steps.t, a list of 6. Received: none."),
+        ({"class_names": ["zero"]}, "must have class_names, null or 0 texts. Received: a list of 1."),
+        ({"vectors": [{}]}, "must have vectors.0.seed, a whole number of 32 bits. Received: none."),
+        ({"state_channels": 2}, "must describe the model. Received: other batches, shapes or classes."),
+        ({"image_shape": [8, 9, 1]}, "must describe the model. Received: other batches, shapes or classes."),
+        ({"num_classes": 3}, "must describe the model. Received: other batches, shapes or classes."),
     ],
 )
 def test_files_that_do_not_go_together_are_refused(paint, changes, message):
     assert message in paint(**changes)
+
+
+@pytest.mark.parametrize("name", [*WRONG, "sampler.variance", "steps.from_memory"])
+def test_an_entry_that_no_export_writes_is_named(paint, facts, name):
+    sampler = {**facts["sampler"], **({"name": "ddim"} if name == "sampler.eta" else {})}
+    partner = "steps.memory_from_x0" if name == "steps.from_memory" else name
+    for value in WRONG.get(name, [[1.0] * 6] if name != partner else [None, "none", 3, [0.1, "x"]]):
+        found = paint(**with_entry({**facts, "sampler": sampler}, name, value))
+        assert re.match(rf"The model's side file must have {re.escape(partner)}(\.\d)?, .+\. Received: ", found)
 
 
 def test_steps_of_a_listed_variance_or_another_spacing_are_the_files_own(paint, facts):
@@ -233,6 +250,22 @@ def test_command_paints_a_png(npm_packages, exported, keras_with_classes, tmp_pa
         failed = run(flag)
         assert failed.returncode == 1 and message in failed.stderr and failed.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_command_names_the_file_at_fault(npm_packages, exported, facts, tmp_path):
+    """Of a model that was truncated before its side file was written, and of a side file of something else."""
+    model, side = tmp_path / "m.tflite", tmp_path / "m.json"
+    for content, changes, message in (
+        (exported().read_bytes()[:-5000], {}, f"{model} cannot be run by LiteRT.js: "),
+        (exported().read_bytes(), {"precision": 3}, f"{side} must have precision, a text. Received: 3."),
+        (exported().read_bytes(), {"num_classes": 3}, f"{side} must describe the model. Received: other batches"),
+    ):
+        model.write_bytes(content)
+        about = {**facts, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), **changes}
+        side.write_text(json.dumps(about))
+        failed = subprocess.run(["node", MODULE / "paint.js", model], capture_output=True, text=True, cwd=tmp_path)
+        assert failed.returncode == 1 and failed.stderr.startswith(f"paint.js: {message}")
+        assert failed.stderr.count("\n") == 1
 
 
 def test_vector_of_the_side_file_is_the_picture(paint, facts):

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 from helpers.device_pictures import assert_same_picture, on_canvas
+from helpers.png_chunks import GAMMA, QUARTER_TURN, with_chunk
 from helpers.sites import files_of
 from PIL import Image
 
@@ -18,7 +19,8 @@ def encoded(image):
 
 def test_photo_variations_repainting_and_steps(chromium, host, trained_like, facts, tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-    (tmp_path / "photo.png").write_bytes(encoded(Image.fromarray(photo)))
+    lying = with_chunk(encoded(Image.fromarray(np.rot90(photo))), "eXIf", QUARTER_TURN)
+    (tmp_path / "photo.png").write_bytes(with_chunk(lying, "gAMA", GAMMA))
     (tmp_path / "words.png").write_text("no picture")
     files = {"photo": str(tmp_path / "photo.png"), "notPhoto": str(tmp_path / "words.png")}
     seen = chromium("edit", f"{host}/whole/", **files, seed="-5", strength="65", steps="9")

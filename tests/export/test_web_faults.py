@@ -39,7 +39,7 @@ def test_bad_links_say_so(chromium, host, address, message):
     [
         ("no_model", "model.tflite could not be fetched: the server answered 404."),
         ("no_side_file", "model.json could not be fetched: the server answered 404."),
-        ("no_json", "The model's side file must hold network_calls, sampler, steps, schedule and the image_shape"),
+        ("no_json", "The model's side file must be an object of JSON. Received: null."),
         ("older", "description_version 3. Received: none, as in older exports."),
         ("newer", "The model's side file must have description_version 3. Received: 4."),
         ("five_channels", "A picture must have 1 to 4 channels. Received: 5."),

@@ -7,43 +7,132 @@
 const DESCRIPTION_VERSION = 3; // other versions give other meanings to the words of the side file
 const INT32 = { min: -(2 ** 31), max: 2 ** 31 - 1 };
 const MOST_CHANNELS = 4; // grey, grey and alpha, RGB, RGBA
+const LARGEST = 1e30; // of a coefficient: what float32 holds, with room for products
+const RUNTIME = [2, 21, 0]; // what LiteRT.js 2.5.3 counts as among the versions of TensorFlow Lite
+const OF_MEMORY = ["from_memory", "memory_from_x0", "memory_from_xt", "memory_from_memory"];
+const OF_LEARNED_VARIANCE = ["log_variance_low", "log_variance_high"];
 
 /** @returns {Facts} what was found in a side file, if it is one that this module reads */
 export function checkFacts(found) {
-  const version = found?.description_version;
-  if (found && version !== DESCRIPTION_VERSION) {
-    const received = version === undefined ? "none, as in older exports" : JSON.stringify(version).slice(0, 40);
+  if (typeof found !== "object" || found === null || Array.isArray(found)) {
+    throw new Error(`The model's side file must be an object of JSON. Received: ${inWords(found)}.`);
+  }
+  const version = found.description_version;
+  if (version !== DESCRIPTION_VERSION) {
+    const received = version === undefined ? "none, as in older exports" : inWords(version);
     const expected = `The model's side file must have description_version ${DESCRIPTION_VERSION}.`;
     throw new Error(`${expected} Received: ${received}.`);
   }
-  const [height, width, channels] = found?.image_shape ?? [];
-  const counts = [found?.network_calls, found?.sampler?.num_steps, height, width];
-  if (!(counts.every(isCount) && areSteps(found.steps, found.network_calls) && isSchedule(found.schedule))) {
-    throw new Error(
-      "The model's side file must hold network_calls, sampler, steps, schedule and the image_shape of its pictures.",
-    );
-  }
-  if (!(channels >= 1 && channels <= MOST_CHANNELS)) {
+  for (const name of ["network_calls", "state_channels", "batch_size", "bytes"]) check(found, name, COUNT, isCount);
+  const isShape = (of) => isList(of, 3) && of.every(isCount);
+  const [, , channels] = check(found, "image_shape", "three whole numbers of at least 1", isShape);
+  check(found, "num_classes", `null or ${COUNT}`, (of) => of === null || isCount(of));
+  for (const name of ["file", "precision", "sha256"]) check(found, name, "a text", isText);
+  checkVersion(found);
+  checkSteps(found, checkSchedule(found));
+  checkSampler(found);
+  checkOthers(found);
+  if (channels > MOST_CHANNELS) {
     throw new Error(`A picture must have 1 to ${MOST_CHANNELS} channels. Received: ${channels}.`);
   }
   if (found.batch_size !== 1) throw new Error(`The model's batch_size must be 1. Received: ${found.batch_size}.`);
   return found;
 }
 
-const isCount = (/** @type {any} */ value) => Number.isInteger(value) && value > 0;
+const COUNT = "a whole number of at least 1";
+const isWhole = (/** @type {any} */ value, least = INT32.min) =>
+  Number.isInteger(value) && value >= least && value <= INT32.max;
+const isCount = (/** @type {any} */ value) => isWhole(value, 1);
+const isText = (/** @type {any} */ value) => typeof value === "string";
+const isNumber = (/** @type {any} */ value, least = -LARGEST, most = LARGEST) =>
+  typeof value === "number" && value >= least && value <= most;
+const isList = (/** @type {any} */ value, length = value?.length) => Array.isArray(value) && value.length === length;
+const isGiven = (/** @type {any} */ value) => value !== undefined && value !== null;
 
-/** Whether these are the rows of a walk: columns of as many finite numbers as there are calls. */
-function areSteps(steps, calls) {
-  const columns = Object.values(steps ?? {}).filter(Array.isArray);
-  const needed = ["t", "from_x0", "from_xt", "noise_std"].every((name) => Array.isArray(steps?.[name]));
-  return needed && columns.every((column) => column.length === calls && column.every(Number.isFinite));
+/** What stands in place of an entry, in a few words. */
+function inWords(value) {
+  if (value === undefined) return "none";
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  return typeof value === "object" && value !== null ? "an object" : JSON.stringify(value).slice(0, 40);
 }
 
-/** Whether alpha_bar falls from less than 1 to 0 or more. */
-function isSchedule(schedule) {
-  const alphaBars = schedule?.alpha_bars;
-  if (!Array.isArray(alphaBars) || !alphaBars.length) return false;
-  return alphaBars.every((value, i) => Number.isFinite(value) && value >= 0 && value < (i ? alphaBars[i - 1] : 1));
+/** @returns {any} the entry of a side file, such as `sampler.name` or `steps.t.0`, if it is as expected */
+function check(found, name, expected, isRight) {
+  const value = name.split(".").reduce((of, key) => of?.[key], found);
+  if (isRight(value)) return value;
+  throw new Error(`The model's side file must have ${name}, ${expected}. Received: ${inWords(value)}.`);
+}
+
+function checkNumbers(found, name, length) {
+  const list = check(found, name, `a list of ${length}`, (of) => isList(of, length));
+  for (const i of list.keys()) check(found, `${name}.${i}`, "a number of float32", (of) => isNumber(of));
+  return list;
+}
+
+/** The file must not need a newer TensorFlow Lite than LiteRT.js has. */
+function checkVersion(found) {
+  const isVersion = (of) => isText(of) && /^\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(of);
+  const needed = check(found, "min_runtime_version", 'a version such as "2.13.0"', isVersion);
+  const numbers = needed.split(".").map(Number);
+  const at = numbers.findIndex((number, i) => number !== RUNTIME[i]);
+  if (at < 0 || numbers[at] < RUNTIME[at]) return;
+  throw new Error(`The model needs TensorFlow Lite ${needed} or newer. Received: LiteRT.js, of ${RUNTIME.join(".")}.`);
+}
+
+/** @returns {number[]} the timesteps at which alpha_bar is known, which falls */
+function checkSchedule(found) {
+  const alphaBars = check(found, "schedule.alpha_bars", "a list of numbers", (of) => isList(of) && of.length > 0);
+  let before = 1;
+  for (const i of alphaBars.keys()) {
+    const expected = `at least 0 and less than ${before}`;
+    before = check(found, `schedule.alpha_bars.${i}`, expected, (of) => isNumber(of, 0) && of < before);
+  }
+  if (!isGiven(found.schedule.timesteps)) return [...alphaBars.keys()];
+  const timesteps = checkNumbers(found, "schedule.timesteps", alphaBars.length);
+  for (const i of timesteps.keys()) {
+    const least = i ? timesteps[i - 1] + 1 : 0;
+    check(found, `schedule.timesteps.${i}`, `a whole number of at least ${least}`, (of) => isWhole(of, least));
+  }
+  return timesteps;
+}
+
+/** The rows of a walk are columns of as many numbers as there are calls, at timesteps of the schedule. */
+function checkSteps(found, timesteps) {
+  const columns = ["t", "from_x0", "from_xt", "noise_std"];
+  for (const group of [OF_MEMORY, OF_LEARNED_VARIANCE]) {
+    if (group.some((name) => isGiven(found.steps?.[name]))) columns.push(...group);
+  }
+  for (const name of columns) checkNumbers(found, `steps.${name}`, found.network_calls);
+  const known = new Set(timesteps);
+  for (let i = 0; i < found.network_calls; i++) {
+    check(found, `steps.t.${i}`, "a timestep of the schedule", (of) => known.has(of));
+  }
+}
+
+/** What the ways to a picture need to know of the sampler. */
+function checkSampler(found) {
+  const name = check(found, "sampler.name", "a text", isText);
+  check(found, "sampler.num_steps", COUNT, isCount);
+  check(found, "sampler.clip", 'true, false or "dynamic"', (of) => [true, false, "dynamic"].includes(of));
+  if (name === "ddim") check(found, "sampler.eta", "a number in [0, 1]", (of) => isNumber(of, 0, 1));
+  if (name !== "ancestral") return;
+  const names = ["small", "large", "learned"];
+  const expected = '"small", "large", "learned" or a list of numbers';
+  const variance = check(found, "sampler.variance", expected, (of) => names.includes(of) || isList(of));
+  if (isList(variance)) checkNumbers(found, "sampler.variance", variance.length);
+}
+
+/** What a side file may lack: names of classes, noise to compare with. */
+function checkOthers(found) {
+  if (isGiven(found.class_names)) {
+    const count = found.num_classes ?? 0;
+    check(found, "class_names", `null or ${count} texts`, (of) => isList(of, count) && of.every(isText));
+  }
+  if (!isGiven(found.vectors)) return;
+  const vectors = check(found, "vectors", "a list", (of) => isList(of));
+  if (!vectors.length) return;
+  check(found, "vectors.0.seed", "a whole number of 32 bits", (of) => isWhole(of));
+  check(found, "vectors.0.noise_sha256", "a text", isText);
 }
 
 /** @returns {number | null} the seed that `text` writes out, or null if that is not an int32 */

@@ -3,9 +3,12 @@ import type * as LiteRt from "@litertjs/core";
 /** What the side file NAME.json says of a model, as far as this module reads it. */
 export interface Facts {
   description_version: number;
+  file: string;
   bytes: number;
   sha256: string;
   precision: string;
+  /** Of TensorFlow Lite, such as "2.13.0". */
+  min_runtime_version: string;
   target: "cpu" | "gpu";
   batch_size: number;
   /** [height, width, channels]; 1 = grey, 2 = grey and alpha, 3 = RGB, 4 = RGBA. */
@@ -29,7 +32,6 @@ export interface Facts {
   schedule: { timesteps: number[] | null; alpha_bars: number[] };
   /** Columns of coefficients, one entry a network call, from noise to picture. */
   steps: { t: number[]; [column: string]: any };
-  signatures: { [name: string]: { inputs: object; outputs: object } };
   vectors?: { seed: number; label?: number; noise_sha256: string; picture_sha256: string; picture: string }[];
 }
 
@@ -77,7 +79,7 @@ export interface Inpainting {
   mask: Uint8Array | Uint8ClampedArray;
   /** How many steps to go back, fewer than there are; 10 if not given, or all but one if there are fewer. */
   jumpLength?: number;
-  /** How often each stretch of steps is taken; 5 if not given. */
+  /** How often each stretch of steps is taken, at most 1000; 5 if not given. */
   resamplings?: number;
 }
 
@@ -117,11 +119,11 @@ export class Model {
 /**
  * Compile a model, and check it: its bytes against the side file, its noise against the side file's vectors.
  *
- * @throws Error if one of them differs, or the side file is another version
+ * @throws Error if one of them differs, or the side file is of another version or has an entry that no export writes
  */
 export function load(options: Load): Promise<Model>;
 
-/** @returns `found`, if it is a side file that this module reads; throws an Error that says what is missing */
+/** @returns `found`, if it is a side file that this module reads; throws an Error that names the entry that is not */
 export function checkFacts(found: unknown): Facts;
 
 /** @returns the seed that a text writes out; null if that is not an int32 */

@@ -10,6 +10,7 @@ export { checkFacts, defaultLabel, parseSeed } from "./description.js";
 
 /** @typedef {import("./index.js").Options} Options */
 
+const NETWORKS = ["generate", "step", "denoise"]; // the signatures that call it
 const ON_CPU = ["start", "noise"]; // their integers are nothing for a GPU
 const GPU_ERROR = { float32: 0.01, float16: 0.01, int8: 0.2 }; // on the mean, of what is of the order of 1
 
@@ -17,10 +18,7 @@ const GPU_ERROR = { float32: 0.01, float16: 0.01, int8: 0.2 }; // on the mean, o
 export async function load({ litert, bytes, facts, threads = 1, accelerator = "wasm" }) {
   checkFacts(facts);
   await checkBytes(bytes, facts);
-  const compiled = await litert.loadAndCompile(bytes, {
-    accelerator: "wasm",
-    cpuOptions: { numThreads: threads },
-  });
+  const compiled = await compile(litert, bytes, threads);
   const model = new Model(litert, compiled, facts);
   await model.checkNoise();
   if (accelerator === "webgpu") await model.useGpu(bytes);
@@ -44,9 +42,33 @@ export class Model {
     this.#compiled = compiled;
     this.#names = Object.keys(compiled.signatures);
     this.facts = facts;
+    this.#checkShapes();
     this.whyNotEdit = whyNotEdit(facts, this.#names);
     this.whyNotSteps = whyNotSteps(facts, this.#names);
     this.whyNotGpu = null;
+  }
+
+  /** Check that inputs have the shapes and classes of the side file. */
+  #checkShapes() {
+    const [height, width, channels] = this.facts.image_shape;
+    for (const name of this.#names) {
+      const inputs = this.#shapes(name);
+      const x = [height, width, name === "denoise" ? channels : this.facts.state_channels];
+      const expected = { seed: [1], label: [1], t: [1], x: [1, ...x], noise: [1, height, width, channels] };
+      const areSame = Object.entries(expected).every(([input, shape]) => {
+        const found = inputs[input] ?? shape;
+        return found.length === shape.length && found.every((size, i) => size === shape[i]);
+      });
+      const isLabelled = NETWORKS.includes(name) && this.facts.num_classes !== null;
+      if (areSame && "label" in inputs === isLabelled) continue;
+      throw new Error("The model's side file must describe the model. Received: other batches, shapes or classes.");
+    }
+  }
+
+  /** The shapes of a signature's inputs, by name. */
+  #shapes(/** @type {string} */ name) {
+    const inputs = this.#compiled.signatures[name].getInputDetails();
+    return Object.fromEntries(inputs.map(({ name: input, shape }) => [input, Array.from(shape)]));
   }
 
   /** What runs the network. */
@@ -97,7 +119,7 @@ export class Model {
 
   #leaveGpu(/** @type {any} */ error) {
     this.#onGpu = null;
-    this.whyNotGpu = `The GPU was left for the CPU: ${String(error?.message ?? error).split("\n")[0]}`;
+    this.whyNotGpu = `The GPU was left for the CPU: ${firstLine(error)}`;
   }
 
   /** @param {Options} wish */
@@ -161,9 +183,11 @@ export class Model {
   #walk(wish, steps) {
     const has = (...names) => names.every((name) => this.#names.includes(name));
     const isOwn = steps === undefined || steps === this.facts.sampler.num_steps;
-    if (isOwn && has("start", "step", "finish")) return stepWalk(this.#run, this.facts, wish);
+    if (isOwn && has("start", "step", "finish")) {
+      return stepWalk(this.#run, this.facts, wish, "noise" in this.#shapes("step"));
+    }
     if (!isOwn || has("denoise", "noise")) return tableWalk(this.#run, this.facts, wish, this.#rows(steps));
-    if (has("generate")) return wholeWalk(this.#run, this.facts, wish);
+    if (has("generate")) return wholeWalk(this.#run, this.facts, wish, "x" in this.#shapes("generate"));
     throw new Error(
       "The model must have the signatures start, step and finish, or denoise and noise, or generate. " +
         `Received: ${this.#names.join(", ")}`,
@@ -232,6 +256,16 @@ function noised(x0, alphaBar, noise) {
   const [signal, spread] = [Math.sqrt(alphaBar), Math.sqrt(1 - alphaBar)];
   return x0.map((value, i) => signal * value + spread * noise[i]);
 }
+
+async function compile(litert, bytes, threads) {
+  try {
+    return await litert.loadAndCompile(bytes, { accelerator: "wasm", cpuOptions: { numThreads: threads } });
+  } catch (/** @type {any} */ error) {
+    throw new Error(`The model cannot be run by LiteRT.js: ${firstLine(error)}`);
+  }
+}
+
+const firstLine = (/** @type {any} */ error) => String(error?.message ?? error).split("\n")[0];
 
 /** Check that the side file describes these bytes. */
 async function checkBytes(bytes, { bytes: length, sha256: expected }) {

@@ -43,9 +43,11 @@ function number(/** @type {string} */ flag, /** @type {string | undefined} */ te
   return value;
 }
 
+const sideOf = (/** @type {string} */ file) => file.replace(/tflite$/, "json");
+
 /** The description beside a model. */
 function factsOf(/** @type {string} */ file) {
-  const side = file.replace(/tflite$/, "json");
+  const side = sideOf(file);
   for (const name of [file, side]) {
     if (!statSync(name, { throwIfNoEntry: false })?.isFile()) {
       throw new Error(`${name} is missing: an export is NAME.tflite with NAME.json beside it`);
@@ -89,7 +91,10 @@ async function main() {
     steps: number("num_steps", values.num_steps),
   };
   const facts = factsOf(file);
-  const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts });
+  const model = await load({ litert: await loadLiteRt(), bytes: readFileSync(file), facts }).catch((error) => {
+    const named = error.message.replace("The model's side file", () => sideOf(file)).replace("The model", () => file);
+    throw new Error(named);
+  });
   const picture = await model.generate(wish);
   write(out, png(picture, facts.image_shape));
   console.log(`1 picture in ${out}`);

@@ -12,6 +12,7 @@ import { whole } from "./description.js";
 const ONE_ROW_A_STEP = ["ancestral", "ddim"]; // without a memory: what editing and another number of steps need
 const JUMP_LENGTH = 10; // Lugmayr et al. 2022, section 5.1
 const RESAMPLINGS = 5;
+const MOST_RESAMPLINGS = 1000;
 
 /** @typedef {import("./index.js").Facts} Facts */
 /** @typedef {{[column: string]: number}} Row */
@@ -86,7 +87,7 @@ export function lastRows(/** @type {Row[]} */ rows, strength, length) {
  * @returns {{row: number, climb: number}[]}
  */
 export function resampled(count, { jumpLength, resamplings = RESAMPLINGS }) {
-  whole("resamplings", resamplings, 1, Infinity);
+  whole("resamplings", resamplings, 1, MOST_RESAMPLINGS);
   jumpLength ??= Math.min(JUMP_LENGTH, Math.max(count - 1, 1));
   whole("jumpLength", jumpLength, 1, resamplings > 1 && count > 1 ? count - 1 : Infinity);
   const left = new Map();

@@ -16,8 +16,7 @@ const DYNAMIC_QUANTILE = 0.995; // Saharia et al. 2022, section 2.3
 const FAR_NATS = 20; // how far a learned log-variance may leave its range
 
 /** By start, step and finish: coefficients and noise are in the file. A step of a file for GPUs is given its noise. */
-export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /** @type {Wish} */ wish) {
-  const needsNoise = "noise" in facts.signatures.step.inputs;
+export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /** @type {Wish} */ wish, needsNoise) {
   return {
     calls: facts.network_calls,
     stride: 1,
@@ -31,8 +30,7 @@ export function stepWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /**
 }
 
 /** By generate, which calls the network all its times without a word. */
-export function wholeWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /** @type {Wish} */ wish) {
-  const needsNoise = "x" in facts.signatures.generate.inputs;
+export function wholeWalk(/** @type {Run} */ run, /** @type {Facts} */ facts, /** @type {Wish} */ wish, needsNoise) {
   return {
     calls: facts.network_calls,
     stride: facts.network_calls,
