@@ -117,11 +117,12 @@ def _picture(vector, about) -> np.ndarray:
     if not re.fullmatch("[0-9a-f]{64}", vector["noise_sha256"]):
         raise ValueError("no hash of noise")
     height, width, channels = about["image_shape"]
-    with warnings.catch_warnings(), Image.open(io.BytesIO(base64.b64decode(vector["picture"]))) as image:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if image.size != (width, height):
-            raise ValueError("a picture of another size")
-        picture = np.asarray(image).reshape(height, width, channels)
+        with Image.open(io.BytesIO(base64.b64decode(vector["picture"]))) as image:
+            if image.size != (width, height):
+                raise ValueError("a picture of another size")
+            picture = np.asarray(image).reshape(height, width, channels)
     if hashlib.sha256(picture.tobytes()).hexdigest() != vector["picture_sha256"]:
         raise ValueError("a picture of another picture_sha256")
     return picture

@@ -58,9 +58,10 @@ def opened(flag: str, path: pathlib.Path, image_shape: list[int]) -> np.ndarray:
     if channels not in (1, 3):
         raise InputError(f"{flag} needs a model of grey or RGB pictures. Received: one of {channels} channels")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata, and of many pixels below the number that Pillow refuses
-            image = _in_8_bit(ImageOps.exif_transpose(image)).convert("RGBA")
+            with Image.open(path) as image:
+                image = _in_8_bit(ImageOps.exif_transpose(image)).convert("RGBA")
     except Exception as error:  # decoders raise what they like
         raise InputError(f"{flag} must be an image file. Received: {path} ({error})") from None
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(
