@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = flags.Parser(prog=_PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("model", help="NAME.tflite, with NAME.json beside it")
     parser.add_argument("--out", help="NAME.png: what was expected, what came, and the difference")
-    parser.add_argument("--threads", default="2", help="of LiteRT")
+    parser.add_argument("--threads", default="2", help="of LiteRT, 1 to 256")
     parser.add_argument("--no-xnnpack", action="store_false", dest="xnnpack", help="the plain kernels")
     given = parser.parse_args(arguments)
     with flags.ending_in_a_line(_PROGRAM):

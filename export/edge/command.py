@@ -36,9 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> flags.Parser:
     parser = flags.Parser(prog=_PROGRAM, description="Pictures from an exported .tflite.", allow_abbrev=False)
     parser.add_argument("model", help="NAME.tflite, with NAME.json beside it")
-    parser.add_argument("--seeds", help="one picture a seed: 0-15, or 1,5,10-20; 0-15 if not given, 0-7 of an edit")
+    parser.add_argument(
+        "--seeds", help="a picture each: 0-15, or 1,5,10-20; at most 100000 in all; 0-15, or 0-7 of an edit"
+    )
     parser.add_argument("--labels", help="classes, one a seed or one for all; seed modulo classes if not given")
-    parser.add_argument("--out", default="grid.png", help="NAME.png, or a folder for a PNG a seed")
+    parser.add_argument(
+        "--out", default="grid.png", help="NAME.png, or a folder for a PNG a seed as soon as it is painted"
+    )
     parser.add_argument("--num_steps", help="steps, at most T; the file's if not given")
     parser.add_argument("--variations", help="an image file: paint pictures like it")
     parser.add_argument("--strength", help="of --variations: 0 = the picture, 1 = another one; 0.5")
@@ -46,7 +50,7 @@ def _parser() -> flags.Parser:
     parser.add_argument("--mask", help="of --inpaint, an image file: white = keep, black = paint")
     parser.add_argument("--jump_length", help="of --inpaint: steps to go back, so that the new fits; 10")
     parser.add_argument("--resamplings", help="of --inpaint: how often each stretch of steps is taken; 5, at most 1000")
-    parser.add_argument("--threads", default="2", help="of LiteRT")
+    parser.add_argument("--threads", default="2", help="of LiteRT, 1 to 256")
     parser.add_argument("--xnnpack", action="store_true", default=True, help="the faster kernels, on by default")
     parser.add_argument("--no-xnnpack", action="store_false", dest="xnnpack", help="the plain kernels")
     return parser

@@ -1,8 +1,8 @@
 """An exported .tflite on a device: the walk from seeds to pictures, and pictures from pictures.
 
-It needs NumPy and LiteRT, or tflite-runtime, and runs on Python 3.7 and newer. A file with the signatures start, step
-and finish is walked by these, else by denoise and noise and the steps that NAME.json lists, else generate paints.
-Editing, and steps of another number, always go by denoise and noise.
+It needs NumPy and LiteRT, or tflite-runtime. A file with the signatures start, step and finish is walked by these, else
+by denoise and noise and the steps that NAME.json lists, else generate paints. Editing, and steps of another number,
+always go by denoise and noise.
 """
 
 from __future__ import annotations
