@@ -18,7 +18,6 @@ from export.edge.generator import Generator
 from kddpm.data import decoding
 
 EDGE = pathlib.Path(command.__file__).parent
-SCRIPT = EDGE / "generate.py"
 
 
 @pytest.fixture
