@@ -34,7 +34,7 @@ BEGIN, END = "<!-- the table of benchmarks/device_matrix.py -->\n", "<!-- end of
 NOISE = """
 import hashlib, json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-import generator
+from edge import generator
 noise = generator.Generator(pathlib.Path(sys.argv[2]), 1, sys.argv[3] == "True").noise(json.loads(sys.argv[4]))
 print(json.dumps([hashlib.sha256(x.astype("<f4").tobytes()).hexdigest() for x in noise]))
 """
@@ -146,7 +146,7 @@ def same_noise(python, file, xnnpack):
     """Whether x_T has the bits of Keras's, or the reason why there is none."""
     vectors = json.loads(file.with_suffix(".json").read_text())["vectors"]
     seeds = json.dumps([vector["seed"] for vector in vectors])
-    status, printed, errors = run([python, "-c", NOISE, EDGE, file, xnnpack, seeds])
+    status, printed, errors = run([python, "-c", NOISE, EDGE.parent, file, xnnpack, seeds])
     if status:
         return (errors.splitlines() or [""])[-1][:200]
     return json.loads(printed.splitlines()[-1]) == [vector["noise_sha256"] for vector in vectors]

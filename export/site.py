@@ -21,9 +21,10 @@ from collections.abc import Collection
 from kddpm.base.errors import InputError
 from kddpm.base.files import expand, replacing
 
+from .edge import description
+
 WEB = pathlib.Path(__file__).with_name("web")
 MARK = "kddpm-site.txt"
-DESCRIPTION_VERSION = 3  # of the side file that the page reads
 SIGNATURES = ("denoise", "noise", "finish")  # for all that the page does; one copy of the network in memory
 WAYS = (("start", "step", "finish"), ("denoise", "noise"), ("generate",))  # to draw; the page needs one of them
 NPM_FILES = ("package.json", "package-lock.json", ".npmrc")
@@ -175,29 +176,10 @@ def _is_foreign(folder: pathlib.Path) -> bool:
 
 def _described(model: pathlib.Path) -> dict:
     """Return what the side file says of `model`, once it is known to be that model's."""
-    side_file = model.with_suffix(".json")
-    for path in (model, side_file):
-        if not path.is_file():
-            raise InputError(f"A site needs a .tflite file with its .json beside it. Received: {model}; no {path}")
     try:
-        about = json.loads(side_file.read_text(encoding="utf-8"))
-    except ValueError:
-        about = None
-    if isinstance(about, dict) and about.get("description_version") != DESCRIPTION_VERSION:
-        is_older = "description_version" not in about
-        version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
-        raise InputError(
-            f"{side_file} must have description_version {DESCRIPTION_VERSION}, the one that the page reads. "
-            f"Received: {version}"
-        )
-    try:
-        expected = about["sha256"]
-    except (KeyError, TypeError):
-        raise InputError(f"A site needs a model's .json with its sha256. Received: {side_file}") from None
-    found = hashlib.sha256(model.read_bytes()).hexdigest()
-    if found != expected:
-        raise InputError(f"A site needs the model that {side_file} describes, sha256 {expected}. Received: {found}")
-    return about
+        return description.read(model)
+    except description.InputError as error:
+        raise InputError(str(error)) from None
 
 
 def _packages(lock_file: pathlib.Path, with_tools: bool) -> dict[str, str]:

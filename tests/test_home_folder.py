@@ -1,6 +1,5 @@
 """A path may begin with `~` at every door: shells leave it alone in `--out=~/x`, and Python always does."""
 
-import importlib.util
 import pathlib
 
 import numpy as np
@@ -13,6 +12,7 @@ from helpers.small_models import small
 
 import kddpm
 from export import site
+from export.edge import command
 from kddpm import plots
 from kddpm.base import files
 from kddpm.base.errors import InputError
@@ -119,16 +119,12 @@ def test_the_site(home, monkeypatch):
     assert site._npm_folder() == home / "kept" / "kddpm" / "web"
 
 
-def test_the_client(home, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "export" / "edge")
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "export" / "edge" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+def test_the_client(home):
     with pytest.raises(SystemExit, match=f"{home}/model.tflite is missing"):
-        generate.main(["~/model.tflite", "--out=~/grid.png"])
+        command.main(["~/model.tflite", "--out=~/grid.png"])
     with pytest.raises(SystemExit, match=f"must be a .png file, or a folder. Received: {home}/photos.png"):
         (home / "photos.png").mkdir()
-        generate.main(["~/model.tflite", "--out=~/photos.png"])
+        command.main(["~/model.tflite", "--out=~/photos.png"])
 
 
 def test_flags(home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,11 +26,11 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
 
 
 def read(path: pathlib.Path) -> dict:
-    """Return the description of an exported file.
+    """Return the description of an exported file, once it is known to be that file's.
 
     Raises:
-        InputError: the file or its description is missing, or the description is of another version or of something
-            else.
+        InputError: the file or its description is missing, or the description is of another version, of something
+            else or of another file.
     """
     _check_is_there(path)
     side = path.with_suffix(".json")
@@ -42,7 +43,7 @@ def read(path: pathlib.Path) -> dict:
         is_older = "description_version" not in about
         version = "none, as in older exports" if is_older else json.dumps(about["description_version"])[:40]
         raise InputError(
-            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that generate.py reads. "
+            f"{side} must have description_version {DESCRIPTION_VERSION}, the one that is read here. "
             f"Received: {version}"
         )
     fault = "no object of JSON" if not isinstance(about, dict) else _fault(about)
@@ -50,12 +51,25 @@ def read(path: pathlib.Path) -> dict:
         raise InputError(
             f"{side} must be the description that the export wrote beside the file. Received: something else ({fault})"
         )
+    if _sha256(path) != about["sha256"]:
+        raise InputError(
+            f"{path} must be the file that {side.name} describes: {about['bytes']} bytes of another sha256. "
+            f"Received: {path.stat().st_size} bytes, truncated, altered or of another export"
+        )
     return about
 
 
 def _check_is_there(path):
     if not path.is_file():
         raise InputError(f"{path} is missing: an export is NAME.tflite with NAME.json beside it")
+
+
+def _sha256(path):
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _refuse(constant):
@@ -71,6 +85,7 @@ def _fault(about: dict) -> str | None:
         "bytes": lambda of: _is_count(of),
         "num_classes": lambda of: of is None or _is_count(of),
         "image_shape": lambda of: len(of) == 3 and all(map(_is_count, of)),
+        "signatures": lambda of: isinstance(of, dict),
         "file": lambda of: isinstance(of, str),
         "precision": lambda of: isinstance(of, str),
         "sha256": lambda of: isinstance(of, str),

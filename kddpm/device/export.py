@@ -45,6 +45,7 @@ from kddpm.device.description import side_file
 from kddpm.networks.contract import copied
 from kddpm.sampling import generation, samplers, walks
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
+from kddpm.sampling.step_table import StepTable
 
 FORMATS = ("litert", "tf_saved_model")
 
@@ -97,11 +98,7 @@ def export(
     """
     denoiser = denoiser_of(model)
     path = pathlib.Path(expand(path))
-    sampler = samplers.by_name(sampler)
-    num_steps = min(_DEFAULT_STEPS, denoiser.schedule.num_timesteps) if num_steps is None else num_steps
-    table = denoiser.steps(sampler, num_steps)
-    denoiser.check_guidance(guidance_scale)
-    guidance_scale = float(guidance_scale)
+    painting, table = _painting(denoiser, sampler, num_steps, guidance_scale)
     batch_size, parity_seeds, threads = (
         arguments.count(name, value)
         for name, value in {"batch_size": batch_size, "parity_seeds": parity_seeds, "threads": threads}.items()
@@ -112,7 +109,7 @@ def export(
 
     denoiser = _in_float32(denoiser)
     reference, functions = (
-        contract.signatures(denoiser, table, batch_size, guidance_scale, kind) for kind in ("cpu", target)
+        contract.signatures(denoiser, table, batch_size, painting["guidance_scale"], kind) for kind in ("cpu", target)
     )
     functions = {name: functions[name] for name in chosen}
     batches = _batches(denoiser, parity_seeds, batch_size)
@@ -120,10 +117,7 @@ def export(
         candidate, facts = _write(denoiser, functions, temporary, format, precision, target, threads, say)
         if target == "gpu":
             candidate = parity.given_noise(candidate, reference, table.is_noisy)
-        pictures, agreement = _compared(
-            denoiser, candidate, reference, table, batches, verbose,
-            sampler=sampler, num_steps=num_steps, guidance_scale=guidance_scale,
-        )  # fmt: skip
+        pictures, agreement = _compared(denoiser, candidate, reference, table, batches, verbose, **painting)
         agreement.check(parity.LIMITS[precision])
         about = {
             "description_version": description.VERSION,
@@ -133,7 +127,7 @@ def export(
             "file": path.name,
             **facts,
             "precision": precision,
-            **description.of_sampling(denoiser, sampler, table, guidance_scale),
+            **description.of_sampling(denoiser, painting["sampler"], table, painting["guidance_scale"]),
             "batch_size": batch_size,
             "class_names": None if class_names is None else list(class_names),
             "signatures": {name: contract.described(function) for name, function in functions.items()},
@@ -143,6 +137,15 @@ def export(
             "vectors": description.vectors(reference["start"], batches, pictures),
         }
     return description.write(about, path)
+
+
+def _painting(denoiser, sampler, num_steps, guidance_scale) -> tuple[dict, StepTable]:
+    """Return the arguments of `generation.generate` that say how a picture is painted, checked, and its steps."""
+    sampler = samplers.by_name(sampler)
+    num_steps = min(_DEFAULT_STEPS, denoiser.schedule.num_timesteps) if num_steps is None else num_steps
+    table = denoiser.steps(sampler, num_steps)
+    denoiser.check_guidance(guidance_scale)
+    return {"sampler": sampler, "num_steps": num_steps, "guidance_scale": float(guidance_scale)}, table
 
 
 def _write(denoiser, functions, temporary, format, precision, target, threads, say) -> tuple[dict, dict]:

@@ -63,7 +63,7 @@ SEEDS = [-2, 0, 1, 2, 3, 2**31 - 1]
 def test_pictures_are_those_of_python(paint, exported, trained_like, precision):
     path = exported(precision)
     pictures = paint(path, SEEDS, "--threads=1")
-    np.testing.assert_array_equal(pictures, edge.Generator(path).generate(SEEDS))
+    np.testing.assert_array_equal(pictures, list(edge.Generator(path).generate(SEEDS)))
     if precision == "float32":
         assert_close(pictures, trained_like.generate(SEEDS, "ancestral", 6))
 

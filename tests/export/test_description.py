@@ -11,7 +11,6 @@ from kddpm.sampling import samplers
 
 EXPORT = pathlib.Path(site.__file__).parent
 CLIENTS = (
-    "site.py",
     "edge/description.py",
     "cpp/side_file.hpp",
     "web/generate/description.js",
@@ -37,7 +36,7 @@ def test_the_samples_read_what_is_there(exported, described, client):
     assert read <= {*about, *about["signatures"], *of_signatures}
 
 
-@pytest.mark.parametrize("client", ["edge/generator.py", "cpp/generate.cpp", "web/page.js"])
+@pytest.mark.parametrize("client", ["edge/command.py", "cpp/generate.cpp", "web/page.js"])
 def test_every_sampler_has_a_name(client):
     named = re.findall(r'\b(\w+)"?[:,] "[^"]+"\}?[,}]', (EXPORT / client).read_text())
     assert [name for name in named if name in samplers.BY_NAME] == list(samplers.BY_NAME)

@@ -1,6 +1,7 @@
 """export/edge/description.py: an entry that no export writes is refused by name, before anything is painted."""
 
 import copy
+import hashlib
 import json
 
 import pytest
@@ -11,6 +12,7 @@ OTHERS = {
     "network_calls": [0, 7, True, "6", 1.5, 2**31],
     "image_shape": [[8, 8], [8, 8, "1"], None, 3],
     "file": [None, 3],
+    "signatures": [None, ["denoise"]],
     "min_runtime_version": ["2.13", None, "newest"],
     "sampler.clip": [None, "yes", 3],
     "sampler.name": [None],
@@ -32,7 +34,9 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def about(exported, described):
-    return described(exported(sampler="ddim", signatures=("denoise", "noise")))
+    """A description of an empty file, `written` below."""
+    about = described(exported(sampler="ddim", signatures=("denoise", "noise")))
+    return {**about, "sha256": hashlib.sha256(b"").hexdigest()}
 
 
 def written(about, folder):

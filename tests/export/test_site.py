@@ -1,6 +1,5 @@
 """Building the folder of the web page and serving it; what a visitor sees there: test_web.py."""
 
-import hashlib
 import json
 import pathlib
 import re
@@ -20,6 +19,7 @@ from kddpm.base.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 WEB = ROOT / "export" / "web"
+VECTORS = ROOT / "export" / "vectors.tflite"
 
 
 def test_site_is_whole_and_needs_nothing_else(sites, exported):
@@ -100,14 +100,14 @@ def test_models_that_the_page_cannot_draw_with_are_refused(tmp_path, about, mess
 
 def test_bad_models_are_refused_by_name(tmp_path):
     model = tmp_path / "model.tflite"
-    with pytest.raises(InputError, match=r"A site needs a \.tflite .* no .*model\.tflite$"):
+    with pytest.raises(InputError, match=r"model\.tflite is missing: an export is NAME\.tflite with NAME\.json"):
         site.build(model, tmp_path / "site")
     model.write_bytes(b"model")
-    with pytest.raises(InputError, match=r"A site needs a \.tflite .* no .*model\.json$"):
+    with pytest.raises(InputError, match=r"model\.json is missing: an export is NAME\.tflite with NAME\.json"):
         site.build(model, tmp_path / "site")
     for side_file in ("not JSON", '{"description_version": 3}', "[]"):
         (tmp_path / "model.json").write_text(side_file)
-        with pytest.raises(InputError, match="A site needs a model's .json with its sha256"):
+        with pytest.raises(InputError, match=r"model\.json must be the description that the export wrote"):
             site.build(model, tmp_path / "site")
     for version, received in (({}, "none, as in older exports"), ({"description_version": 4}, "4")):
         (tmp_path / "model.json").write_text(json.dumps({"sha256": "x", **version}))
@@ -115,11 +115,8 @@ def test_bad_models_are_refused_by_name(tmp_path):
             InputError, match=rf"model\.json must have description_version 3, .*\. Received: {received}$"
         ):
             site.build(model, tmp_path / "site")
-    about = {"description_version": 3, "sha256": hashlib.sha256(b"another").hexdigest()}
-    (tmp_path / "model.json").write_text(json.dumps(about))
-    with pytest.raises(
-        InputError, match=f"A site needs the model that .* Received: {hashlib.sha256(b'model').hexdigest()}"
-    ):
+    shutil.copy(VECTORS.with_suffix(".json"), tmp_path / "model.json")
+    with pytest.raises(InputError, match=r"model\.tflite must be the file that model\.json describes: .* Received: 5 "):
         site.build(model, tmp_path / "site")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.tflite"]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import site, verify
+from export import site
+from export.certificate import certificate
 from export.edge.generator import Generator
 
 EXPORT = pathlib.Path(site.__file__).parent
@@ -26,7 +27,7 @@ def pictures_of(vectors):
 
 
 def test_python_paints_the_vectors(vectors):
-    rows, is_right, _ = verify.certificate(Generator(VECTORS))
+    rows, is_right, _ = certificate(Generator(VECTORS))
     assert is_right, rows
     assert len(vectors) == 8 and VECTORS.stat().st_size < 400_000
 
