@@ -202,6 +202,27 @@ def test_the_way_between_two_pictures(sample, folder, tmp_path, ends):
     assert [frame[2:50:6, 2:50:6].tolist() for frame in frames] == way[[0, 1, 2, 3, 2, 1]].tolist()
 
 
+def test_a_way_by_mixing_noised_pictures(sample, tmp_path):
+    flags = ["--interpolate=a.png,b.png", "--count=3", "--interpolate_t=10", "--sampler=ddim"]
+    ways = []
+    for more in ([], ["--seeds=3"]):
+        sample(*flags, *more, f"--out={tmp_path / 'way.npz'}")
+        with np.load(tmp_path / "way.npz") as archive:
+            ways.append(archive["images"])
+    assert ways[0].shape == (3, 8, 8, 1) and (ways[0] != ways[1]).any()
+
+
+def test_guesses_and_sisters(sample, tmp_path):
+    sample("--seeds=0-1", "--frames=3", "--frames_of=x0", f"--out={tmp_path / 'x0.png'}")
+    sample("--seeds=0-1", "--frames=3", f"--out={tmp_path / 'x_t.png'}")
+    guesses, noisy = read(tmp_path / "x0.png"), read(tmp_path / "x_t.png")
+    assert guesses.shape == noisy.shape and (guesses[:, :50] != noisy[:, :50]).any()
+    np.testing.assert_array_equal(guesses[:, -50:], noisy[:, -50:])
+    sample("--seeds=0-3", "--shared_until=0", f"--out={tmp_path / 'sisters.npz'}")
+    with np.load(tmp_path / "sisters.npz") as archive:
+        assert (archive["images"] == archive["images"][:1]).all()
+
+
 def test_classes_of_the_two_ends(sample, tmp_path):
     flags = ["--interpolate=a.png,b.png", "--count=3"]
     ways = []
@@ -228,7 +249,7 @@ INPAINT = ["--inpaint=a.png", "--mask=mask.png"]
         (["--jump_length=2"], "--jump_length belongs to --inpaint. Received: no such flag"),
         ([*INPAINT, "--frames=4"], "--frames has no meaning for --inpaint. Received: both"),
         *(
-            (["--interpolate=a.png,b.png", flag], f"--{flag[2:].split('=')[0]} has no meaning for --interpolate. Rec")
+            (["--interpolate=a.png,b.png", flag], f"--{flag[2:].split('=')[0]} has no meaning for --interpolate")
             for flag in ("--seeds=1", "--sampler=ddim", "--clip=false", "--eta=1", "--spacing=karras", "--snr=0.1",
                          "--guidance_scale=2", "--variance=large", "--corrections=2", "--frames=9")
         ),

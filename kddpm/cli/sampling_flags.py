@@ -85,17 +85,67 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
     return options
 
 
+def define_frame_flags() -> None:
+    """Define the flags of a filmstrip or an animation, and of pictures that share a part of their way."""
+    flags.DEFINE_string(
+        "frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif: how many (60), or t,t,..."
+    )
+    flags.DEFINE_enum(
+        "frames_of",
+        "x_t",
+        ("x_t", "x0"),
+        "what the stages show: x_t, the noisy picture, or x0, the network's guess from it",
+    )
+    flags.DEFINE_integer(
+        "shared_until", None, "paint pictures that share x_t down to this t, that of the first seed, and differ below"
+    )
+
+
+def frames() -> int | list[int] | None:
+    """Return the number of stages, or the t of each; None without the flag.
+
+    Raises:
+        InputError: the flag has another format.
+    """
+    text = flags.FLAGS.frames
+    if text is None:
+        return None
+    numbers = parse_numbers("frames", text)
+    if len(numbers) > 1:
+        return numbers
+    if numbers[0] < 2:
+        raise InputError(f"--frames must be at least 2. Received: {text}")
+    return numbers[0]
+
+
+def check_levels(num_timesteps: int) -> None:
+    """Check that the flags that name a t lie in 0 .. num_timesteps - 1.
+
+    Raises:
+        InputError: one does not.
+    """
+    stages = frames()
+    for name, values in {
+        "frames": stages if isinstance(stages, list) else [],
+        "shared_until": [flags.FLAGS.shared_until],
+        "interpolate_t": [flags.FLAGS.interpolate_t],
+    }.items():
+        for t in values:
+            if t is not None and not 0 <= t < num_timesteps:
+                raise InputError(f"--{name} must lie in 0 .. {num_timesteps - 1} (T - 1). Received: {t}")
+
+
 _SEEDS_OF_ONE = 8  # default number of variants of a single picture
 EDITS = ("variations", "inpaint", "interpolate")
-# Flags of a single edit: {flag: edit}. Below, flags that edits, or interpolation, do not take.
+# Flags of a single edit: {flag: edit}. Below, flags that edits, or interpolation by inversion, do not take.
 _OF_AN_EDIT = {
     "strength": "variations", "mask": "inpaint", "jump_length": "inpaint", "resamplings": "inpaint",
-    "count": "interpolate",
+    "count": "interpolate", "interpolate_t": "interpolate",
 }  # fmt: skip
 
 
-_OF_NO_EDIT = ("frames",)
-_OF_NO_INTERPOLATION = ("seeds", "sampler", "spacing", "clip", "guidance_scale", *_OWNERS)
+_OF_NO_EDIT = ("frames", "frames_of", "shared_until")
+_OF_NO_INVERSION = ("seeds", "sampler", "spacing", "clip", "guidance_scale", *_OWNERS)
 
 
 def define_edit_flags() -> None:
@@ -112,6 +162,9 @@ def define_edit_flags() -> None:
     flags.DEFINE_integer("resamplings", 5, "of --inpaint: how often each stretch of steps is taken; 1 = once")
     flags.DEFINE_string("interpolate", None, "two image files, A,B: paint pictures on the way from A to B")
     flags.DEFINE_integer("count", 9, "of --interpolate: pictures, A and B included")
+    flags.DEFINE_integer(
+        "interpolate_t", None, "of --interpolate: mix A and B noised to this t, any sampler; if not given, by inversion"
+    )
 
 
 def chosen_edit() -> str | None:
@@ -129,8 +182,10 @@ def chosen_edit() -> str | None:
         owner = _OF_AN_EDIT.get(name, edit)
         if owner != edit:
             raise InputError(f"--{name} belongs to --{owner}. Received: {f'--{edit}' if edit else 'no such flag'}")
-        if edit and (name in _OF_NO_EDIT or (edit == "interpolate" and name in _OF_NO_INTERPOLATION)):
-            raise InputError(f"--{name} has no meaning for --{edit}. Received: both")
+        inverts = edit == "interpolate" and flags.FLAGS.interpolate_t is None
+        if edit and (name in _OF_NO_EDIT or (inverts and name in _OF_NO_INVERSION)):
+            without = " without --interpolate_t" if inverts and name not in _OF_NO_EDIT else ""
+            raise InputError(f"--{name} has no meaning for --{edit}{without}. Received: both")
     if edit == "inpaint" and not flags.FLAGS.mask:
         raise InputError("--mask is needed for --inpaint: an image file, white = keep, black = paint")
     if not 0 <= flags.FLAGS.strength <= 1:
@@ -151,19 +206,29 @@ def check_form(out: pathlib.Path, edit: str | None) -> None:
         raise InputError(
             f"--out must end in {forms}, or be a folder{f', for --{edit}' if edit else ''}. Received: {out}"
         )
-    suffix, frames, columns = out.suffix.lower(), flags.FLAGS.frames, flags.FLAGS.columns
-    if frames is not None and suffix not in (".png", ".gif"):
+    suffix, stages, columns = out.suffix.lower(), flags.FLAGS.frames, flags.FLAGS.columns
+    if stages is not None and suffix not in (".png", ".gif"):
         raise InputError(f"--frames belongs to .png, a filmstrip, or .gif. Received: --out={out}")
-    if columns is not None and (suffix in (".npz", "") or (frames and suffix == ".png") or (edit and suffix == ".gif")):
+    if flags.FLAGS.frames_of == "x0" and stages is None and suffix != ".gif":
+        raise InputError(f"--frames_of belongs to --frames, or to .gif. Received: --out={out}")
+    if flags.FLAGS.shared_until is not None and (stages is not None or suffix == ".gif"):
+        raise InputError(f"--shared_until has no stages to show. Received: --out={out}, --frames={stages}")
+    if columns is not None and (suffix in (".npz", "") or (stages and suffix == ".png") or (edit and suffix == ".gif")):
         raise InputError(f"--columns belongs to a grid of pictures. Received: --out={out}, which has none")
 
 
-def seeds_of_photos(seeds: list[int] | None, photos: int) -> list[int]:
+def seeds_of_photos(seeds: list[int] | None, photos: int, edit: str | None = None) -> list[int]:
     """Return the seeds of edited pictures: one a picture, any number for a single one; None = from 0, 8 for that one.
+
+    An interpolation has one seed for both of its ends.
 
     Raises:
         InputError: the number of seeds does not match.
     """
+    if edit == "interpolate":
+        if seeds is not None and len(seeds) != 1:
+            raise InputError(f"--seeds must be a single one for --interpolate. Received: {len(seeds)}")
+        return (seeds or [0]) * photos
     if seeds is None:
         return list(range(photos if photos > 1 else _SEEDS_OF_ONE))
     if len(seeds) != photos != 1:

@@ -302,7 +302,8 @@ class DiffusionModel(GuardedModel):
         guidance_scale: float = 1.0,
         x_T: Tensor = None,
         batch_size: int = 64,
-        return_trajectory: int | bool = False,
+        return_trajectory: bool | str | int = False,
+        frames: int | Integers = 50,
         verbose: bool | str = "auto",
         jit_compile: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -321,6 +322,7 @@ class DiffusionModel(GuardedModel):
             x_T=x_T,
             batch_size=batch_size,
             return_trajectory=return_trajectory,
+            frames=frames,
             verbose=verbose,
             jit_compile=jit_compile,
         )
@@ -338,6 +340,10 @@ class DiffusionModel(GuardedModel):
     ) -> np.ndarray:
         """Return pictures between image a and image b; arguments and errors as in `editing.interpolate`."""
         return editing.interpolate(self, a, b, count, num_steps, **kwargs)
+
+    def shared_until(self, seeds: Integers, t: int, **kwargs) -> np.ndarray:
+        """Return pictures that share x_t down to t; arguments and errors as in `generation.shared_until`."""
+        return generation.shared_until(self, seeds, t, **kwargs)
 
     def invert(self, images: Tensor, num_steps: int | Integers | None = None, **kwargs) -> np.ndarray:
         """Return the x_T from which DDIM generates these images; arguments and errors as in `editing.invert`."""

@@ -64,15 +64,23 @@ def interpolate(
     num_steps: int | Integers | None = None,
     *,
     labels: Integers | None = None,
+    t: int | None = None,
+    seed: int = 0,
+    sampler: str | samplers.Sampler = "ancestral",
+    guidance_scale: float = 1.0,
     iterations: int = 3,
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
     """Return pictures between image a and image b.
 
-    Both are inverted to x_T, the x_T are interpolated along the sphere (Song et al. 2021, section 5.3), and DDIM
-    generates a picture from each. The error of an inverted and regenerated end is added back, in proportion: the first
-    and the last picture are a and b.
+    Without a t, both are inverted to x_T, the x_T are interpolated along the sphere (Song et al. 2021, section 5.3),
+    and DDIM generates a picture from each. The error of an inverted and regenerated end is added back, in proportion:
+    the first and the last picture are a and b.
+
+    At a t (Ho et al. 2020, figure 8) both are noised to x_t by q(x_t | x_0), the x_t are interpolated along the line,
+    and the sampler denoises each. Both get the same noise, so that what lies between them has the noise of level t
+    too; the noise of the steps is the same as well. The larger t, the less is left of a and b, at the ends too.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
@@ -81,7 +89,11 @@ def interpolate(
         count: number of pictures, both ends included.
         num_steps: as in `generation.generate`.
         labels: the classes of a and b, for a model with classes; every picture has the class of the nearer end.
-        iterations: as in `invert`.
+        t: the level at which x_t are interpolated, 0 .. T - 1, as near as the steps come; None = by inversion.
+        seed: of the noise, with a t.
+        sampler: as in `generation.generate`, with a t.
+        guidance_scale: likewise.
+        iterations: as in `invert`, without a t.
         batch_size: as in `invert`.
         verbose: as in `generation.generate`.
 
@@ -89,22 +101,33 @@ def interpolate(
         uint8 (count, H, W, C).
 
     Raises:
-        InputError: as in `invert`, or the count is below 2.
+        InputError: as in `invert`, or the count is below 2, t out of range, or as in `generation.generate`.
     """
     denoiser = denoiser_of(model)
     count = arguments.count("count", count, 2)
     guard = _guard(denoiser)
     ends = np.concatenate([_checked(guard, np.asarray(end)[np.newaxis]) for end in (a, b)])
     labels = denoiser.labels_of_images(labels, 2)
-    inversion = samplers.Inversion(iterations)
-    start, end = _inverted(denoiser, inversion, ends, num_steps, labels, batch_size=batch_size, verbose=verbose)
     shares = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, 1, 1, 1)
     nearer = (shares.ravel() > 0.5).astype(np.int32)
+    labels_between = None if labels is None else labels[nearer]
+    if t is not None:
+        denoiser.check_guidance(guidance_scale)
+        timesteps = denoiser.schedule.timesteps
+        strength = np.searchsorted(timesteps, generation.checked_t(denoiser, t), side="right") / len(timesteps)
+        seeds = arguments.int32("seed", [seed] * count)
+        return _denoised_from(
+            denoiser, (1 - shares) * ends[0] + shares * ends[1], float(strength), seeds, sampler, num_steps,
+            labels=labels_between, guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose,
+            task="Interpolating",
+        )  # fmt: skip
+    inversion = samplers.Inversion(iterations)
+    start, end = _inverted(denoiser, inversion, ends, num_steps, labels, batch_size=batch_size, verbose=verbose)
     floats, _ = generation.paint(
         denoiser,
         denoiser.steps(samplers.DDIM(), num_steps),
         np.arange(count, dtype=np.int32),
-        None if labels is None else labels[nearer],
+        labels_between,
         x=_slerp(start, end, shares),
         batch_size=batch_size,
         verbose=verbose,
@@ -151,23 +174,13 @@ def variations(
     strength = arguments.number("strength", strength)
     if not 0 <= strength <= 1:
         raise InputError("strength", "must lie in [0, 1]", strength)
-    batch_size = arguments.count("batch_size", batch_size)
-    sampler = samplers.by_name(sampler)
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
     labels = denoiser.labels_of_images(labels, len(seeds))
     denoiser.check_guidance(guidance_scale)
-    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
-    if not len(kept):
-        return kd_images.to_uint8(x_0).numpy()
-    table = denoiser.steps(sampler, num_steps, strength)
-    x = None
-    if kept[-1] < denoiser.schedule.num_timesteps - 1:
-        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
-    floats, _ = generation.paint(
-        denoiser, table, seeds, labels, x=x,
-        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
+    return _denoised_from(
+        denoiser, x_0, strength, seeds, sampler, num_steps,
+        labels=labels, guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
     )  # fmt: skip
-    return kd_images.to_uint8(floats).numpy()
 
 
 def inpaint(
@@ -247,6 +260,25 @@ def _checked_jump(jump_length, resamplings, num_steps) -> int:
             "jump_length", f"must be less than the {num_steps} steps, or resamplings=1 for none", jump_length
         )
     return jump_length
+
+
+def _denoised_from(
+    denoiser, x_0, strength, seeds, sampler, num_steps, *, labels, guidance_scale, batch_size, verbose, task
+) -> np.ndarray:
+    """Return pictures, uint8 (N, H, W, C): x_0 noised up to a level by the seeds' noise, and denoised from there."""
+    batch_size = arguments.count("batch_size", batch_size)
+    sampler = samplers.by_name(sampler)
+    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
+    if not len(kept):
+        return kd_images.to_uint8(x_0).numpy()
+    x = None
+    if kept[-1] < denoiser.schedule.num_timesteps - 1:
+        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
+    floats, _ = generation.paint(
+        denoiser, denoiser.steps(sampler, num_steps, strength), seeds, labels, x=x,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task=task,
+    )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
 
 
 def _noised(denoiser, x_0, t: int, seeds, batch_size) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Generates any number of pictures with `kddpm.walks`, chunk by chunk, with a progress bar."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +29,8 @@ def generate(
     guidance_scale: float = 1.0,
     x_T: np.ndarray | None = None,
     batch_size: int = 64,
-    return_trajectory: int | bool = False,
+    return_trajectory: bool | str | int = False,
+    frames: int | Integers = 50,
     verbose: bool | str = "auto",
     jit_compile: bool = False,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -48,7 +50,11 @@ def generate(
             output without a class, 0 = no class at all. Others call the network on twice the batch.
         x_T: float (N, H, W, C) to start from instead of the seeds' noise, such as the result of `editing.invert`.
         batch_size: pictures in memory at a time; a smaller last chunk is filled up and not traced again.
-        return_trajectory: whether to return frames from noise to each picture as well, at most this many; True = 50.
+        return_trajectory: whether to return frames on the way from noise to each picture as well: True or "x_t" = of
+            the noisy x_t, "x0" = of the x_0 that the network predicts from them (Ho et al. 2020, figure 6), which takes
+            one more call of it a frame. A number is True with that many `frames`.
+        frames: how many, at most, evenly spaced with the picture as the last; or the t at which they are taken, each
+            the nearest that the sampler visits, and the picture after them.
         verbose: whether to show a progress bar; "auto" = after two seconds of sampling.
         jit_compile: whether to compile with XLA: slower to start, faster for small networks.
 
@@ -58,32 +64,132 @@ def generate(
     Raises:
         InputError: no seeds, seeds that are not int32, an unknown sampler, more steps than T, labels out of range
             or for a network without classes, guidance of a model trained without label dropout, an x_T of
-            another shape.
+            another shape, frames of something else or at a t out of range.
     """
     denoiser = denoiser_of(model)
     seeds = arguments.int32("seeds", seeds)
     labels = denoiser.checked_labels(labels, seeds)
     denoiser.check_guidance(guidance_scale)
-    if isinstance(return_trajectory, bool):
-        frames = 50 if return_trajectory else 0
-    else:
-        frames = arguments.count("return_trajectory", return_trajectory, 0)
+    table = denoiser.steps(sampler, num_steps)
+    framed = _frames(return_trajectory, frames, table, denoiser.last_timestep)
     if x_T is not None:
         x_T = _checked_x_T(denoiser, x_T, len(seeds))
     floats, trajectory = paint(
         denoiser,
-        denoiser.steps(sampler, num_steps),
+        table,
         seeds,
         labels,
         x=x_T,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
-        frames=frames,
+        frames=framed,
         verbose=verbose,
         jit_compile=jit_compile,
     )
     pictures = images.to_uint8(floats).numpy()
     return pictures if trajectory is None else (pictures, trajectory)
+
+
+def shared_until(
+    model: Denoiser | HasDenoiser,
+    seeds: Integers,
+    t: int,
+    sampler: str | samplers.Sampler = "ancestral",
+    num_steps: int | Integers | None = None,
+    *,
+    labels: Integers | None = None,
+    guidance_scale: float = 1.0,
+    batch_size: int = 64,
+    verbose: bool | str = "auto",
+) -> np.ndarray:
+    """Return pictures that share x_t down to t, that of the first seed, and differ below it.
+
+    What they have in common is what x_t knows of the picture: all of it where t is small, and only the layout and the
+    colours where it is large (Ho et al. 2020, figure 7). The first is the picture that `generate` paints.
+
+    Args:
+        model: a `Denoiser`, or a `DiffusionModel`.
+        seeds: int32 numbers, one a picture, of the noise below t.
+        t: the level down to which they share x_t, 0 .. T - 1, as near as the steps come from above.
+        sampler: one that draws noise and has no memory, such as "ancestral", or `samplers.DDIM` with an eta.
+        num_steps: as in `generate`.
+        labels: as in `generate`; down to t that of the first counts.
+        guidance_scale: as in `generate`.
+        batch_size: as in `generate`.
+        verbose: as in `generate`.
+
+    Returns:
+        uint8 (N, H, W, C).
+
+    Raises:
+        InputError: t out of range, a sampler without noise or with a memory, or as in `generate`.
+    """
+    denoiser = denoiser_of(model)
+    seeds = arguments.int32("seeds", seeds)
+    labels = denoiser.checked_labels(labels, seeds)
+    denoiser.check_guidance(guidance_scale)
+    sampler = samplers.by_name(sampler)
+    table = denoiser.steps(sampler, num_steps)
+    if table.has_memory or not table.is_noisy:
+        why = "remembers the way" if table.has_memory else "draws no noise: pictures of one x_t are all the same"
+        raise InputError("sampler", "must draw noise and have no memory", f"{samplers.name_of(sampler)}, which {why}")
+    first = int(np.flatnonzero(table.timesteps >= checked_t(denoiser, t))[-1])  # the row that leaves x_t
+    x = walks.initial_noise(seeds[:1], denoiser.image_shape).numpy()
+    how: dict[str, Any] = {"guidance_scale": guidance_scale, "batch_size": batch_size, "verbose": verbose}
+    if first:
+        head = table.take(np.arange(first))
+        x, _ = paint(denoiser, head, seeds[:1], None if labels is None else labels[:1], x=x, **how)
+    floats, _ = paint(denoiser, table, seeds, labels, x=np.repeat(x, len(seeds), axis=0), first=first, **how)
+    return images.to_uint8(floats).numpy()
+
+
+def checked_t(denoiser: Denoiser, t: int) -> int:
+    """Check that t lies in 0 .. T - 1, or the range of a respaced schedule, and return it.
+
+    Raises:
+        InputError: it does not.
+    """
+    last = denoiser.last_timestep
+    if arguments.count("t", t, 0) > last:
+        raise InputError("t", f"must lie in 0 .. {last}", t)
+    return int(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Which frames of a walk to return; the picture itself is always the last.
+
+    Attributes:
+        rows: rows of the table before which a frame is taken, increasing.
+        of: "x_t", or "x0" for what the network predicts from it.
+    """
+
+    rows: tuple[int, ...]
+    of: str = "x_t"
+
+
+def _frames(return_trajectory, frames, table, last_timestep) -> Frames | None:
+    """Return the frames that the arguments of `generate` ask for; None = none."""
+    if isinstance(return_trajectory, str):
+        if return_trajectory not in ("x_t", "x0"):
+            raise InputError("return_trajectory", "must be True, False, x_t, x0 or a number", repr(return_trajectory))
+        of = return_trajectory
+    elif isinstance(return_trajectory, bool | np.bool_):
+        of = "x_t"
+    else:
+        frames, of = arguments.count("return_trajectory", return_trajectory, 0), "x_t"
+        return_trajectory = frames > 0
+    if not return_trajectory:
+        return None
+    if np.ndim(frames) == 0:
+        count = arguments.count("frames", frames)
+        rows = sorted({*np.linspace(0, table.num_rows, count).round().astype(int).tolist()})[:-1]
+    else:
+        wanted = arguments.int32("frames", frames)
+        if wanted.min() < 0 or wanted.max() > last_timestep:
+            raise InputError("frames", f"must be a number, or t in 0 .. {last_timestep}", wanted.tolist())
+        rows = [int(np.argmin(np.abs(table.timesteps - t))) for t in wanted]
+    return Frames(tuple(sorted(set(rows))), of)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +217,13 @@ def paint(
     edit: Edit | None = None,
     guidance_scale: float = 1.0,
     batch_size: int = 64,
-    frames: int = 0,
+    first: int = 0,
+    frames: Frames | None = None,
     verbose: bool | str = "auto",
     jit_compile: bool = False,
     task: str = "Generating",
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Take all steps of a table for every seed.
+    """Take the steps of a table for every seed.
 
     Args:
         denoiser: the network.
@@ -127,7 +234,8 @@ def paint(
         edit: the change after every step; None = no change.
         guidance_scale: as in `generate`.
         batch_size: images at a time.
-        frames: how many frames to return.
+        first: the first row to take, whose x_t is `x`; the noise is that of the same rows of a whole walk.
+        frames: which frames to return; None = none.
         verbose: as in `generate`.
         jit_compile: whether to compile with XLA.
         task: the first word of the progress bar.
@@ -140,13 +248,14 @@ def paint(
     # A power of two, so that few shapes are traced for all numbers of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
     batch = -(-batch // rows.replicas) * rows.replicas
-    stops = _stops(table.num_rows, frames)
-    begin, walk = _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile)
+    stops = _stops(first, table.num_rows, frames.rows if frames else ())
+    of_x0 = frames is not None and frames.of == "x0"
+    begin, walk, predicted = _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile)
     scale = tf.constant(guidance_scale, tf.float32)
     chunks = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
     arrays = () if edit is None else edit.arrays
     floats, trajectories = [], []
-    with progress.bar(len(chunks) * table.num_rows, f"{task} {len(seeds)} pictures", "step", verbose) as bar:
+    with progress.bar(len(chunks) * (table.num_rows - first), f"{task} {len(seeds)} pictures", "step", verbose) as bar:
         for chunk in chunks:
             count = len(seeds[chunk])
 
@@ -156,18 +265,19 @@ def paint(
 
             chunk_seeds, chunk_labels = filled(seeds), filled(labels)
             state = begin(chunk_seeds, filled(x))
-            start, way = 0, []
+            way = []
 
             def picture(state, count=count):
-                return walks.picture_of(rows.join(state), table)[:count]
+                return rows.join(state)[:count, ..., : denoiser.image_shape[-1]]
 
-            for stop, is_frame in stops:
+            for start, stop, is_frame in stops:
+                here = tf.constant(start, tf.int32)
                 if is_frame:
-                    way.append(images.to_uint8(picture(state)).numpy())
-                span = tf.constant(start, tf.int32), tf.constant(stop, tf.int32)
+                    seen = predicted(state, chunk_labels, scale, here) if of_x0 else state
+                    way.append(images.to_uint8(picture(seen)).numpy())
+                span = here, tf.constant(stop, tf.int32)
                 state = walk(state, chunk_seeds, chunk_labels, scale, *span, *map(filled, arrays))
                 bar.update(stop - start)
-                start = stop
             floats.append(picture(state).numpy())
             if frames:
                 trajectories.append(np.stack([*way, images.to_uint8(floats[-1]).numpy()]))
@@ -186,7 +296,10 @@ def _checked_x_T(denoiser, x_T, count) -> np.ndarray:
 
 
 def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
-    """Return compiled (begin, walk) for a table and a batch size; all guidance scales but 0 and 1 share one trace."""
+    """Return compiled (begin, walk, predicted x_0) for a table and a batch size.
+
+    All guidance scales but 0 and 1 share one trace.
+    """
     guided = guidance_scale not in (0, 1)
 
     def make():
@@ -198,16 +311,19 @@ def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
             predict = denoiser.predictor(label, scale if guided else guidance_scale, table.learned_variance)
             return walks.walk(predict, table, state, seeds, start, stop, after)
 
+        def predicted(state, label, scale, index):
+            predict = denoiser.predictor(label, scale if guided else guidance_scale, table.learned_variance)
+            return walks.predicted_x0(predict, table, state, index)
+
         rows = replicas.SharedRows(denoiser.strategy)
-        return tuple(rows.compile(function, jit_compile=jit_compile) for function in (begin, walk))
+        return tuple(rows.compile(function, jit_compile=jit_compile) for function in (begin, walk, predicted))
 
     scale = "any" if guided else int(guidance_scale)
     name = None if edit is None else edit.name
     return denoiser.compiled((table.fingerprint, batch, scale, name, jit_compile), make)
 
 
-def _stops(num_steps: int, frames: int) -> list[tuple[int, bool]]:
-    """Return where a walk returns to Python: (step to stop before, whether a frame is taken before walking there)."""
-    framed: Integers = np.unique(np.linspace(0, num_steps, frames).round().astype(int))[:-1] if frames > 1 else []
-    starts = sorted({0, *framed, *range(0, num_steps, _STEPS_A_CALL)})
-    return [(stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_steps], strict=True)]
+def _stops(first: int, num_rows: int, framed: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """Return the stretches of a walk: (first row, row to stop before, whether a frame is taken before the first)."""
+    starts = sorted({first, *framed, *range(first, num_rows, _STEPS_A_CALL)})
+    return [(start, stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_rows], strict=True)]

@@ -79,6 +79,21 @@ def take_step_with(predict: Callable, table: StepTable, state: Tensor, index: Te
     return tf.ensure_shape(next_state(table, state, predict(x, t), index, z), state.shape)
 
 
+def predicted_x0(predict: Callable, table: StepTable, state: Tensor, index: Tensor) -> Tensor:
+    """Return the x_0 that a step predicts from its state, equation (1), float32 (B, H, W, C).
+
+    Args:
+        predict: as in `take_step`.
+        table: the steps.
+        state: as in `take_step`.
+        index: int32 scalar, the row of the table.
+    """
+    x = picture_of(state, table)
+    output = predict(x, tf.fill(x.shape[:1], tf.gather(table.timesteps.astype(np.int32), index)))
+    output = tf.cast(output, tf.float32)
+    return _x_0(table, x, halves(output)[0] if table.learned_variance else output, index)
+
+
 def walk(
     predict: Callable,
     table: StepTable,
@@ -124,7 +139,7 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
     """
 
     def at(column):
-        return tf.gather(column.astype(np.float32), index)
+        return _at(column, index)
 
     rows = table.rows
     output = tf.cast(output, tf.float32)
@@ -134,7 +149,7 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
         output, fraction = halves(output)
         ends = (at(column) for column in rows.log_variance_range)
         std = std * tf.exp(0.5 * learned_log_variance(fraction, *ends))
-    x_0 = _clipped(at(table.x0_from_xt) * x_t + at(table.x0_from_output) * output, table.clip)
+    x_0 = _x_0(table, x_t, output, index)
     x_prev = at(rows.from_x0) * x_0 + at(rows.from_xt) * x_t
     if memory is not None:
         x_prev += at(rows.from_memory) * memory
@@ -144,6 +159,16 @@ def next_state(table: StepTable, state: Tensor, output: Tensor, index: Tensor, z
         return x_prev
     memory = at(rows.memory_from_x0) * x_0 + at(rows.memory_from_xt) * x_t + at(rows.memory_from_memory) * memory
     return tf.concat([x_prev, memory], axis=-1)
+
+
+def _at(column, index):
+    """Return the entry of a float64 column at a row of the table, float32."""
+    return tf.gather(column.astype(np.float32), index)
+
+
+def _x_0(table, x_t, output, index):
+    """Return x_0 of equation (1), clipped as the table says."""
+    return _clipped(_at(table.x0_from_xt, index) * x_t + _at(table.x0_from_output, index) * output, table.clip)
 
 
 def _clipped(x_0, clip):

@@ -4,6 +4,8 @@
     python sample.py --run_dir=runs/photos --variations=photo.jpg --strength=0.5 --seeds=0-7
     python sample.py --run_dir=runs/photos --inpaint=photo.jpg --mask=mask.png
     python sample.py --run_dir=runs/photos --interpolate=a.jpg,b.jpg --out=way.gif
+    python sample.py --run_dir=runs/photos --seeds=0-7 --frames_of=x0 --frames=8 --out=guesses.png
+    python sample.py --run_dir=runs/photos --seeds=0-7 --shared_until=500 --out=sisters.png
 
 --out chooses the form: .png a grid, or with --frames a filmstrip, a row a picture from noise to the end; .gif the
 same as an animation, or the way of --interpolate, to and fro; .npz the raw `images`, `seeds` and, with classes,
@@ -62,8 +64,11 @@ Painted = tuple[np.ndarray, Frames]  # the pictures, and their stages if request
 
 
 def _generate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
-    stages = FLAGS.frames or (_STAGES if order.out.suffix.lower() == ".gif" else False)
-    painted = model.generate(order.seeds, **common, return_trajectory=stages)
+    if FLAGS.shared_until is not None:
+        return model.shared_until(order.seeds, FLAGS.shared_until, **common), None
+    stages = sampling_flags.frames() or (_STAGES if order.out.suffix.lower() == ".gif" else None)
+    way = {} if stages is None else {"return_trajectory": FLAGS.frames_of, "frames": stages}
+    painted = model.generate(order.seeds, **common, **way)
     return painted if isinstance(painted, tuple) else (painted, None)
 
 
@@ -78,6 +83,10 @@ def _inpaint(model: "DiffusionModel", order: Order, common: dict) -> Painted:
 
 def _interpolate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
     first, last = order.photos.images
+    if FLAGS.interpolate_t is not None:
+        common |= {"t": FLAGS.interpolate_t, "seed": order.seeds[0]}
+    else:
+        common = {name: value for name, value in common.items() if name not in ("sampler", "guidance_scale")}
     return model.interpolate(first, last, FLAGS.count, **common), None
 
 
@@ -96,19 +105,17 @@ class Kind:
     Attributes:
         paint: calls the model's method.
         save: writes its result.
-        has_sampler: whether sampler and guidance can be chosen; interpolation always uses DDIM.
     """
 
     paint: Callable[["DiffusionModel", Order, dict], Painted]
     save: Callable[[Order, np.ndarray, Frames], None] = _save
-    has_sampler: bool = True
 
 
 KINDS = {
     None: Kind(_generate),
     "variations": Kind(_variations),
     "inpaint": Kind(_inpaint),
-    "interpolate": Kind(_interpolate, _save_way, has_sampler=False),
+    "interpolate": Kind(_interpolate, _save_way),
 }
 
 
@@ -125,7 +132,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
     flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
-    flags.DEFINE_integer("frames", None, "stages from noise to picture, for .png (a filmstrip) and .gif (60)")
+    sampling_flags.define_frame_flags()
     flags.DEFINE_integer("columns", None, "pictures a row of a grid; as square as possible if not given")
     sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
     sampling_flags.define_edit_flags()
@@ -139,7 +146,7 @@ def sample() -> None:
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     edit = sampling_flags.chosen_edit()
     out = pathlib.Path(expand(FLAGS.out))
-    commands.check_least(columns=1, frames=2, batch_size=1)
+    commands.check_least(columns=1, batch_size=1)
     sampling_flags.check_form(out, edit)
     seeds = commands.parse_numbers("seeds", FLAGS.seeds or "0-63")
     config, trained_on = directory.RunDirectory(run_dir).read()
@@ -150,7 +157,7 @@ def sample() -> None:
     from kddpm.runs import build
 
     kind = KINDS[edit]
-    common = _common_options(kind, order, config) | {"verbose": "auto" if workers.is_chief(strategy) else False}
+    common = _common_options(order, config) | {"verbose": "auto" if workers.is_chief(strategy) else False}
     with workers.using(strategy):
         with workers.all_or_none(strategy):
             model = build.load_run(run_dir)
@@ -166,13 +173,14 @@ def _order(
 ) -> Order:
     """Return the request of the flags, checked against the run; print how the pictures to edit were fitted."""
     sampling_flags.check_num_steps(config.num_timesteps)
+    sampling_flags.check_levels(config.num_timesteps)
     name = FLAGS.sampler or config.sampler
     sampler = samplers.by_name(name, **sampling_flags.sampler_options(name, edit))
     photos, mask = picture_files.Photos(np.empty((0, *image_shape), np.uint8), [], []), None
     if edit:
         photos, mask = picture_files.read_inputs(edit, FLAGS[edit].value, FLAGS.mask, image_shape)
         print("\n".join(photos.notes), end="\n" if photos.notes else "")
-        seeds = sampling_flags.seeds_of_photos(seeds if FLAGS.seeds else None, len(photos.images))
+        seeds = sampling_flags.seeds_of_photos(seeds if FLAGS.seeds else None, len(photos.images), edit)
     labels = sampling_flags.parse_labels(FLAGS.labels, len(seeds), needed=bool(edit and config.num_classes))
     painted = labels
     if config.num_classes and not labels:
@@ -182,17 +190,15 @@ def _order(
     return Order(out, seeds, labels, painted, sampler, photos, mask)
 
 
-def _common_options(kind: Kind, order: Order, config: TrainConfig) -> dict:
-    """Return the arguments common to all kinds, with those of samplers for the kinds that have one."""
-    common = {
+def _common_options(order: Order, config: TrainConfig) -> dict:
+    """Return the arguments common to all kinds."""
+    return {
         "num_steps": config.sampling_steps if FLAGS.num_steps is None else FLAGS.num_steps,
         "labels": order.labels,
         "batch_size": FLAGS.batch_size,
+        "sampler": order.sampler,
+        "guidance_scale": config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale,
     }
-    if kind.has_sampler:
-        common["sampler"] = order.sampler
-        common["guidance_scale"] = config.guidance_scale if FLAGS.guidance_scale is None else FLAGS.guidance_scale
-    return common
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from helpers.comparing import apart
 import kddpm
 from kddpm.base.errors import InputError
 from kddpm.data import images
-from kddpm.sampling import editing, generation, samplers, walks
+from kddpm.sampling import editing, generation, noise, samplers, walks
 from kddpm.sampling.samplers import DDIM, Ancestral
 
 SHAPE = (4, 4, 1)
@@ -127,6 +127,28 @@ def test_an_interpolation_takes_the_class_of_the_nearer_end(model_with_classes, 
     assert inverted.table.timesteps[-1] == walked.table.timesteps[0] == 19
     model_with_classes.interpolate(*PHOTOS[:2], 2, num_steps=4, labels=[0, 2])
     assert painted[-1].labels.tolist() == [0, 2] and painted[-1].table.num_rows == 4
+
+
+def test_an_interpolation_at_a_t_mixes_noised_images(model, painted):
+    """Ho et al. 2020, figure 8: both ends with the noise of the seed, so that what lies between has its variance."""
+    alpha_bars = np.cumprod(1 - model.schedule.betas)
+    row = model.interpolate(*PHOTOS[:2], 3, t=9, seed=5)
+    (walked,) = painted
+    assert walked.table.timesteps[0] == 9 and walked.seeds.tolist() == [5, 5, 5]
+    a, b = PHOTOS[:2] / 127.5 - 1
+    z = noise.normal(tf.constant([5]), noise.INITIAL_STREAM, 0, SHAPE).numpy()[0]
+    expected = [np.sqrt(alpha_bars[9]) * x_0 + np.sqrt(1 - alpha_bars[9]) * z for x_0 in (a, (a + b) / 2, b)]
+    np.testing.assert_allclose(walked.x, expected, atol=1e-5)
+    np.testing.assert_array_equal(row[[0, 2]], model.variations(PHOTOS[:2], 0.5, [5, 5]))
+    assert apart(model.interpolate(*PHOTOS[:2], 3, t=0, sampler="ddim")[1], 127.5 * ((a + b) / 2 + 1)) <= 30
+
+
+def test_an_interpolation_at_a_t_takes_sampler_and_classes(model_with_classes, painted):
+    model_with_classes.interpolate(*PHOTOS[:2], 4, num_steps=4, labels=[2, 0], t=14, sampler="heun")
+    (walked,) = painted
+    assert walked.labels.tolist() == [2, 2, 0, 0] and walked.table.has_memory
+    with pytest.raises(InputError, match=r"`t` must lie in 0 .. 19. Received: 20"):
+        model_with_classes.interpolate(*PHOTOS[:2], labels=[0, 0], t=20)
 
 
 # Variations.

@@ -6,6 +6,7 @@ from helpers.closed_form import best_model
 from helpers.comparing import apart
 
 import kddpm
+from kddpm import toy
 from kddpm.base.errors import InputError
 from kddpm.data import images
 from kddpm.sampling import denoiser, generation, walks
@@ -164,7 +165,9 @@ def test_edits_of_one_name_are_traced_once(model, monkeypatch):
 
 def test_pictures_can_start_from_a_given_x(model):
     table, x_T = model.denoiser.steps("heun", 5), np.ones((3, *SHAPE), np.float32)
-    floats, frames = generation.paint(model.denoiser, table, SEEDS, x=x_T, frames=3, batch_size=2)
+    floats, frames = generation.paint(
+        model.denoiser, table, SEEDS, x=x_T, frames=generation.Frames((0, 4)), batch_size=2
+    )
     assert frames.shape == (3, 3, *SHAPE)
     np.testing.assert_array_equal(frames[0], images.to_uint8(x_T))
     np.testing.assert_array_equal(frames[-1], images.to_uint8(floats))
@@ -180,6 +183,74 @@ def test_frames_are_pictures_whatever_the_state_holds(model, sampler):
     np.testing.assert_array_equal(frames[0], images.to_uint8(walks.initial_noise(SEEDS, SHAPE)))
     np.testing.assert_array_equal(frames[-1], made)
     assert apart(model.generate(SEEDS, sampler, 5, jit_compile=True), made) <= 1
+
+
+@pytest.mark.parametrize("sampler", [Ancestral("small", clip=False), "dpm_solver", "heun"])
+def test_a_frame_of_x0_is_what_the_network_predicts(model, sampler):
+    """The mean of x_0 given x_t, in closed form: pixels N(0, 0.25^2)."""
+    table = model.denoiser.steps(sampler, 6)
+    made, frames = model.generate(SEEDS, sampler, 6, return_trajectory="x0")
+    assert len(frames) == table.num_rows + 1
+    np.testing.assert_array_equal(frames[-1], made)
+    alpha_bars = np.cumprod(1 - model.schedule.betas)
+    state = walks.initial_state(walks.initial_noise(SEEDS, SHAPE), table)
+    for row, t in enumerate(table.timesteps):
+        gain = np.sqrt(alpha_bars[t]) * 0.25**2 / (alpha_bars[t] * 0.25**2 + 1 - alpha_bars[t])
+        x_0 = gain * walks.picture_of(state, table).numpy().astype(np.float64)
+        assert apart(frames[row], np.clip(np.round((x_0 + 1) * 127.5), 0, 255)) <= 1
+        state = walks.take_step(model.denoiser.predictor(), table, state, tf.constant(SEEDS), row)
+
+
+def test_frames_at_chosen_t_are_those_of_the_nearest_steps(model):
+    every = model.generate(SEEDS, "ddim", 5, return_trajectory="x0")[1]
+    chosen = model.generate(SEEDS, "ddim", 5, return_trajectory="x0", frames=[1, 19, 12])[1]
+    assert model.denoiser.steps("ddim", 5).timesteps.tolist() == [19, 15, 11, 7, 3]
+    np.testing.assert_array_equal(chosen, every[[0, 2, 4, 5]])
+
+
+# Pictures that share a part of their way.
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", DDIM(eta=0.5), "predictor_corrector"])
+def test_pictures_that_share_x_t(model, sampler):
+    seeds = [3, 4, 5]
+    alone = model.generate(seeds, sampler)
+    for t in (19, 10, 0):
+        shared = model.shared_until(seeds, t, sampler=sampler)
+        assert apart(shared[0], alone[0]) <= 1
+        assert apart(shared[0], shared[1]) == 0 if t == 0 else apart(shared[0], shared[1]) > 10
+    assert apart(model.shared_until([4, 4], 10, sampler=sampler)[1], alone[1]) <= 1
+
+
+def test_how_much_pictures_share_is_what_x_t_knows():
+    """Given x_t, pixels N(0, s^2) have the variance s^2 (1 - alpha_bar) / (alpha_bar s^2 + 1 - alpha_bar)."""
+    std, t = 0.25, 300
+    schedule = kddpm.schedules.linear(1000)
+    model = best_model((8, 8, 1), schedule, std=std)
+    exact = Ancestral(tuple(toy.gaussian_variances(schedule, std)), clip=False)
+    pictures = model.shared_until(range(64), t, sampler=exact).astype(np.float64) / 127.5 - 1
+    left = 1 - np.prod(1 - schedule.betas[: t + 1])
+    expected = std**2 * left / ((1 - left) * std**2 + left)
+    assert abs(pictures.var(axis=0, ddof=1).mean() / expected - 1) < 5 * np.sqrt(2 / (63 * 64)) + 0.01
+
+
+def test_labels_below_the_shared_part_are_those_of_the_pictures(model_with_classes):
+    shared = model_with_classes.shared_until([1, 1], 19, labels=[0, 1])
+    assert apart(shared, model_with_classes.generate([1, 1], labels=[0, 1])) <= 1
+
+
+@pytest.mark.parametrize(
+    ("t", "sampler", "text"),
+    [
+        (20, "ancestral", r"`t` must lie in 0 .. 19. Received: 20"),
+        (-1, "ancestral", "`t` must be an integer of at least 0. Received: -1"),
+        (5, "ddim", "`sampler` must draw noise and have no memory. Received: ddim, which draws no noise"),
+        (5, "dpm_solver", "`sampler` must draw noise and have no memory. Received: dpm_solver, which remembers"),
+    ],
+)
+def test_what_cannot_be_shared(model, t, sampler, text):
+    with pytest.raises(InputError, match=text):
+        model.shared_until([1, 2], t, sampler=sampler)
 
 
 # What cannot be used.
@@ -267,10 +338,21 @@ def test_no_class_at_all_is_one_picture_whatever_the_label(model_with_classes):
     np.testing.assert_array_equal(first, other)
 
 
-@pytest.mark.parametrize("wrong", [-3, 2.5, "a", None])
+@pytest.mark.parametrize("wrong", [-3, 2.5, None])
 def test_frames_are_counted(model, wrong):
     with pytest.raises(InputError, match="`return_trajectory` must be an integer of at least 0. Received: "):
         model.generate([1], num_steps=2, return_trajectory=wrong)
+    with pytest.raises(
+        InputError, match="`frames` must be an integer of at least 1. Received: |`frames` must be a non"
+    ):
+        model.generate([1], num_steps=2, return_trajectory=True, frames=wrong)
+
+
+def test_frames_are_of_something_and_at_a_t(model):
+    with pytest.raises(InputError, match="`return_trajectory` must be True, False, x_t, x0 or a number. Received: 'a'"):
+        model.generate([1], num_steps=2, return_trajectory="a")
+    with pytest.raises(InputError, match=r"`frames` must be a number, or t in 0 .. 19. Received: \[20, 3\]"):
+        model.generate([1], num_steps=2, return_trajectory="x0", frames=[20, 3])
 
 
 @pytest.mark.parametrize("wrong", [5, np.float32(1.5), "seven", [1.5], [[1]], []])
