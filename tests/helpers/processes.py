@@ -1,5 +1,7 @@
 """Programs in processes of their own, as a user starts them."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -29,3 +31,24 @@ def wait_for(condition, *processes, seconds=300):
                 process.kill()
             pytest.fail(f"{[process.communicate() for process in processes]}")
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def answering(*command):
+    """A program that answers each line of JSON with another: a function that asks it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+
+        def ask(**order):
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+        process.wait(timeout=20)
+
+
+def lacking(what):
+    """Skip a test for which this machine lacks something; with KDDPM_REQUIRE_BROWSER=1 that is a failure."""
+    (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(f"needs {what}")
