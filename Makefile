@@ -71,7 +71,7 @@ NPM_PACKAGES := export/web/node_modules/.package-lock.json
 $(NPM_PACKAGES): export/web/package-lock.json
 	@-if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 
-# Each process has half of the files in a row, so that what tests share is mostly made once, and takes over from the other.
+# Each has half of the tests in a row, so that what they share is mostly made once; who is done takes some of the other's.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 test: $(INSTALLED) $(NPM_PACKAGES)
