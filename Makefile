@@ -65,16 +65,20 @@ device-matrix: $(INSTALLED)
 	done
 	@$(BIN)/python benchmarks/device_matrix.py --files=demo/matrix
 
+# Before the tests, which run in two processes: both would fetch them. Without npm the tests of the page are skipped.
 NPM_PACKAGES := export/web/node_modules/.package-lock.json
 
 $(NPM_PACKAGES): export/web/package-lock.json
-	@if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
+	@-if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
+
+# Each has half of the tests in a row, so that what they share is mostly made once; who is done takes some of the other's.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 test: $(INSTALLED) $(NPM_PACKAGES)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
-test-all: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "slow or not slow"
+test-all: $(INSTALLED) $(NPM_PACKAGES)
+	@$(PYTEST) -m "slow or not slow"
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

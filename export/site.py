@@ -159,6 +159,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
+    def send_head(self):
+        """Send files anew: what replaces an export may bear the same date, or an earlier one."""
+        del self.headers["If-Modified-Since"]
+        return super().send_head()
+
     def end_headers(self):
         """Add the headers to every response."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")

@@ -194,7 +194,7 @@ without_shrinking = settings(same_examples_each_time, phases=[Phase.generate], s
 
 
 @pytest.mark.filterwarnings("ignore:The schedule ends at alpha_bar")
-@settings(without_shrinking, max_examples=6)
+@settings(without_shrinking, max_examples=4)
 @given(configurations(most_levels=1))
 def test_configurations_train(values):
     check_that_it_trains(values)

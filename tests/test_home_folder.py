@@ -2,6 +2,7 @@
 
 import pathlib
 
+import matplotlib
 import numpy as np
 import pytest
 from helpers import small_runs
@@ -35,6 +36,7 @@ def home(monkeypatch, tmp_path):
     write_zip(home / "photos.zip", {path.name: path.read_bytes() for path in (home / "photos").iterdir()})
     np.savez(home / "photos.npz", images=IMAGES)
     images.save_png(home / "mask.png", np.tile(np.uint8([0, 255]), (8, 4))[..., np.newaxis])
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # a new home has no list of fonts, which takes long
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
     yield home

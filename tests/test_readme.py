@@ -1,5 +1,6 @@
 """What the README prints, run as printed."""
 
+import functools
 import re
 
 import pytest
@@ -29,12 +30,16 @@ SCRIPTS = r"\w+\.py|-m export|-m kddpm\.plots|export/edge/generate\.py"
 COMMANDS = re.findall(rf"^python ({SCRIPTS}) (.*?)(?: +#.*)?$", README, re.MULTILINE)
 
 
+@functools.cache
+def help_of(script):
+    return python(*script.split(), "--help", cwd=ROOT).stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_the_readme_exist(command):
     script, flags = command
-    known = python(*script.split(), "--help", cwd=ROOT).stdout
     names = re.findall(r"--(\w+)", flags)
-    assert names and all(re.search(rf"--(\[no\])?{name}\b", known) for name in names)
+    assert names and all(re.search(rf"--(\[no\])?{name}\b", help_of(script)) for name in names)
 
 
 def test_every_script_has_its_command():

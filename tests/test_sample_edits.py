@@ -1,38 +1,14 @@
 """sample.py with pictures to edit: what it reads, what it writes, what it refuses."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from helpers.image_samples import random_pixels
+from helpers.processes import sampling
 from helpers.small_runs import make_run
 from PIL import Image
 
 from kddpm.cli import picture_files
 from kddpm.runs import build
-
-# `main` of sample.py for one list of flags after another, so that TensorFlow starts once and a loop is traced once.
-PROGRAM = """
-import contextlib, functools, io, json, sys
-from absl import flags
-from kddpm.base.errors import InputError
-from kddpm.scripts import sample
-sample.define_flags()
-for line in sys.stdin:
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["sample.py", *json.loads(line)])
-    out, error = io.StringIO(), None
-    with contextlib.redirect_stdout(out):
-        try:
-            sample.sample()
-        except InputError as caught:
-            error = caught.as_flags({name: name for name in flags.FLAGS})
-    print(json.dumps([out.getvalue(), error]), flush=True)
-    from kddpm.runs import build
-    build.load_run = functools.cache(getattr(build.load_run, "__wrapped__", build.load_run))
-"""
 
 
 def save(path, array):
@@ -70,24 +46,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def process(folder):
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-    ) as process:
-        yield process
-        process.stdin.close()
-
-
-@pytest.fixture
-def main(process):
+def main(folder):
     """main(*flags) -> what it printed, and its error or None."""
-
-    def call(*flags):
-        process.stdin.write(json.dumps([str(flag) for flag in flags]) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
-
-    return call
+    with sampling(folder) as call:
+        yield call
 
 
 @pytest.fixture

@@ -6,10 +6,13 @@ import signal
 import numpy as np
 import pytest
 from helpers.places import ROOT
-from helpers.processes import python, started, wait_for
+from helpers.processes import python, sampling, started, wait_for
 from PIL import Image
 
-TINY = ["--preset=digits", "--width=8", "--batch_size=16", "--num_timesteps=20", "--sampling_steps=2", "--log_every=2"]
+TINY = [
+    "--preset=digits", "--width=8", "--multipliers=1", "--attention_resolutions=", "--batch_size=16",
+    "--num_timesteps=20", "--sampling_steps=2", "--log_every=2",
+]  # fmt: skip
 
 
 def run(script, *flags, cwd=None):
@@ -36,30 +39,45 @@ def trained(tmp_path_factory):
     return run_dir
 
 
-def test_sample_writes_each_kind_of_file(trained, tmp_path):
-    def sample(out, *flags):
-        result = run("sample.py", f"--run_dir={trained}", "--seeds=3,5-9", f"--out={tmp_path / out}", *flags)
-        assert result.returncode == 0, result.stderr
-        assert f"6 pictures in {tmp_path / out}" in result.stdout
+def test_sample_paints_the_seeds(trained, tmp_path):
+    result = run("sample.py", f"--run_dir={trained}", "--seeds=3,5", f"--out={tmp_path / 'grid.png'}")
+    assert result.returncode == 0, result.stderr
+    assert f"2 pictures in {tmp_path / 'grid.png'}" in result.stdout
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (2 * 50 + 2, 50 + 2)
 
-    sample("raw.npz")
+
+@pytest.fixture(scope="module")
+def sample(trained):
+    """sample(out, *flags), which has to go well; all in one process."""
+    with sampling() as main:
+
+        def call(out, *flags):
+            printed, error = main(f"--run_dir={trained}", "--seeds=3,5-9", f"--out={out}", *flags)
+            assert error is None and f"6 pictures in {out}" in printed
+
+        yield call
+
+
+def test_sample_writes_each_kind_of_file(sample, tmp_path):
+    sample(tmp_path / "raw.npz")
     with np.load(tmp_path / "raw.npz") as archive:
         pictures = archive["images"]
         assert pictures.dtype == np.uint8 and pictures.shape == (6, 8, 8, 1)
         assert archive["seeds"].tolist() == [3, 5, 6, 7, 8, 9]
-    sample("grid.png", "--columns=2")
+    sample(tmp_path / "grid.png", "--columns=2")
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (2 * 50 + 2, 3 * 50 + 2)
         assert (np.asarray(grid)[2:50:6, 52:100:6] == pictures[1, :, :, 0]).all()
-    sample("strip.png", "--frames=3")
+    sample(tmp_path / "strip.png", "--frames=3")
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size == (3 * 50 + 2, 6 * 50 + 2)
         assert (np.asarray(strip)[52:100:6, 102:150:6] == pictures[1, :, :, 0]).all()
-    sample("one_a_seed")
+    sample(tmp_path / "one_a_seed")
     assert sorted(p.name for p in (tmp_path / "one_a_seed").iterdir()) == [f"{s}.png" for s in (3, 5, 6, 7, 8, 9)]
     with Image.open(tmp_path / "one_a_seed" / "7.png") as image:
         assert (np.asarray(image) == pictures[3, :, :, 0]).all()
-    sample("way.gif", "--sampler=ddim", "--eta=1", "--num_steps=5")
+    sample(tmp_path / "way.gif", "--sampler=ddim", "--eta=1", "--num_steps=5")
     with Image.open(tmp_path / "way.gif") as animation:
         assert animation.n_frames == 6
 

@@ -36,7 +36,7 @@ async function keep({ folder, files }) {
 
 async function page(request) {
   const kept = await caches.match(self.registration.scope);
-  const answer = fetch(request);
+  const answer = fetch(request, { cache: "reload" }); // another export may bear the same date, or an earlier one
   if (!kept) return answer;
   const late = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS, kept));
   return Promise.race([answer, late]).catch(() => kept);

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(arguments) > 1:
                 raise InputError(f"flags must begin with --. Received: {' '.join(arguments[1:])}")
-            main()
+            with _interruptible():
+                main()
         except InputError as error:
             print(f"{_program(arguments[0])}: {error.as_flags(_flags_of_arguments())}", file=sys.stderr)
             sys.exit(2)
@@ -50,6 +52,33 @@ def run(main: Callable[[], None]) -> None:
         _show_as_program(main.__module__)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Let Ctrl-C end in KeyboardInterrupt, also where TensorFlow makes another error of it.
+
+    It does so where its C++ calls Python, as while a graph is traced.
+    """
+    came = False
+
+    def note(number, frame):
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so in a shell's background
+    if is_ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _show_as_program(module: str) -> None:

@@ -55,3 +55,13 @@ def test_anything_else_keeps_its_traceback():
 def test_arguments_that_are_no_flags_are_refused():
     result = ended("pass", "stray")
     assert (result.returncode, result.stderr) == (2, "-c: flags must begin with --. Received: stray\n")
+
+
+RAISE = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "OSError"])
+def test_ctrl_c_is_told_whatever_error_a_library_makes_of_it(error):
+    caught = f"try:\n        {RAISE}\n    except KeyboardInterrupt:\n        raise {error}('of a callback')"
+    result = ended(caught)
+    assert (result.returncode, result.stderr) == (130, "\n-c: interrupted\n")

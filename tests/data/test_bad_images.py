@@ -81,9 +81,9 @@ def test_large_pictures_are_decoded_one_after_the_other(tmp_path, monkeypatch):
 )
 def test_bombs_of_other_formats_are_refused_by_their_headers(tmp_path, name, header):
     (tmp_path / name).write_bytes(header)
-    began = time.monotonic()
+    began = time.process_time()
     (line,) = bad_lines(f"folder:{tmp_path}", image_size=4, channels=1)[1:]
-    assert "decompression bomb?" in line and time.monotonic() - began < 5
+    assert "decompression bomb?" in line and time.process_time() - began < 5
 
 
 def test_a_bomb_in_a_jpeg_2000_and_an_avif_is_refused_before_it_is_decoded(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ def exported(tmp_path):
 
     def export(model, **options):
         path = tmp_path / "model.tflite"
-        about = model.export(path, target="gpu", parity_seeds=2, verbose=False, **options)
+        about = model.export(path, target="gpu", parity_seeds=1, verbose=False, **options)
         return about, litert.load(path.read_bytes()), gpu.refused(path.read_bytes())
 
     return export
@@ -33,27 +33,27 @@ def converted(function, spec):
 
 def test_without_noise_everything_but_the_noise_runs_on_a_gpu(exported, trained_like_with_classes):
     """Guidance, which doubles the batch, and an unrolled `generate`; the parity gate compares it with Keras."""
-    about, run, refused = exported(trained_like_with_classes, sampler="ddim", num_steps=3, guidance_scale=2)
+    about, run, refused = exported(trained_like_with_classes, sampler="ddim", num_steps=2, guidance_scale=2)
     assert refused == [] and about["target"] == "gpu"
     assert list(about["signatures"]["generate"]["inputs"]) == ["x", "label"]
     assert list(about["signatures"]["step"]["inputs"]) == ["x", "index", "label"]
     assert about["parity"]["max_grey_levels"] <= 1 and about["parity"]["noise_identical"]
     seed, label = np.array([5], np.int32), np.array([1], np.int32)
-    picture = trained_like_with_classes.generate(seed, "ddim", 3, labels=label, guidance_scale=2, verbose=False)
+    picture = trained_like_with_classes.generate(seed, "ddim", 2, labels=label, guidance_scale=2, verbose=False)
     made = run["generate"](x=run["start"](seed=seed)["x"], label=label)["image"]
     np.testing.assert_allclose(made, picture, atol=1)
 
 
 def test_noise_is_an_input_of_a_step(exported, trained_like):
-    about, run, refused = exported(trained_like, sampler="ancestral", num_steps=3)
+    about, run, refused = exported(trained_like, sampler="ancestral", num_steps=2)
     assert refused == [] and "generate" not in about["signatures"]
     assert list(about["signatures"]["step"]["inputs"]) == ["x", "index", "noise"]
     number = lambda n: np.array([n], np.int32)  # noqa: E731
     x = run["start"](seed=number(5))["x"]
-    for index in range(3):
+    for index in range(2):
         noise = run["noise"](seed=number(5), stream=number(1), index=number(index))["noise"]
         x = run["step"](x=x, index=number(index), noise=noise)["x"]
-    picture = trained_like.generate([5], "ancestral", 3, verbose=False)
+    picture = trained_like.generate([5], "ancestral", 2, verbose=False)
     np.testing.assert_allclose(run["finish"](x=x)["image"], picture, atol=1)
 
 

@@ -18,6 +18,7 @@ from helpers.processes import python, wait_for
 from kddpm.distribution import local_cluster
 
 BOUND = 120  # seconds in which a group must have noticed that one of it is gone
+STEPS = 20
 
 # As a user would write it: a scope, and fit. SGD, because Adam makes steps of rounding errors where gradients are 0.
 SCRIPT = """
@@ -98,13 +99,13 @@ def test_workers_train_like_one_device(tmp_path, workers):
 def command(run_dir, *flags):
     return [
         str(ROOT / "train.py"), "--strategy=multi_worker", "--preset=digits", "--width=8", "--multipliers=1",
-        "--attention_resolutions=", "--batch_size=12", "--steps=40", "--checkpoint_every=10", "--sample_every=20",
-        "--num_timesteps=20", "--sampling_steps=5", "--log_every=7", "--num_classes=10", f"--run_dir={run_dir}", *flags,
+        "--attention_resolutions=", "--batch_size=12", f"--steps={STEPS}", "--checkpoint_every=5", "--sample_every=10",
+        "--num_timesteps=20", "--sampling_steps=5", "--log_every=6", "--num_classes=10", f"--run_dir={run_dir}", *flags,
     ]  # fmt: skip
 
 
-def checkpoint(run_dir, step=40):
-    with np.load(run_dir / "checkpoints" / f"step_{step:07d}.npz") as archive:
+def checkpoint(run_dir):
+    with np.load(run_dir / "checkpoints" / f"step_{STEPS:07d}.npz") as archive:
         return [archive[name] for name in sorted(archive.files)]
 
 
@@ -122,7 +123,7 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
         assert "parameters" not in output  # the chief alone speaks of the run
     broken = tmp_path / "broken"
     processes = start(command(broken), workers)
-    wait_for((broken / "checkpoints" / "step_0000010.json").exists, *processes)
+    wait_for((broken / "checkpoints" / "step_0000005.json").exists, *processes)
     processes[lost].send_signal(signal.SIGKILL)
     results = ended(processes, BOUND)  # -9 of those that are late
     assert results.pop(lost)[0] == -9
@@ -135,7 +136,8 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
         np.testing.assert_array_equal(one, other)
     assert (broken / "metrics.csv").read_bytes() == (tmp_path / "straight" / "metrics.csv").read_bytes()
     with open(broken / "metrics.csv", newline="") as stream:
-        assert [row["step"] for row in csv.DictReader(stream)] == [*(str(step) for step in range(7, 41, 7)), "40"]
+        steps = [*range(6, STEPS, 6), STEPS]
+        assert [int(row["step"]) for row in csv.DictReader(stream)] == steps
     sampled = [str(ROOT / "sample.py"), "--strategy=multi_worker", f"--run_dir={broken}", "--seeds=0-4", "--out="]
     for out, processes in (
         ("alone.npz", [subprocess.Popen([sys.executable, sampled[0], *sampled[2:-1], f"--out={tmp_path}/alone.npz"])]),
@@ -148,12 +150,12 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
 
 def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path):
     processes = start(command(tmp_path / "run", "--steps=100000"), 2)
-    wait_for((tmp_path / "run" / "checkpoints" / "step_0000010.json").exists, *processes)
+    wait_for((tmp_path / "run" / "checkpoints" / "step_0000005.json").exists, *processes)
     processes[1].send_signal(signal.SIGTERM)
     for status, output in ended(processes, BOUND):
         assert status == 128 + signal.SIGTERM, output
     steps = sorted(json.loads(path.read_text())["step"] for path in (tmp_path / "run" / "checkpoints").glob("*.json"))
-    assert steps[-1] > 10 and steps[-1] % 10 == 1  # they ask each other at every tenth, from the first on
+    assert steps[-1] > 5 and steps[-1] % 10 == 1  # they ask each other at every tenth, from the first on
 
 
 ONE_BROKEN = """

@@ -4,7 +4,6 @@ Node, npm and Chromium are needed for the latter; where one is missing, tests ar
 KDDPM_REQUIRE_BROWSER=1 they fail.
 """
 
-import contextlib
 import http.server
 import json
 import os
@@ -16,6 +15,7 @@ import sys
 
 import pytest
 from helpers.device_pictures import Keras
+from helpers.processes import answering, lacking
 from helpers.sites import files_of, serving
 
 from export import site
@@ -64,8 +64,7 @@ def needs():
     def check(*programs):
         missing = [program for program in programs if shutil.which(program) is None]
         if missing:
-            message = f"needs {' and '.join(missing)} on PATH"
-            (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
+            lacking(f"{' and '.join(missing)} on PATH")
 
     return check
 
@@ -142,22 +141,6 @@ def plain_host(sites):
         yield address
 
 
-@contextlib.contextmanager
-def answering(*command):
-    """A program that answers each line of JSON with another: a function that asks it."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:
-
-        def ask(**order):
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield ask
-        process.stdin.close()
-        process.wait(timeout=20)
-
-
 @pytest.fixture(scope="session")
 def node(npm_packages):
     """Asks litert_node.mjs."""
@@ -193,8 +176,7 @@ def cpp_program(needs, tmp_path_factory):
     includes = [part for header in HEADERS for part in ("-include", header)]
     found = subprocess.run(["g++", "-E", "-x", "c++", *includes, "/dev/null"], capture_output=True)
     if found.returncode:
-        message = f"needs {', '.join(HEADERS)}"
-        (pytest.fail if os.environ.get("KDDPM_REQUIRE_BROWSER") == "1" else pytest.skip)(message)
+        lacking(", ".join(HEADERS))
     build = tmp_path_factory.mktemp("cpp") / "build"
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
     for command in (["cmake", "-S", HERE.parents[1] / "export" / "cpp", "-B", build], ["cmake", "--build", build]):

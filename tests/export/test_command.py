@@ -32,8 +32,9 @@ def finished_run(tmp_path_factory):
     """A run directory as train.py leaves it, with weights like trained ones."""
     path = tmp_path_factory.mktemp("runs") / "run"
     config = presets.make_config(
-        "digits", width=8, num_timesteps=20, schedule="cosine", num_classes=3, sampling_steps=2, dropout=0.0
-    )
+        "digits", width=8, multipliers=(1,), attention_resolutions=(), num_timesteps=20, schedule="cosine",
+        num_classes=3, sampling_steps=2, dropout=0.0,
+    )  # fmt: skip
     data = {"source": "digits", "digest": "0", "images": 9, "image_shape": [8, 8, 1], "class_names": ["a", "b", "c"]}
     run = directory.RunDirectory(path)
     run.write(config, data)

@@ -1,6 +1,6 @@
 """A file for GPUs on a software GPU, in Chromium (LiteRT.js) and in LiteRT, beside the same file on the CPU.
 
-Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 a missing program is a failure.
+Skipped where there is no adapter; with KDDPM_REQUIRE_BROWSER=1 that is a failure.
 """
 
 import functools
@@ -14,8 +14,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import answering, serving
 from helpers.device_pictures import assert_same_picture, on_canvas
+from helpers.processes import answering, lacking
+from helpers.sites import serving
 from PIL import Image
 
 import kddpm
@@ -83,7 +84,7 @@ def asked(tmp_path, model_file, order):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     if answer["adapter"] is None:
-        pytest.skip("Chromium has no WebGPU adapter")
+        lacking("a WebGPU adapter in Chromium")
     return answer
 
 
@@ -100,14 +101,14 @@ def test_in_the_browser_everything_runs_on_the_gpu(model_file, calls, on_cpu, in
 def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_path):
     drivers = list(pathlib.Path("/usr/lib").glob(f"chromium*/{SWIFTSHADER}"))
     if not drivers:
-        pytest.skip(f"needs {SWIFTSHADER}, which comes with Chromium")
+        lacking(f"{SWIFTSHADER}, which comes with Chromium")
     arrays = {f"{i}.{name}.{key}": value for i, (name, of) in enumerate(calls) for key, value in of.items()}
     np.savez(tmp_path / "calls.npz", **arrays)
     command = [sys.executable, HERE / "litert_gpu.py", model_file, tmp_path / "calls.npz", tmp_path / "outputs.npz"]
     environment = {**os.environ, "VK_ICD_FILENAMES": str(drivers[0])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     if done.returncode == 3:
-        pytest.skip("LiteRT has no WebGPU adapter")
+        lacking("a WebGPU adapter in LiteRT")
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "outputs.npz")
     assert found["fully"]

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from helpers.sites import files_of
+from helpers.sites import files_of, serving
 
 from export import site
 from kddpm.base.errors import InputError
@@ -204,6 +204,14 @@ def test_serve_prints_its_address_and_ends_at_ctrl_c(sites):
             assert (process.stdout.read(), process.stderr.read()) == ("", "")
         finally:
             process.kill()
+
+
+def test_serve_sends_an_older_file_anew(tmp_path):
+    (tmp_path / "index.html").write_text("of an earlier export")
+    later = {"If-Modified-Since": "Fri, 31 Dec 2100 00:00:00 GMT"}
+    with serving(site.Handler, tmp_path) as address:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=later), timeout=20) as answer:
+            assert answer.read() == b"of an earlier export"
 
 
 def test_serve_refuses_a_taken_port_and_no_site(sites, tmp_path):

@@ -49,8 +49,8 @@ def test_pictures_are_uint8_and_repeatable(painter):
 
 def test_a_picture_depends_on_its_own_seed_alone(painter):
     model = painter()
-    many, many_frames = model.generate(range(64), return_trajectory=2)
-    for seeds in ([63], [5, 0, 63]):
+    many, many_frames = model.generate(range(9), return_trajectory=2)
+    for seeds in ([8], [5, 0, 8]):
         few, frames = model.generate(seeds, return_trajectory=2)
         assert apart(few, many[seeds]) <= 1
         np.testing.assert_array_equal(frames[0], many_frames[0][seeds])

@@ -11,7 +11,7 @@ import pytest
 from helpers.places import ROOT
 from helpers.processes import started, wait_for
 
-STEPS = 40
+STEPS, FIRST = 20, 2
 REPLICAS = ["--strategy=mirrored", "--cpu_replicas=2"]
 EVERYTHING = [
     "--horizontal_flip", "--dropout=0.3", "--num_classes=10", "--precision=mixed_bfloat16", "--accumulation=2",
@@ -22,8 +22,13 @@ def command(run_dir, flags):
     return [
         ROOT / "train.py", "--preset=digits", "--width=8", "--multipliers=1", "--batch_size=16",
         "--attention_resolutions=", "--num_timesteps=20", "--sampling_steps=5", f"--steps={STEPS}", "--log_every=3",
-        "--checkpoint_every=5", "--sample_every=20", f"--run_dir={run_dir}", *flags,
+        f"--checkpoint_every={FIRST}", "--sample_every=10", f"--run_dir={run_dir}", *flags,
     ]  # fmt: skip
+
+
+def first(run_dir):
+    """What is there once the first checkpoint is whole."""
+    return run_dir / "checkpoints" / f"step_{FIRST:07d}.json"
 
 
 def start(run_dir, flags):
@@ -76,7 +81,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_in_one_go(tmp_path, straight_of,
     straight, broken = straight_of(flags), tmp_path / "broken"
     assert len((straight / "metrics.csv").read_text().splitlines()) == 1 + STEPS // 3 + 1
     # In the middle of some step, and while a checkpoint is being written.
-    killed_at(broken, flags, (broken / "checkpoints" / "step_0000005.json").exists)
+    killed_at(broken, flags, first(broken).exists)
     killed_at(broken, flags, lambda: any(broken.glob("checkpoints/.part-*")))
     process = start(broken, flags)
     output, errors = process.communicate()
@@ -85,9 +90,9 @@ def test_a_killed_run_ends_with_the_bits_of_one_in_one_go(tmp_path, straight_of,
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    flags = ["--num_timesteps=1000", "--sampling_steps=1000", "--sample_every=5"]
+    flags = ["--num_timesteps=1000", "--sampling_steps=1000", f"--sample_every={FIRST}"]
     process = start(tmp_path / "run", flags)
-    wait_for((tmp_path / "run" / "checkpoints" / "step_0000005.json").exists, process)
+    wait_for(first(tmp_path / "run").exists, process)
     for _ in range(2):  # while pictures are painted, for seconds
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -99,7 +104,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
 def test_a_disk_that_fills_up_ends_training_and_takes_nothing(tmp_path, straight_of):
     run_dir = tmp_path / "run"
     process = start(run_dir, [])
-    wait_for((run_dir / "checkpoints" / "step_0000005.json").exists, process)
+    wait_for(first(run_dir).exists, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of a file; a checkpoint is larger
     output, errors = process.communicate()
     assert process.returncode == 2, output + errors
