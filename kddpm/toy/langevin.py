@@ -61,7 +61,12 @@ def langevin_paths(
 
 
 def annealed_paths(
-    mixture: Mixture, x: np.ndarray, sigmas: Sequence[float], num_steps: int, share: float = 0.1, seed: int = 0
+    mixture: Mixture,
+    x: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    num_steps: int,
+    share: float = 0.1,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return the ways of points by Langevin dynamics on ever less noisy densities (Song & Ermon 2019, algorithm 1).
 

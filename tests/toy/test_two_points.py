@@ -34,6 +34,21 @@ def test_the_reverse_conditional_is_bayes_rule(beta, alpha_bar_prev):
         np.testing.assert_allclose(found, bayes(x_t, beta, alpha_bar_prev), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_both_moments_follow_from_the_density_of_x_t(beta):
+    """docs/theory.md, section 3; log q(x_t) is a parabola and a log cosh, whose derivatives are written out."""
+    alpha_bar = 0.5 * (1 - beta)
+    scale, root = math.sqrt(alpha_bar) / (1 - alpha_bar), math.sqrt(1 - beta)
+    for x_t in (-1.1, 0.3, 0.9):
+        tanh = math.tanh(scale * x_t)
+        first, second = -x_t / (1 - alpha_bar) + scale * tanh, -1 / (1 - alpha_bar) + scale**2 * (1 - tanh**2)
+        found = toy.reverse_conditional(x_t, beta)
+        mean = found.weights @ found.means[:, 0]
+        variance = found.weights @ (found.variances + (found.means[:, 0] - mean) ** 2)
+        assert mean == pytest.approx((x_t + beta * first) / root, rel=1e-12)
+        assert variance == pytest.approx(beta / (1 - beta) * (1 + beta * second), rel=1e-12)
+
+
 def gap_by_trapezoids(beta, alpha_bar_prev):
     total, outer = 0.0, np.linspace(-8, 8, 321)
     weights = marginal(outer, (1 - beta) * alpha_bar_prev) * (outer[1] - outer[0])
