@@ -8,9 +8,9 @@ Data at time 0 become x_t = s(t) (x_0 + sigma(t) eps) at t in [0, 1], with v = s
 
 The two differ by the factor s alone: if x follows (3), y = x / s follows (2) with the same v. In (3) alpha_bar = s^2.
 
-Every density that (1) passes through is also passed by other processes. The diffusion term of the Fokker-Planck
-equation is a drift, g^2/2 laplace q = div(q g^2/2 grad log q), so that noise may be replaced by drift. And Langevin
-dynamics change no density. An Euler step from t to t + h, forwards (h > 0) or backwards (h < 0), is therefore
+Other processes pass through the same densities q as (1). In the Fokker-Planck equation noise has the term
+g^2/2 laplace q = div(q g^2/2 grad log q), which is that of the drift -g^2/2 grad log q; and Langevin dynamics change no
+density. So an Euler step from t to t + h, forwards (h > 0) or backwards (h < 0), may be
 
     (4)  x' = x + h (f x - g^2/2 score) + delta score + sqrt(2 delta) z,   delta = lambda^2 g^2 |h| / 2
 

@@ -80,7 +80,12 @@ def annealed_paths(
 
     Returns:
         float64 (len(sigmas) num_steps + 1, N, d), the start first.
+
+    Raises:
+        InputError: sigmas that are not positive or do not decrease, or a bad argument of `langevin_paths`.
     """
+    if np.any(np.diff(sigmas) >= 0) or not np.all(np.asarray(sigmas) > 0):
+        raise InputError("sigmas", "must be positive and decrease", sigmas)
     way = [np.asarray(x, np.float64)[np.newaxis]]
     for level, sigma in enumerate(sigmas):
         noisy, child = mixture.noised(1.0, sigma), np.random.SeedSequence([seed, level]).generate_state(1)[0]

@@ -8,6 +8,7 @@ variances s^2 v_k + n^2.
 
 import numpy as np
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 
 
@@ -47,17 +48,22 @@ class Mixture:
     def draw(self, count: int, seed: int = 0) -> np.ndarray:
         """Draw points, float64 (count, d)."""
         rng = np.random.default_rng(seed)
-        k = rng.choice(len(self.weights), count, p=self.weights)
+        k = rng.choice(len(self.weights), arguments.count("count", count), p=self.weights)
         return self.means[k] + np.sqrt(self.variances[k])[:, np.newaxis] * rng.normal(size=(count, self.means.shape[1]))
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        """Return log q(x) of points (N, d), in nats, summed over dimensions, (N,)."""
+        """Return log q(x) of points (N, d), in nats, summed over dimensions, (N,).
+
+        Raises:
+            InputError: here and below: points of another shape, or a component without variance.
+        """
         return np.logaddexp.reduce(self._log_terms(x), axis=1)
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Return the gradient of log q at points (N, d), (N, d)."""
+        shares = self.shares(x)
         pulls = (self.means - x[:, np.newaxis]) / self.variances[:, np.newaxis]
-        return np.sum(self.shares(x)[..., np.newaxis] * pulls, axis=1)
+        return np.sum(shares[..., np.newaxis] * pulls, axis=1)
 
     def shares(self, x: np.ndarray) -> np.ndarray:
         """Return the probability of every component given points (N, d), (N, K)."""
@@ -66,6 +72,10 @@ class Mixture:
 
     def _log_terms(self, x):
         """log w_k N(x; m_k, v_k), (N, K)."""
+        if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
+            raise InputError("x", f"must be points (N, {self.means.shape[1]})", f"shape {x.shape}")
+        if not np.all(self.variances > 0):
+            raise InputError("variances", "must be positive for a density; `noised` adds to them", self.variances)
         squares = np.sum((x[:, np.newaxis] - self.means) ** 2, axis=-1)
         normal = -squares / (2 * self.variances) - self.means.shape[1] / 2 * np.log(2 * np.pi * self.variances)
         return np.log(self.weights) + normal

@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,11 +106,15 @@ def test_impossible_sigmas_are_named(arguments, text):
 
 
 @pytest.mark.slow
-def test_digits_are_learned():
-    """After 500 steps on digits, eps at middle noise is known three times better than by the best constant, x_t."""
-    images = data.load("digits", progress=False).images
-    config = presets.make_config("digits", schedule="variance_exploding", steps=500, num_timesteps=200)
-    keras.utils.set_random_seed(0)
-    model = kddpm.runs.build.build_model(config, images.shape[1:])
-    model.compile(keras.optimizers.Adam(1e-3))
-    model.fit(images, batch_size=64, steps_per_epoch=500, verbose=0)
+def test_digits_are_learned(tmp_path):
+    """The distance of generated digits from the nearest real one, root mean square: 0.37 after 500 steps.
+
+    Real digits have a neighbour at 0.26, and pixels drawn evenly one at 0.89.
+    """
+    overrides = {"steps": 500, "num_timesteps": 200, "sampling_steps": None, "ema_momentum": 0.98, "sample_every": 1000}
+    config = presets.make_config("digits", schedule="variance_exploding", **overrides)
+    model = kddpm.train(config, tmp_path / "run", verbose=False)
+    real = data.load("digits", progress=False).images
+    painted = model.generate(range(100), "ancestral", verbose=False)
+    squares = (painted[:, np.newaxis] / 127.5 - real / 127.5) ** 2
+    assert np.mean(np.sqrt(squares.mean(axis=(2, 3, 4)).min(axis=1))) < 0.45

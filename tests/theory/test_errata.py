@@ -179,7 +179,7 @@ CHECKS = {
     "drift backwards in time": drift_backwards,
     "noise of a Langevin step": langevin_noise,
     r"DDIM with $\eta = 1$": ddim,
-    "last step of a sampler": last_noise,
+    "last ancestral step": last_noise,
     '"min_snr" for v': min_snr_of_v,
 }
 

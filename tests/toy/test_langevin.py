@@ -78,3 +78,9 @@ def test_annealing_finds_both_modes_in_proportion():
 def test_bad_steps_are_refused(delta, steps, text):
     with pytest.raises(InputError, match=text):
         toy.langevin_paths(NORMAL, np.zeros((1, 1)), delta, steps)
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 2.0], [1.0, 0.0]])
+def test_noise_that_does_not_fall_is_refused(sigmas):
+    with pytest.raises(InputError, match="`sigmas` must be positive and decrease. Received: "):
+        toy.annealed_paths(NORMAL, np.zeros((1, 1)), sigmas, 2)

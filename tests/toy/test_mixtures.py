@@ -56,6 +56,15 @@ def test_far_points_have_finite_scores():
     assert np.isfinite(PLANE.score(far)).all() and np.isfinite(PLANE.log_density(far)).all()
 
 
+def test_what_has_no_density_says_so():
+    points = Mixture([1, 1], [[-1.0], [1.0]], [0, 0])
+    with pytest.raises(InputError, match="`variances` must be positive for a density; `noised` adds to them"):
+        points.score(np.zeros((3, 1)))
+    assert np.isfinite(points.noised(1.0, 0.1).score(np.zeros((3, 1)))).all()
+    with pytest.raises(InputError, match=r"`x` must be points \(N, 2\). Received: shape \(3, 1\)"):
+        PLANE.log_density(np.zeros((3, 1)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
