@@ -6,6 +6,8 @@ with r_k(x) the probability that x is of component k. Noise keeps the form: s x_
 variances s^2 v_k + n^2.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kddpm.base import arguments
@@ -29,7 +31,12 @@ class Mixture:
         >>> mixture.noised(signal=0.6, noise=0.8).score(x)
     """
 
-    def __init__(self, weights, means, variances):
+    def __init__(
+        self,
+        weights: Sequence[float] | np.ndarray,
+        means: Sequence[Sequence[float]] | np.ndarray,
+        variances: Sequence[float] | np.ndarray,
+    ):
         self.weights, self.means = np.array(weights, np.float64), np.array(means, np.float64)
         self.variances = np.array(variances, np.float64)
         if self.means.ndim != 2 or not self.weights.shape == self.variances.shape == self.means.shape[:1]:

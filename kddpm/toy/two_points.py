@@ -17,6 +17,7 @@ from kddpm.base.errors import InputError
 from kddpm.theory.schedules import NoiseSchedule
 from kddpm.toy.mixtures import Mixture
 
+_LEAST_LOG_SHARE = -700.0  # the exponential stays above 0
 _NODES = 120  # of each Gauss-Hermite rule; 200 change no more than 1e-9 of the result at beta = 0.01
 
 
@@ -31,8 +32,10 @@ def reverse_conditional(x_t: float, beta: float, alpha_bar_prev: float = 0.5) ->
     Raises:
         InputError: a number out of range.
     """
-    log_shares, means, variance = _components(np.array([arguments.number("x_t", x_t)]), beta, alpha_bar_prev)
-    return Mixture(np.exp(log_shares[:, 0]), means, [variance, variance])
+    schedule = _checked_steps(beta, alpha_bar_prev)
+    log_shares, means = _components(np.array([arguments.number("x_t", x_t)]), schedule)
+    weights = np.exp(np.maximum(log_shares[:, 0], _LEAST_LOG_SHARE))
+    return Mixture(weights, means, np.repeat(schedule.posterior_variances[1], 2))
 
 
 def gaussian_gap_nats(beta: float, alpha_bar_prev: float = 0.5) -> float:
@@ -45,12 +48,12 @@ def gaussian_gap_nats(beta: float, alpha_bar_prev: float = 0.5) -> float:
     Raises:
         InputError: a number out of range.
     """
+    schedule = _checked_steps(beta, alpha_bar_prev)
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     weights = weights / weights.sum()
-    alpha_bar = alpha_bar_prev * (1 - beta)
-    x_t = np.sqrt(alpha_bar) + np.sqrt(1 - alpha_bar) * nodes  # given x_0 = 1; for -1 all is mirrored
-    log_shares, means, variance = _components(x_t, beta, alpha_bar_prev)
-    shares = np.exp(log_shares)
+    x_t = np.sqrt(schedule.alpha_bars[1]) + np.sqrt(schedule.one_minus_alpha_bars[1]) * nodes  # for -1 it is mirrored
+    log_shares, means = _components(x_t, schedule)
+    shares, variance = np.exp(log_shares), schedule.posterior_variances[1]
     mean = np.sum(shares * means, axis=0)
     total = variance + np.sum(shares * (means - mean) ** 2, axis=0)
     x = means[..., np.newaxis] + np.sqrt(variance) * nodes  # (2, x_t, nodes)
@@ -60,12 +63,17 @@ def gaussian_gap_nats(beta: float, alpha_bar_prev: float = 0.5) -> float:
     return float(weights @ np.sum(shares * ((log_q - log_normal) @ weights), axis=0))
 
 
-def _components(x_t, beta, alpha_bar_prev):
-    """Log-probabilities and means of the two normals of equation (2), (2, N) each, and their variance, for x_t (N,)."""
+def _checked_steps(beta, alpha_bar_prev):
+    """Return the schedule of t - 1 and t."""
     for name, value in (("beta", beta), ("alpha_bar_prev", alpha_bar_prev)):
         if not 0 < arguments.number(name, value) < 1:
             raise InputError(name, "must lie strictly between 0 and 1", value)
-    schedule, signs = NoiseSchedule([1 - alpha_bar_prev, beta]), np.array([[1.0], [-1.0]])
+    return NoiseSchedule([1 - alpha_bar_prev, beta])
+
+
+def _components(x_t, schedule):
+    """Log-probabilities and means of the two normals of equation (2), (2, N) each, for x_t (N,)."""
+    signs = np.array([[1.0], [-1.0]])
     log_odds = 2 * np.sqrt(schedule.alpha_bars[1]) * x_t / schedule.one_minus_alpha_bars[1]
     means = schedule.posterior_coefs_xt[1] * x_t + signs * schedule.posterior_coefs_x0[1]
-    return -np.logaddexp(0, -signs * log_odds), means, schedule.posterior_variances[1]
+    return -np.logaddexp(0, -signs * log_odds), means

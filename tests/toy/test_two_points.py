@@ -49,6 +49,10 @@ def test_both_moments_follow_from_the_density_of_x_t(beta):
         assert variance == pytest.approx(beta / (1 - beta) * (1 + beta * second), rel=1e-12)
 
 
+def test_a_far_point_is_of_one_component():
+    assert toy.reverse_conditional(1e5, 0.1).shares(np.array([[1e5]]))[0, 0] == 1
+
+
 def gap_by_trapezoids(beta, alpha_bar_prev):
     total, outer = 0.0, np.linspace(-8, 8, 321)
     weights = marginal(outer, (1 - beta) * alpha_bar_prev) * (outer[1] - outer[0])
@@ -91,6 +95,7 @@ def test_the_gap_falls_with_the_cube_of_beta(alpha_bar_prev):
     ("make", "text"),
     [
         (lambda: toy.gaussian_gap_nats(0), "`beta` must lie strictly between 0 and 1. Received: 0"),
+        (lambda: toy.gaussian_gap_nats(2), "`beta` must lie strictly between 0 and 1. Received: 2"),
         (lambda: toy.gaussian_gap_nats(0.5, 1), "`alpha_bar_prev` must lie strictly between 0 and 1. Received: 1"),
         (lambda: toy.reverse_conditional(math.nan, 0.5), "`x_t` must be a number. Received: nan"),
     ],
