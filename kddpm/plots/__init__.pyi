@@ -1,3 +1,4 @@
+from .pictures import progressive as progressive
 from .processes import continuous_time as continuous_time
 from .processes import langevin as langevin
 from .processes import reverse_conditional as reverse_conditional

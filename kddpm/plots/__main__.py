@@ -12,6 +12,7 @@ estimators           the variances of three estimates of the variational bound, 
 reverse_conditional  the way back over one step of two points, and the normal of its moments
 continuous_time      paths of the forward SDE, the reverse SDE and the probability-flow ODE
 langevin             Langevin dynamics in the plane: plain, annealed, and corrected (MALA)
+progressive          how a digit comes about, and what is decided at which noise level
 """
 
 import pathlib
@@ -23,6 +24,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
+from kddpm.plots.pictures import progressive
 from kddpm.plots.processes import continuous_time, langevin, reverse_conditional
 from kddpm.plots.runs import bits_by_term
 from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
@@ -37,6 +39,7 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "reverse_conditional": ("reverse_conditional.png", reverse_conditional),
     "continuous_time": ("continuous_time.png", continuous_time),
     "langevin": ("langevin.png", langevin),
+    "progressive": ("progressive.png", progressive),
 }
 
 

@@ -7,6 +7,7 @@ from .langevin import annealed_paths as annealed_paths
 from .langevin import langevin_paths as langevin_paths
 from .langevin import log_acceptance as log_acceptance
 from .mixtures import Mixture as Mixture
+from .mixtures import MixtureNetwork as MixtureNetwork
 from .planes import BY_NAME as BY_NAME
 from .planes import CENTRES as CENTRES
 from .planes import IMAGE_SHAPE as IMAGE_SHAPE

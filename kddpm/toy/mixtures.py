@@ -8,10 +8,15 @@ variances s^2 v_k + n^2.
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
+from keras import ops
 
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
+from kddpm.base.types import Config, Tensor
+from kddpm.theory.process import at_t
+from kddpm.theory.schedules import NoiseSchedule
 
 
 class Mixture:
@@ -86,3 +91,72 @@ class Mixture:
         squares = np.sum((x[:, np.newaxis] - self.means) ** 2, axis=-1)
         normal = -squares / (2 * self.variances) - self.means.shape[1] / 2 * np.log(2 * np.pi * self.variances)
         return np.log(self.weights) + normal
+
+
+@keras.saving.register_keras_serializable("kddpm")
+class MixtureNetwork(keras.Model):
+    """The optimal network for data from a mixture, without weights: it predicts E[eps | x_t].
+
+        E[x_0 | x_t] = sum_k r_k(x_t) (m_k + s v_k / (s^2 v_k + n^2) (x_t - s m_k))
+
+    with s, n and r_k of x_t, as above. With the pictures of a data set as means it is what a network of unlimited size
+    learns from them: it generates these pictures again, with noise of variance v.
+
+    Args:
+        image_shape: (H, W, C), of H W C = d numbers.
+        schedule: a `NoiseSchedule` with timesteps 0 .. T - 1.
+        mixture: a `Mixture` in d dimensions; a dictionary of its arguments when it is loaded.
+
+    Raises:
+        InputError: the mixture has another number of dimensions, or the schedule is respaced.
+    """
+
+    num_classes = None
+
+    def __init__(self, image_shape, schedule: NoiseSchedule, mixture: Mixture, **kwargs):
+        super().__init__(**kwargs)
+        self.image_shape = tuple(image_shape)
+        if mixture.means.shape[1] != np.prod(self.image_shape):
+            raise InputError("mixture", f"must have {np.prod(self.image_shape)} dimensions", mixture.means.shape[1])
+        if not np.array_equal(schedule.timesteps, np.arange(schedule.num_timesteps)):
+            raise InputError("schedule", "must name its steps 0 .. T - 1", "a respaced schedule")
+        self.schedule, self.mixture = schedule, mixture
+        self.built = True
+
+    def call(self, inputs: Sequence[Tensor], training: bool = False, seed: Tensor = None) -> Tensor:
+        """Return the prediction for [x_t, t], computed in float64.
+
+        Args:
+            inputs: x_t float (B, H, W, C), t int (B,).
+            training: not used.
+            seed: not used.
+
+        Returns:
+            float32 (B, H, W, C), eps.
+        """
+        x_t, t = inputs
+        means, variances = self.mixture.means, self.mixture.variances
+        x = ops.reshape(ops.cast(x_t, "float64"), (-1, means.shape[1]))
+        signal, noise = (at_t(np.sqrt(a), t, x) for a in (self.schedule.alpha_bars, self.schedule.one_minus_alpha_bars))
+        spread = signal**2 * variances + noise**2  # (B, K)
+        squares = (
+            ops.sum(x**2, axis=1, keepdims=True) - 2 * signal * (x @ means.T) + signal**2 * np.sum(means**2, axis=1)
+        )
+        shares = ops.softmax(
+            np.log(self.mixture.weights) - squares / (2 * spread) - means.shape[1] / 2 * ops.log(spread)
+        )
+        pulled = shares * signal * variances / spread  # how far each component follows x_t
+        x_0 = (shares - signal * pulled) @ means + ops.sum(pulled, axis=1, keepdims=True) * x
+        return ops.cast(ops.reshape((x - signal * x_0) / noise, (-1, *self.image_shape)), "float32")
+
+    def get_config(self) -> Config:
+        """Return the arguments of `__init__`, with schedule and mixture as their configurations."""
+        mixture = {name: getattr(self.mixture, name).tolist() for name in ("weights", "means", "variances")}
+        schedule = self.schedule.get_config()
+        return {**super().get_config(), "image_shape": self.image_shape, "schedule": schedule, "mixture": mixture}
+
+    @classmethod
+    def from_config(cls, config: Config) -> "MixtureNetwork":
+        """Return the network whose `get_config` returned `config`."""
+        schedule, mixture = NoiseSchedule.from_config(config["schedule"]), Mixture(**config["mixture"])
+        return cls(**{**config, "schedule": schedule, "mixture": mixture})

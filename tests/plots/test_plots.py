@@ -12,7 +12,7 @@ from PIL import Image
 import kddpm
 from kddpm import data, toy
 from kddpm.base.errors import InputError
-from kddpm.plots import __main__, processes, runs, style, theory
+from kddpm.plots import __main__, pictures, processes, runs, style, theory
 from kddpm.theory import schedules as kd_schedules
 
 
@@ -225,6 +225,18 @@ def test_few_colours_change_little():
     assert few.shape == shot.shape and len(np.unique(few.reshape(-1, 3), axis=0)) < 24
     assert np.array_equal(few[[0, -1]], shot[[0, -1]])
     assert np.abs(few.astype(int) - shot).max() < 40
+
+
+def test_progressive_shows_what_is_decided_when(drawn):
+    """Guesses sharpen, sisters become one, and at the data the picture half way is the one between."""
+    grid = np.array(drawn(pictures.progressive, timesteps=(999, 400, 1)).axes).reshape(6, 4)
+    shown = [[axes.images[0].get_array().astype(float) if axes.images else None for axes in row] for row in grid]
+    assert grid[0, 1].get_title() == "t = 400" and grid[1, 0].get_ylabel()
+    end = shown[1][3]
+    errors = [np.abs(shown[1][k] - end).mean() for k in range(3)]
+    assert errors[0] > errors[1] > errors[2]
+    apart = [np.abs(shown[2][k] - shown[3][k]).mean() for k in range(3)]
+    assert apart[0] > 20 and apart[2] < 10
 
 
 # The command.

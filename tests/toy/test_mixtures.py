@@ -1,10 +1,12 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 
 from kddpm.base.errors import InputError
-from kddpm.toy import Mixture
+from kddpm.theory import schedules
+from kddpm.toy import Mixture, MixtureNetwork
 
 STANDARD_ERRORS = 5
 PLANE = Mixture([1, 2, 3], [[-1.0, 0.5], [0.7, 0.0], [0.0, -0.8]], [0.02, 0.1, 0.05])
@@ -77,3 +79,24 @@ def test_what_has_no_density_says_so():
 def test_bad_mixtures_are_refused(arguments, text):
     with pytest.raises(InputError, match=text):
         Mixture(*arguments)
+
+
+def test_the_network_of_a_mixture_is_its_score(tmp_path):
+    """eps = -n score, by the mixture noised to every t; float32 at the end."""
+    schedule, x = schedules.cosine(50), np.random.default_rng(0).normal(size=(300, 1, 1, 2)).astype(np.float32)
+    network = MixtureNetwork((1, 1, 2), schedule, PLANE)
+    for t in (0, 10, 30, 49):
+        signal, noise = np.sqrt(schedule.alpha_bars[t]), np.sqrt(schedule.one_minus_alpha_bars[t])
+        expected = -noise * PLANE.noised(signal, noise).score(x.reshape(-1, 2).astype(np.float64))
+        made = network([x, np.full(300, t, np.int32)]).numpy().reshape(-1, 2)
+        np.testing.assert_allclose(made, expected, rtol=2e-6, atol=2e-6)
+    network.save(tmp_path / "mixture.keras")
+    again = keras.models.load_model(tmp_path / "mixture.keras")
+    np.testing.assert_array_equal(again([x, np.full(300, 3)]), network([x, np.full(300, 3)]))
+
+
+def test_the_network_of_a_mixture_wants_its_dimensions_and_plain_steps():
+    with pytest.raises(InputError, match="`mixture` must have 4 dimensions. Received: 2"):
+        MixtureNetwork((2, 2, 1), schedules.cosine(50), PLANE)
+    with pytest.raises(InputError, match=r"`schedule` must name its steps 0 .. T - 1. Received: a respaced schedule"):
+        MixtureNetwork((1, 1, 2), schedules.cosine(50).respace([3, 49]), PLANE)
