@@ -1,6 +1,7 @@
 """Figures of pictures as they come about: what is decided at which noise level."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def progressive(
     mixture = toy.Mixture(np.ones(len(means)), means, np.full(len(means), _STD**2))
     schedule = schedules.cosine(1000)
     model = DiffusionModel(toy.MixtureNetwork(digits.shape[1:], schedule, mixture), schedule)
-    common = {"num_steps": _STEPS, "verbose": False}
+    common: dict[str, Any] = {"num_steps": _STEPS, "verbose": False}
     _, noisy = model.generate([seed], return_trajectory="x_t", frames=timesteps, **common)
     _, guessed = model.generate([seed], return_trajectory="x0", frames=timesteps, **common)
     sisters = [model.shared_until(range(seed, seed + 4), t, **common)[1:] for t in timesteps]
