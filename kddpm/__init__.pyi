@@ -29,6 +29,7 @@ from .theory import objectives as objectives
 from .theory import parametrization as parametrization
 from .theory import process as process
 from .theory import schedules as schedules
+from .theory import sde as sde
 from .theory.parametrization import Objective as Objective
 from .theory.process import GaussianDiffusion as GaussianDiffusion
 from .theory.schedules import NoiseSchedule as NoiseSchedule

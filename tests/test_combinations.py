@@ -178,6 +178,15 @@ def test_a_schedule_whose_signal_leaves_float32_works_or_is_refused_as_documente
     assert np.isfinite(model.bits_per_dim(images, labels, num_terms=2, verbose=False).total)
 
 
+@pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
+def test_variance_exploding_is_a_schedule_like_any_other(prediction, monkeypatch):
+    model = new_model(prediction, "vlb", "learned", schedules.variance_exploding(T))
+    loss, moved = take_a_step(model)
+    assert np.isfinite(loss) and all(np.isfinite(distance) and distance > 0 for distance in moved)
+    for sampler in samplers.BY_NAME:
+        assert_two_pictures(*pictures_of(model, sampler, monkeypatch))
+
+
 def test_mu_has_no_min_snr_where_no_signal_is_left():
     with pytest.raises(InputError, match="the weight is 0 in float32 from t=19"):
         new_model("mu", "min_snr", "small", ZERO_SNR)

@@ -175,6 +175,12 @@ def test_quotes_about_estimators():
     assert 12 < 100 * gradient["trajectory"] / gradient["one_sample"] < 40
 
 
+def test_quotes_about_two_points():
+    quoted = r"$4.5 \cdot 10^{-3}$, $1.1 \cdot 10^{-4}$ and $1.6 \cdot 10^{-7}$ nats at $\beta_t$ = 0.5, 0.1 and 0.01"
+    assert quoted in TEXT
+    assert [f"{toy.gaussian_gap_nats(beta, 0.5):.1e}" for beta in (0.5, 0.1, 0.01)] == ["4.5e-03", "1.1e-04", "1.6e-07"]
+
+
 def test_the_network_has_as_many_weights_as_it_says():
     assert f"a network of {round(toy.MLP().count_params(), -3):,} weights" in TEXT
 

@@ -1,3 +1,7 @@
+from .pictures import progressive as progressive
+from .processes import continuous_time as continuous_time
+from .processes import langevin as langevin
+from .processes import reverse_conditional as reverse_conditional
 from .runs import bits_by_term as bits_by_term
 from .runs import loss_curve as loss_curve
 from .theory import estimators as estimators

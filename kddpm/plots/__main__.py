@@ -3,12 +3,16 @@
     python -m kddpm.plots                                             # all of them, into docs/figures
     python -m kddpm.plots --only=schedules,forward --out=figures
 
-schedules     signal, noise and log-SNR of every noise schedule
-forward       a digit on its way to noise
-toy_points    four points in the plane turning into noise, and noise into points again (GIF)
-toy_moons     the same of two half moons (GIF)
-bits_by_term  the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
-estimators    the variances of three estimates of the variational bound, and of their gradients
+schedules            signal, noise and log-SNR of every noise schedule
+forward              a digit on its way to noise
+toy_points           four points in the plane turning into noise, and noise into points again (GIF)
+toy_moons            the same of two half moons (GIF)
+bits_by_term         the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
+estimators           the variances of three estimates of the variational bound, and of their gradients
+reverse_conditional  the way back over one step of two points, and the normal of its moments
+continuous_time      paths of the forward SDE, the reverse SDE and the probability-flow ODE
+langevin             Langevin dynamics in the plane: plain, annealed, and corrected (MALA)
+progressive          how a digit comes about, and what is decided at which noise level
 """
 
 import pathlib
@@ -20,6 +24,8 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
+from kddpm.plots.pictures import progressive
+from kddpm.plots.processes import continuous_time, langevin, reverse_conditional
 from kddpm.plots.runs import bits_by_term
 from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
 
@@ -30,6 +36,10 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),
     "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
     "estimators": ("estimators.png", estimators),
+    "reverse_conditional": ("reverse_conditional.png", reverse_conditional),
+    "continuous_time": ("continuous_time.png", continuous_time),
+    "langevin": ("langevin.png", langevin),
+    "progressive": ("progressive.png", progressive),
 }
 
 

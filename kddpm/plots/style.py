@@ -42,9 +42,12 @@ def subplots(width: float, height: float, columns: int = 1, rows: int = 1, dpi: 
 
 
 def save(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a figure as a PNG, whole or not at all."""
+    """Write a figure as a PNG of 256 colours, which makes it a third as large; whole or not at all."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels(figure)).quantize(256, dither=Image.Dither.NONE)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def pixels(figure: "Figure") -> np.ndarray:

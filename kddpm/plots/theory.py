@@ -25,7 +25,9 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
     lines: list[tuple[str, kd_schedules.NoiseSchedule, str, Any]] = [
         (name, kd_schedules.by_name(name, num_timesteps), colour, "-")
         for name, colour in zip(
-            kd_schedules.BY_NAME, (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE), strict=True
+            kd_schedules.BY_NAME,
+            (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE, style.INK),
+            strict=True,
         )
     ]
     zero = kd_schedules.zero_terminal_snr(lines[0][1])
@@ -46,7 +48,9 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
         ends = np.linspace(0, num_timesteps - 1, 4).round().astype(int)
         axes.set(xlabel="t", xlim=(0, num_timesteps - 1), xticks=ends)
         axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=len(lines), frameon=False, columnspacing=1.4, handlelength=2.2)
+    figure.legend(
+        loc="outside lower center", ncols=len(lines), frameon=False, columnspacing=1.2, handlelength=1.9, fontsize=9
+    )
     style.save(figure, path)
 
 

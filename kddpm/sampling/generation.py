@@ -137,9 +137,9 @@ def shared_until(
     x = walks.initial_noise(seeds[:1], denoiser.image_shape).numpy()
     how: dict[str, Any] = {"guidance_scale": guidance_scale, "batch_size": batch_size, "verbose": verbose}
     if first:
-        head = table.take(np.arange(first))
-        x, _ = paint(denoiser, head, seeds[:1], None if labels is None else labels[:1], x=x, **how)
-    floats, _ = paint(denoiser, table, seeds, labels, x=np.repeat(x, len(seeds), axis=0), first=first, **how)
+        x, _ = paint(denoiser, table, seeds[:1], None if labels is None else labels[:1], span=(0, first), **how)
+    x, span = np.repeat(x, len(seeds), axis=0), (first, table.num_rows)
+    floats, _ = paint(denoiser, table, seeds, labels, x=x, span=span, **how)
     return images.to_uint8(floats).numpy()
 
 
@@ -217,7 +217,7 @@ def paint(
     edit: Edit | None = None,
     guidance_scale: float = 1.0,
     batch_size: int = 64,
-    first: int = 0,
+    span: tuple[int, int] | None = None,
     frames: Frames | None = None,
     verbose: bool | str = "auto",
     jit_compile: bool = False,
@@ -234,7 +234,7 @@ def paint(
         edit: the change after every step; None = no change.
         guidance_scale: as in `generate`.
         batch_size: images at a time.
-        first: the first row to take, whose x_t is `x`; the noise is that of the same rows of a whole walk.
+        span: first row to take, whose x_t is `x`, and one past the last; None = all rows. Noise belongs to rows.
         frames: which frames to return; None = none.
         verbose: as in `generate`.
         jit_compile: whether to compile with XLA.
@@ -248,14 +248,15 @@ def paint(
     # A power of two, so that few shapes are traced for all numbers of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
     batch = -(-batch // rows.replicas) * rows.replicas
-    stops = _stops(first, table.num_rows, frames.rows if frames else ())
+    first, last = span or (0, table.num_rows)
+    stops = _stops(first, last, frames.rows if frames else ())
     of_x0 = frames is not None and frames.of == "x0"
     begin, walk, predicted = _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile)
     scale = tf.constant(guidance_scale, tf.float32)
     chunks = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
     arrays = () if edit is None else edit.arrays
     floats, trajectories = [], []
-    with progress.bar(len(chunks) * (table.num_rows - first), f"{task} {len(seeds)} pictures", "step", verbose) as bar:
+    with progress.bar(len(chunks) * (last - first), f"{task} {len(seeds)} pictures", "step", verbose) as bar:
         for chunk in chunks:
             count = len(seeds[chunk])
 
@@ -323,7 +324,7 @@ def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
     return denoiser.compiled((table.fingerprint, batch, scale, name, jit_compile), make)
 
 
-def _stops(first: int, num_rows: int, framed: Sequence[int]) -> list[tuple[int, int, bool]]:
+def _stops(first: int, last: int, framed: Sequence[int]) -> list[tuple[int, int, bool]]:
     """Return the stretches of a walk: (first row, row to stop before, whether a frame is taken before the first)."""
-    starts = sorted({first, *framed, *range(first, num_rows, _STEPS_A_CALL)})
-    return [(start, stop, start in framed) for start, stop in zip(starts, [*starts[1:], num_rows], strict=True)]
+    starts = sorted({first, *framed, *range(first, last, _STEPS_A_CALL)})
+    return [(start, stop, start in framed) for start, stop in zip(starts, [*starts[1:], last], strict=True)]

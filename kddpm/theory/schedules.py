@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 
@@ -176,6 +177,28 @@ def sigmoid(num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, ta
     return from_alpha_bar(lambda u: (high - sigma(start + u * (end - start))) / (high - low), num_timesteps)
 
 
+def variance_exploding(num_timesteps: int = 1000, sigma_min: float = 0.02, sigma_max: float = 100.0) -> NoiseSchedule:
+    """Return the schedule whose sigma = sqrt((1 - alpha_bar) / alpha_bar) grows by a constant factor.
+
+    y = x_t / sqrt(alpha_bar) is x_0 + sigma_t eps, the variance exploding process of Song & Ermon 2019; in x it is a
+    schedule like any other: alpha_bar = 1 / (1 + sigma^2). A network of x is one of y with its input scaled to unit
+    variance. The ends are those of Song et al. 2021b for CIFAR-10, 0.01 and 50 for pictures in [0, 1].
+
+    Args:
+        num_timesteps: T.
+        sigma_min: of the first step, in units of pixels in [-1, 1].
+        sigma_max: of the last.
+
+    Raises:
+        InputError: not 0 < sigma_min < sigma_max.
+    """
+    low, high = arguments.number("sigma_min", sigma_min), arguments.number("sigma_max", sigma_max)
+    if not 0 < low < high:
+        raise InputError("sigma_min", "must lie between 0 and {sigma_max}", sigma_min, sigma_max=sigma_max)
+    variances = np.geomspace(low, high, _steps(num_timesteps)) ** 2
+    return NoiseSchedule(np.diff(variances, prepend=0.0) / (1 + variances))
+
+
 def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000) -> NoiseSchedule:
     """Return the schedule of any decreasing alpha_bar(u), u from 0 (data) to 1 (noise); betas clipped at 0.999.
 
@@ -220,6 +243,7 @@ BY_NAME: dict[str, Callable[..., NoiseSchedule]] = {
     "sigmoid": sigmoid,
     "quadratic": quadratic,
     "constant": constant,
+    "variance_exploding": variance_exploding,
 }
 
 

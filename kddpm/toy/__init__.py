@@ -1,6 +1,7 @@
 """Data that one can look at whole: points in the plane, Gaussians in closed form. Uses `model` and the wings above it.
 
-Begin with `planes`; `gaussians` needs no training, and `estimators` compares three ways to the bound.
+Begin with `planes`; `gaussians` needs no training, and `estimators` compares three ways to the bound. `mixtures` have
+a score at every noise level, `langevin` walks on them, and `two_points` measures one step of the way back.
 """
 
 import lazy_loader

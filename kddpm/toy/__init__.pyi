@@ -3,6 +3,11 @@ from .gaussians import GaussianNetwork as GaussianNetwork
 from .gaussians import gaussian_eps as gaussian_eps
 from .gaussians import gaussian_images as gaussian_images
 from .gaussians import gaussian_variances as gaussian_variances
+from .langevin import annealed_paths as annealed_paths
+from .langevin import langevin_paths as langevin_paths
+from .langevin import log_acceptance as log_acceptance
+from .mixtures import Mixture as Mixture
+from .mixtures import MixtureNetwork as MixtureNetwork
 from .planes import BY_NAME as BY_NAME
 from .planes import CENTRES as CENTRES
 from .planes import IMAGE_SHAPE as IMAGE_SHAPE
@@ -14,3 +19,5 @@ from .planes import forwards as forwards
 from .planes import to_images as to_images
 from .planes import to_points as to_points
 from .planes import train as train
+from .two_points import gaussian_gap_nats as gaussian_gap_nats
+from .two_points import reverse_conditional as reverse_conditional

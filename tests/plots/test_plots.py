@@ -12,7 +12,7 @@ from PIL import Image
 import kddpm
 from kddpm import data, toy
 from kddpm.base.errors import InputError
-from kddpm.plots import __main__, runs, style, theory
+from kddpm.plots import __main__, pictures, processes, runs, style, theory
 from kddpm.theory import schedules as kd_schedules
 
 
@@ -85,6 +85,48 @@ def test_forward_shows_the_process(drawn):
         np.testing.assert_allclose(noise[0], noise[1], atol=1e-3)  # the same all along
         assert 0.7 < np.std(noise[0]) < 1.3
     assert figure.axes[2].get_xlabel() == "0.6 %" and figure.axes[1].get_xlabel() == "95 %"
+
+
+def test_reverse_conditional_shows_a_density_and_the_normal_of_its_moments(drawn):
+    *panels, gap = drawn(processes.reverse_conditional, betas=(0.9, 0.1)).axes
+    assert [axes.get_title() for axes in panels] == [r"$\beta$ = 0.9", r"$\beta$ = 0.1"]
+    for axes, beta in zip(panels, (0.9, 0.1), strict=True):
+        (area,), (line,) = axes.collections, axes.lines
+        x, normal = line.get_data()
+        true = np.exp(toy.reverse_conditional(0.5, beta).log_density(x[:, np.newaxis]))
+        assert area.get_paths()[0].vertices[:, 1].max() == pytest.approx(true.max())
+        for power in (0, 1, 2):  # both have the same moments, but for the tails beyond 3.5 deviations
+            assert np.trapezoid(x**power * normal, x) == pytest.approx(np.trapezoid(x**power * true, x), abs=0.01)
+    beta, found = gap.lines[0].get_data()
+    assert found[-1] == pytest.approx(toy.gaussian_gap_nats(beta[-1]))
+    np.testing.assert_allclose(gap.lines[1].get_ydata() / beta**3, found[0] / beta[0] ** 3)
+
+
+def test_continuous_time_shows_three_kinds_of_paths(drawn):
+    forward, reverse, ode = drawn(processes.continuous_time, count=6, steps=100).axes
+    assert [axes.get_title()[:-2] for axes in (forward, reverse, ode)] == [
+        "Forward SDE", "Reverse SDE", "Probability-flow ODE",
+    ]  # fmt: skip
+    for axes in (forward, reverse, ode):
+        assert len(axes.lines) == 6
+        for line in axes.lines:
+            end = line.get_ydata()[np.argmin(line.get_xdata())]
+            assert line.get_color() == (style.BLUE if end < 0 else style.RED)
+    starts = [[line.get_ydata()[0] for line in axes.lines] for axes in (forward, reverse, ode)]
+    assert sorted(set(starts[0])) == [-0.7, 0.6] and starts[1] == starts[2] and reverse.lines[0].get_xdata()[0] == 1
+    rough = [np.abs(np.diff(axes.lines[0].get_ydata(), 2)).mean() for axes in (forward, reverse, ode)]
+    assert min(rough[:2]) > 10 * rough[2]
+
+
+def test_langevin_shows_points_and_the_bias_of_a_step(drawn):
+    plain, annealed, bias = drawn(processes.langevin, count=60).axes
+    for axes in (plain, annealed):
+        blue, red = (np.asarray(dots.get_offsets()) for dots in axes.collections[-2:])
+        assert len(blue) + len(red) == 60 and blue[:, 0].max() < 0 < red[:, 0].min()
+        assert f"{100 * len(blue) / 60:.0f} % are blue" in axes.get_title()
+    unadjusted, adjusted, curve, _ = (np.asarray(line.get_ydata()) for line in bias.lines)
+    assert np.abs(adjusted - 1).max() < 0.15 < unadjusted[-1] - 1
+    np.testing.assert_allclose(curve, 1 / (1 - bias.lines[2].get_xdata() / 2))
 
 
 def result_of(terms, prior=0.01, total=None):
@@ -183,6 +225,18 @@ def test_few_colours_change_little():
     assert few.shape == shot.shape and len(np.unique(few.reshape(-1, 3), axis=0)) < 24
     assert np.array_equal(few[[0, -1]], shot[[0, -1]])
     assert np.abs(few.astype(int) - shot).max() < 40
+
+
+def test_progressive_shows_what_is_decided_when(drawn):
+    """Guesses sharpen, sisters become one, and at the data the picture half way is the one between."""
+    grid = np.array(drawn(pictures.progressive, timesteps=(999, 400, 1)).axes).reshape(6, 4)
+    shown = [[axes.images[0].get_array().astype(float) if axes.images else None for axes in row] for row in grid]
+    assert grid[0, 1].get_title() == "t = 400" and grid[1, 0].get_ylabel()
+    end = shown[1][3]
+    errors = [np.abs(shown[1][k] - end).mean() for k in range(3)]
+    assert errors[0] > errors[1] > errors[2]
+    apart = [np.abs(shown[2][k] - shown[3][k]).mean() for k in range(3)]
+    assert apart[0] > 20 and apart[2] < 10
 
 
 # The command.

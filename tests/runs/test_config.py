@@ -86,7 +86,7 @@ def test_flags_of_another_type_are_named(name, text):
         ),
         (
             {"schedule": "cosin"},
-            "--schedule must be one of linear, cosine, sigmoid, quadratic, constant. Received: 'cosin'",
+            "--schedule must be one of linear, cosine, .*, constant, variance_exploding. Received: 'cosin'",
         ),
         ({"prediction": "score"}, "--prediction must be one of eps, x0, mu, v. Received: 'score'"),
         (

@@ -143,7 +143,10 @@ def test_every_grid_is_distinct_and_ends_at_the_noise(make, zero_snr, spacing):
 @pytest.mark.parametrize("kept", [5, 10, 20])
 @pytest.mark.parametrize(
     "make",
-    [schedules.linear, schedules.constant, schedules.quadratic, schedules.cosine, schedules.sigmoid],
+    [
+        *(schedules.linear, schedules.constant, schedules.quadratic, schedules.cosine, schedules.sigmoid),
+        schedules.variance_exploding,
+    ],
 )
 def test_karras_steps_are_even_in_the_seventh_root_of_sigma(make, kept):
     """Karras et al. 2022, eq. 5, as near as steps of T = 1000 come, from at most sigma = 80, in table 1."""
