@@ -14,6 +14,7 @@ t, noise and dropout are drawn there. GiB is what XLA plans for its program, and
 step counts three times the network's operations, a picture one time each step.
 """
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 
+import network_file
 import numpy as np
 from absl import flags
 
@@ -44,9 +46,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "turns of each program", lower_bound=
 SECONDS = flags.DEFINE_float(
     "seconds", 2.0, "of each turn, about; a turn of sampling paints one batch", lower_bound=0.0
 )
+CUDA_GRAPHS = flags.DEFINE_bool("cuda_graphs", True, "whether PyTorch records its kernels and replays them")
 JSON = flags.DEFINE_string("json", None, "write the figures here as well, after each case")
 
-PROGRAMS = ("jax", "torch")
 TASKS = ("train", "sample")
 # How far eps may be from float32's: root mean square of the difference over that of eps.
 TOLERANCES = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2}
@@ -54,14 +56,14 @@ SAMPLERS = (("ddim", 50), ("ancestral", 250))
 TRAINING = 3  # times the operations of a forward pass
 
 
-def worker(pipe, program, path, preset, device):
+def worker(pipe, program, path, preset, device, options):
     """Answer calls (method, arguments) with (result, None) or (None, what went wrong)."""
     made = None
     while (call := pipe.recv()) is not None:
         method, *arguments = call
         try:
             if made is None:
-                made = importlib.import_module(f"accelerator_{program}").Program(path, preset, device)
+                made = importlib.import_module(f"accelerator_{program}").Program(path, preset, device, **options)
             found = getattr(made, method)
             pipe.send((found(*arguments) if callable(found) else found, None))
         except Exception as error:
@@ -71,14 +73,17 @@ def worker(pipe, program, path, preset, device):
 class Rival:
     """A program in a process of its own, whose methods are called by name."""
 
-    def __init__(self, program, path, preset, device):
+    def __init__(self, program, path, preset, device, **options):
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        arguments = (there, program, path, preset, device)
+        arguments = (there, program, path, preset, device, options)
         context.Process(target=worker, args=arguments, daemon=True).start()
         there.close()  # so that a process that dies ends the wait for it
         self.program = program
-        self.name = self.ask("name")
+        try:
+            self.name = self.ask("name")
+        except InputError as error:
+            raise InputError(f"--device={device} needs {program} and such a device here. {error}") from None
 
     def ask(self, *call):
         """Return what a method returns; the call is (method, arguments), as in `start`."""
@@ -88,7 +93,8 @@ class Rival:
     def start(self, *call):
         """Start a call; `answer` must come before the next."""
         self._call = call
-        self._pipe.send(call)
+        with contextlib.suppress(OSError):  # a process that is gone: `answer` says so
+            self._pipe.send(call)
 
     def answer(self):
         """Return what the started call returns.
@@ -98,7 +104,7 @@ class Rival:
         """
         try:
             result, fault = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             result, fault = None, "the process died"
         if fault is not None:
             raise InputError(f"{self.program} must answer {self._call}. Received: {fault}")
@@ -112,10 +118,22 @@ class Rival:
 
 
 def together(rivals, *call):
-    """Return what each program answers; they compute at the same time."""
+    """Return what each program answers; they compute at the same time.
+
+    Raises:
+        InputError: one of them could not; all have answered by then.
+    """
     for rival in rivals:
         rival.start(*call)
-    return [rival.answer() for rival in rivals]
+    answers, faults = [], []
+    for rival in rivals:
+        try:
+            answers.append(rival.answer())
+        except InputError as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]
+    return answers
 
 
 def check_agreement(rivals, expected, precisions):
@@ -164,8 +182,7 @@ def measure(rivals, case, rounds, seconds):
     for _ in range(rounds):
         for row in rows:
             row["rates"].append(of[row["program"]].rate(*row["call"]))
-    for rival in rivals:
-        rival.ask("release")
+    together(rivals, "release")
     for row in rows:
         del row["call"]
     return rows
@@ -187,6 +204,13 @@ def print_rows(rows, operations, ceiling):
         ours, theirs = (row["rates"] for row in rows if row["task"] == task)
         ratios = np.divide(ours, theirs)
         print(f"{task}: jax over torch {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})", flush=True)
+
+
+def write_json(found):
+    """Write the figures so far to --json."""
+    path = pathlib.Path(JSON.value).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1))
 
 
 def checked_cases(texts):
@@ -218,12 +242,11 @@ def main():
     precisions = list(dict.fromkeys(precision for _, precision, _ in cases))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "network.npz")
-        rivals = [Rival(program, path, PRESET.value, DEVICE.value) for program in PROGRAMS]
-        ours, theirs = rivals
+        ours = Rival("jax", path, PRESET.value, DEVICE.value)
+        theirs = Rival("torch", path, PRESET.value, DEVICE.value, cuda_graphs=CUDA_GRAPHS.value)
+        rivals = [ours, theirs]
         ours.ask("write")
         print(f"{PRESET.value} on {theirs.ask('device')}: {', '.join(rival.name for rival in rivals)}", flush=True)
-        import network_file
-
         errors = check_agreement(rivals, network_file.read(path).eps, precisions)
         operations = theirs.ask("operations")
         ceilings = {precision: theirs.ask("ceiling", precision) for precision in precisions}
@@ -239,11 +262,12 @@ def main():
                 rows = measure(rivals, case, ROUNDS.value, SECONDS.value)
             except InputError as error:  # out of memory, say; the other cases may still do
                 print(f"{':'.join(map(str, case))} failed: {error}", flush=True)
+                together(rivals, "release")
                 continue
             print_rows(rows, operations, ceilings[case[1]])
             found["rows"] += rows
             if JSON.value:
-                pathlib.Path(JSON.value).expanduser().write_text(json.dumps(found, indent=1))
+                write_json(found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same network in PyTorch, compiled by `torch.compile` with CUDA graphs: a training step and a sampler."""
+"""The same network in PyTorch, compiled by `torch.compile`: a training step and a sampler."""
 
 import time
 
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 import torch_unet
 from accelerator_jax import coefficients_of, config_of
 
-MODE = "reduce-overhead"  # CUDA graphs: without them the host is the slower half
 PRODUCT = {"gpu": 8192, "cpu": 1024}  # the side of the matrices whose product is the device's ceiling
 
 
@@ -20,14 +19,16 @@ class Program:
         path: a file of `network_file.write`.
         preset: whose network it is.
         device: "gpu" or "cpu".
+        cuda_graphs: whether kernels are recorded and replayed; without that the host can be the slower of the two.
 
     Raises:
         RuntimeError: PyTorch has no such device.
     """
 
-    def __init__(self, path, preset, device):
+    def __init__(self, path, preset, device, cuda_graphs):
         self.config, self.path, self.kind = config_of(preset), path, device
-        self.name = f"PyTorch {torch.__version__}"
+        self.mode = "reduce-overhead" if cuda_graphs else None
+        self.name = f"PyTorch {torch.__version__} {'with' if cuda_graphs else 'without'} CUDA graphs"
         self.on = torch.device("cuda" if device == "gpu" else "cpu")
         self.device = torch.cuda.get_device_name() if device == "gpu" else "cpu"
         self._step = self._sample = None
@@ -70,7 +71,7 @@ class Program:
         )
         taken = 0
 
-        @torch.compile(dynamic=False, mode=MODE)
+        @torch.compile(dynamic=False, mode=self.mode)
         def loss_of():
             t = torch.randint(config.num_timesteps, (batch,), device=self.on)
             noise = torch.randn_like(x_0)
@@ -108,7 +109,7 @@ class Program:
         self._use(precision)
         network = self._network().eval()
 
-        @torch.compile(dynamic=False, mode=MODE)
+        @torch.compile(dynamic=False, mode=self.mode)
         def step(x, t, row, z):
             a, b, c, d, std = row
             with self._autocast(precision):

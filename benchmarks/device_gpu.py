@@ -3,11 +3,12 @@
     python benchmarks/device_gpu.py --models=digits.tflite,ddpm32.tflite
 
 The files come from `python -m export --target=gpu --signatures=generate,step,finish,denoise`, so that no signature is
-for the CPU. Needed is ai-edge-litert. Every signature gets the same random inputs on the CPU, on the GPU in 32 bits, and
-in the 16 that a GPU takes where it is not told otherwise; `step` is walked to its end, and `finish` paints what it ends
-at. A time is of a call from NumPy arrays to NumPy arrays at batch 1.
+for the CPU. Every signature gets the same random inputs on the CPU, on the GPU in 32 bits, and in the 16 that a GPU
+takes where it is not told otherwise; `step` is walked to its end, and `finish` paints what it ends at. A time is of a
+call from NumPy arrays to NumPy arrays at batch 1.
 """
 
+import importlib.util
 import json
 import multiprocessing
 import pathlib
@@ -20,6 +21,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from kddpm.base.errors import InputError
+from kddpm.base.files import check_output
 from kddpm.cli import commands
 
 MODELS = flags.DEFINE_list("models", None, "files for GPUs")
@@ -30,6 +32,7 @@ JSON = flags.DEFINE_string("json", None, "write the figures here as well")
 
 VARIANTS = ("CPU", "GPU, 32 bits", "GPU, 16 bits")
 LEAST_CALLS = 5
+OUTPUTS = {"generate": "image", "step": "x", "finish": "image", "denoise": "eps"}
 WAIT_S = 600  # for a compilation
 
 
@@ -69,90 +72,90 @@ def start(path, variant, threads):
     return call, model.is_fully_accelerated()
 
 
-def pictures_and_eps(call, facts, seeds):
-    """Run every signature; returns {signature: outputs, (seeds, ...)}."""
-    found = {name: [] for name in facts["signatures"]}
+def calls_of(description, seed):
+    """Calls (signature, inputs) that need no other's result, with random inputs; `step` for each of its rows.
+
+    The state `x` of `step`, `finish` and `generate` is the same; `denoise` gets its first channels, at the middle t.
+    """
+    rng, calls = np.random.default_rng(seed), []
+    colours = description["image_shape"][-1]
+    shape = (1, *description["image_shape"][:-1], description["state_channels"])
+    state = rng.standard_normal(shape).astype(np.float32)
+    for name, of in description["signatures"].items():
+        given = {"denoise": {"x": state[..., :colours], "t": np.array([description["num_timesteps"] // 2], np.int32)}}
+        inputs = given.get(name, {"x": state})
+        for index in range(len(description["steps"]["t"]) if name == "step" else 1):
+            if name == "step":
+                inputs = {"x": state, "index": np.array([index], np.int32)}
+            if "noise" in of["inputs"]:
+                inputs["noise"] = rng.standard_normal(of["inputs"]["noise"]["shape"]).astype(np.float32)
+            calls.append((name, inputs))
+    return calls
+
+
+def outputs_of(call, description, seeds):
+    """Run every signature, {signature: (seeds, ...)}; `step` to its end, and `finish` on the state there."""
+    found = {name: [] for name in description["signatures"]}
     for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        inputs = {"x": rng.standard_normal(facts["shape"]).astype(np.float32)}
-        x = inputs["x"]
-        for name, more in last_calls(facts, rng):
-            if name == "finish":
-                found[name].append(call(name, {"x": x})["image"])
-            elif name == "step":
-                x = call(name, {"x": x, **more})["x"]
+        state = None
+        for name, inputs in sorted(calls_of(description, seed), key=lambda named: named[0] == "finish"):
+            if state is not None and name in ("step", "finish"):
+                inputs = {**inputs, "x": state}
+            output = call(name, inputs)[OUTPUTS[name]]
+            if name == "step":
+                state = output
             else:
-                found[name].append(next(iter(call(name, {**inputs, **more}).values())))
-        if "step" in found:
-            found["step"].append(x)
+                found[name].append(output)
+        if state is not None:
+            found["step"].append(state)
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def last_calls(facts, rng):
-    """Calls (signature, inputs but x) of one seed: the walk of `step`, and one call of each other signature."""
-    named = facts["signatures"]
-    calls = []
-    for index in range(facts["steps"] if "step" in named else 0):
-        more = {"index": np.array([index], np.int32)}
-        if "noise" in named["step"]:
-            more["noise"] = rng.standard_normal(facts["shape"]).astype(np.float32)
-        calls.append(("step", more))
-    if "denoise" in named:
-        calls.append(("denoise", {"t": np.array([facts["timesteps"] // 2], np.int32)}))
-    return calls + [(name, {}) for name in ("finish", "generate") if name in named]
-
-
-def times_ms(call, facts, seconds):
+def times_ms(call, description, seconds):
     """Milliseconds of calls of each signature, {signature: (median, smallest, largest)}."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(facts["shape"]).astype(np.float32)
     found = {}
-    for name, more in dict(last_calls(facts, rng)).items():
-        call(name, {"x": x, **more})
+    for name, inputs in dict(calls_of(description, 0)).items():
+        call(name, inputs)
         times, end = [], time.perf_counter() + seconds
         while len(times) < LEAST_CALLS or time.perf_counter() < end:
             begun = time.perf_counter()
-            call(name, {"x": x, **more})
+            call(name, inputs)
             times.append(1000 * (time.perf_counter() - begun))
         found[name] = tuple(float(q) for q in np.quantile(times, [0.5, 0, 1]))
     return found
 
 
-def facts_of(path):
-    """What a file's signatures take, {shape of x, number of steps and of timesteps, {signature: inputs}}."""
-    from ai_edge_litert.interpreter import Interpreter
+def described(path):
+    """Read the description beside a file.
 
-    interpreter = Interpreter(path)
-    signatures = {name: lists["inputs"] for name, lists in interpreter.get_signature_list().items()}
-    if {"start", "noise"} & set(signatures) or any("label" in inputs for inputs in signatures.values()):
+    Raises:
+        InputError: no file, none for GPUs, or one with signatures for the CPU or with classes.
+    """
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"--models must be files. Received: {path}, which is none")
+    description = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+    signatures = description["signatures"]
+    if description["target"] != "gpu" or {"start", "noise"} & set(signatures) or description["num_classes"]:
         raise InputError(
-            "--models must be files without classes of --target=gpu --signatures=generate,step,finish,denoise. "
-            f"Received: {path}, with {', '.join(signatures)}"
+            "--models must be files of --target=gpu --signatures=generate,step,finish,denoise (or some of these), "
+            f"without classes. Received: {path}, for {description['target']}, with {', '.join(signatures)}"
         )
-    described = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
-    details = interpreter.get_signature_runner("denoise").get_input_details()
-    shape = tuple(int(side) for side in details["x"]["shape"])
-    return {
-        "shape": shape,
-        "steps": len(described["steps"]["t"]),
-        "timesteps": described["num_timesteps"],
-        "signatures": signatures,
-    }
+    return description
 
 
-def worker(pipe, path, variant, facts, seeds, seconds, threads):
+def worker(pipe, path, variant, description, seeds, seconds, threads):
     """Send (seconds to compile, whether nothing is left to the CPU, outputs, times)."""
     begun = time.perf_counter()
     call, fully = start(path, variant, threads)
     compiled_s = time.perf_counter() - begun
-    pipe.send((compiled_s, fully, pictures_and_eps(call, facts, seeds), times_ms(call, facts, seconds)))
+    pipe.send((compiled_s, fully, outputs_of(call, description, seeds), times_ms(call, description, seconds)))
 
 
-def measured(path, variant, facts):
+def measured(path, variant, description):
     """Run a variant in a process of its own, since a delegate can crash; None where it does."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    arguments = (there, path, variant, facts, SEEDS.value, SECONDS.value, THREADS.value)
+    arguments = (there, path, variant, description, SEEDS.value, SECONDS.value, THREADS.value)
     process = context.Process(target=worker, args=arguments, daemon=True)
     process.start()
     there.close()
@@ -168,19 +171,22 @@ def main():
     """Flags to a table."""
     if not MODELS.value:
         raise InputError("--models is needed: files for GPUs")
-    rows = []
-    for path in MODELS.value:
-        if not pathlib.Path(path).is_file():
-            raise InputError(f"--models must be files. Received: {path}, which is none")
-        facts, expected = facts_of(path), None
+    if JSON.value:
+        check_output("json", JSON.value, is_folder=False)
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise InputError("--models needs ai-edge-litert, which is not installed here")
+    descriptions, rows = {path: described(path) for path in MODELS.value}, []
+    for path, description in descriptions.items():
+        expected = None
         for variant in VARIANTS:
-            answer = measured(path, variant, facts)
+            answer = measured(path, variant, description)
             if answer is None:
                 print(f"{path} on {variant}: no answer", flush=True)
                 continue
             compiled_s, fully, outputs, times = answer
             expected = outputs if variant == "CPU" else expected
-            print(f"{path} on {variant}: ready in {compiled_s:.1f} s, nothing left to the CPU: {fully}", flush=True)
+            left = "" if fully is None else f", {'nothing' if fully else 'something'} left to the CPU"
+            print(f"{path} on {variant}: ready in {compiled_s:.1f} s{left}", flush=True)
             for name, (middle, low, high) in times.items():
                 row = {"model": path, "variant": variant, "signature": name, "ms": [middle, low, high], "fully": fully}
                 if expected is not None:
@@ -191,7 +197,9 @@ def main():
                       f"mean {row.get('mean', '?')}, of {row.get('of', '?')}", flush=True)  # fmt: skip
                 rows.append(row)
     if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps(rows, indent=1))
+        target = pathlib.Path(JSON.value).expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
