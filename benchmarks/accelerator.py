@@ -57,17 +57,19 @@ TRAINING = 3  # times the operations of a forward pass
 
 
 def worker(pipe, program, path, preset, device, options):
-    """Answer calls (method, arguments) with (result, None) or (None, what went wrong)."""
+    """Answer calls (method, arguments) with (result, None) or (None, what went wrong), until the parent is gone."""
     made = None
-    while (call := pipe.recv()) is not None:
-        method, *arguments = call
-        try:
-            if made is None:
-                made = importlib.import_module(f"accelerator_{program}").Program(path, preset, device, **options)
-            found = getattr(made, method)
-            pipe.send((found(*arguments) if callable(found) else found, None))
-        except Exception as error:
-            pipe.send((None, f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            method, *arguments = pipe.recv()
+            try:
+                if made is None:
+                    made = importlib.import_module(f"accelerator_{program}").Program(path, preset, device, **options)
+                found = getattr(made, method)
+                answer = found(*arguments) if callable(found) else found, None
+            except Exception as error:
+                answer = None, f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            pipe.send(answer)
 
 
 class Rival:
