@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import network_file
 import numpy as np
 from absl import flags
 
@@ -68,34 +69,14 @@ def write_network(folder, preset):
     model = build.build_model(config, (*config.image_size, config.channels))
     network = model.ema_network
     rng = np.random.default_rng(0)
-    for weight in network.weights:
-        weight.assign(random_weight(rng, weight.path, weight.numpy()))
-    x = rng.standard_normal((3, *network.image_shape)).astype(np.float32)
-    t = np.array([0, config.num_timesteps // 2, config.num_timesteps - 1], np.int32)
-    names = ("image_shape", "width", "multipliers", "blocks_per_level", "attention_resolutions", "groups")
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "network.npz",
-        preset=preset,
-        architecture=json.dumps({name: getattr(network, name) for name in names}),
-        x=x,
-        t=t,
-        eps=network.predict([x, t], verbose=0),
-        **{f"weights/{weight.path.split('/', 1)[1]}": weight.numpy() for weight in network.weights},
-    )
+    network_file.randomise(network, rng)
+    x, t = network_file.inputs(network, config.num_timesteps, rng)
+    eps = network.predict([x, t], verbose=0)
+    network_file.write(folder / "network.npz", network, preset, x, t, eps)
     for precision in PRECISIONS:
         print(f"Exporting {preset} in {precision} ...", flush=True)
         file = folder / f"{precision}.tflite"
         model.export(file, format="litert", sampler="ddim", num_steps=20, precision=precision)
-
-
-def random_weight(rng, path, initial):
-    """A weight that leaves its mark on the output: new ones are 0 in many places, where a mistake would not show."""
-    kind = path.rsplit("/", 1)[1]
-    if kind == "kernel":
-        fan_in = np.prod(initial.shape[:-1])
-        return initial if np.abs(initial).max() > 1e-4 else rng.normal(0, 0.5 / np.sqrt(fan_in), initial.shape)
-    return rng.normal(1 if kind == "scale" else 0, 0.1, initial.shape)
 
 
 # --model: in the environment of device-requirements.txt.
@@ -106,11 +87,10 @@ def write_rivals(folder):
     import torch
     import torch_unet
 
-    with np.load(folder / "network.npz") as archive:
-        network = torch_unet.UNet(**json.loads(str(archive["architecture"])))
-        weights = {name.removeprefix("weights/"): archive[name] for name in archive.files if "/" in name}
-        x, t, eps = (archive[name] for name in ("x", "t", "eps"))
-    torch_unet.load_weights(network, weights)
+    file = network_file.read(folder / "network.npz")
+    network = torch_unet.UNet(**file.architecture)
+    torch_unet.load_weights(network, file.weights)
+    x, t, eps = file.x, file.t, file.eps
     network = torch_unet.DeviceCall(network).eval()
     with torch.inference_mode():
         error = np.abs(network(torch.from_numpy(x), torch.from_numpy(t)).numpy() - eps).max()

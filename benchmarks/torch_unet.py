@@ -49,14 +49,15 @@ class AttentionBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, conv; plus the timestep; norm, SiLU, conv; plus the input; then attention if asked for."""
+    """Norm, SiLU, conv; plus the timestep; norm, SiLU, dropout, conv; plus the input; then attention if asked for."""
 
-    def __init__(self, channels_in, channels, embedding, groups, attention):
+    def __init__(self, channels_in, channels, embedding, groups, attention, dropout):
         super().__init__()
         self.norm_1 = nn.GroupNorm(groups, channels_in, eps=1e-6)
         self.conv_1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.timestep = nn.Linear(embedding, channels)
         self.norm_2 = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
         self.attention = AttentionBlock(channels, groups) if attention else nn.Identity()
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
         """x (B, C, H, W), embedding (B, E)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
         h = h + self.timestep(embedding)[:, :, None, None]
-        h = self.conv_2(F.silu(self.norm_2(h)))
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
         return self.attention(h + self.shortcut(x))
 
 
@@ -103,9 +104,10 @@ class UNet(nn.Module):
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: levels whose larger side is listed here have attention.
         groups: groups of the normalisations.
+        dropout: dropout rate of the residual blocks, in training.
     """
 
-    def __init__(self, image_shape, width, multipliers, blocks_per_level, attention_resolutions, groups):
+    def __init__(self, image_shape, width, multipliers, blocks_per_level, attention_resolutions, groups, dropout=0.0):
         super().__init__()
         height, width_of_image, colours = image_shape
         last = len(multipliers) - 1
@@ -117,7 +119,7 @@ class UNet(nn.Module):
             if attention is None:
                 attention = max(height, width_of_image) // 2**level in attention_resolutions
             channels = width * multipliers[level]
-            self.add_module(name, ResidualBlock(channels_in, channels, 4 * width, groups, attention))
+            self.add_module(name, ResidualBlock(channels_in, channels, 4 * width, groups, attention, dropout))
             return name
 
         for level, multiplier in enumerate(multipliers):
