@@ -19,6 +19,7 @@ class Chain:
     Args:
         denoiser: the network.
         num_steps: as in `likelihood.bits_per_dim`.
+        spacing: of `schedules.timestep_grid`, where `num_steps` is a number.
         clip: whether to clip the predicted x_0 to [-1, 1].
 
     Attributes:
@@ -31,8 +32,8 @@ class Chain:
         InputError: steps that `samplers.step_table` would refuse.
     """
 
-    def __init__(self, denoiser: Denoiser, num_steps: int | Integers | None, clip: bool):
-        kept = samplers.kept_steps(samplers.Ancestral(spacing="quadratic"), denoiser.schedule, num_steps)
+    def __init__(self, denoiser: Denoiser, num_steps: int | Integers | None, spacing: str, clip: bool):
+        kept = samplers.kept_steps(samplers.Ancestral(spacing=spacing), denoiser.schedule, num_steps)
         every = len(kept) == denoiser.schedule.num_timesteps
         self.denoiser = denoiser
         self.process = denoiser.process if every else GaussianDiffusion(denoiser.schedule.respace(kept))

@@ -42,7 +42,7 @@ class BitsPerDim:
         distortions: root mean square error of the predicted x_0 at each t, in grey levels (0 .. 255), (T,); NaN as in
             `terms`.
         trajectories: -log2 of the weight of each trajectory, per dimension, (N, K); None = without trajectories. With
-            them `images` and `total` are the K-sample bound, at most the sum of `terms` and `prior` but for noise.
+            them `images` and `total` are the K-sample bound, which is below `elbo` on average.
     """
 
     total: float
@@ -57,6 +57,11 @@ class BitsPerDim:
     trajectories: np.ndarray | None = None
 
     @property
+    def elbo(self) -> float:
+        """The sum of all terms and the prior: `total`, unless trajectories made that tighter."""
+        return self.total if self.trajectories is None else float(self.terms.sum()) + self.prior
+
+    @property
     def rates(self) -> np.ndarray:
         """The bits after which x_t is known, (T,): L_T + L_{T-1} + ... + L_{t+1}; NaN below a missing term.
 
@@ -64,10 +69,15 @@ class BitsPerDim:
         """
         return np.cumsum([self.prior, *self.terms[:0:-1]])[::-1]
 
-    def __str__(self):
+    @property
+    def share_of_sampling(self) -> str:
+        """The words on `monte_carlo_error`, none where it is 0."""
         cause = "choice of terms" if self.trajectories is None else "trajectories"
-        extra = f", of which the {cause} {self.monte_carlo_error:.4f}" if self.monte_carlo_error else ""
-        return f"{self.total:.4f} bits per dimension, standard error {self.standard_error:.4f}{extra}"
+        return f", of which the {cause} {self.monte_carlo_error:.4f}" if self.monte_carlo_error else ""
+
+    def __str__(self):
+        error = f"{self.standard_error:.4f}{self.share_of_sampling}"
+        return f"{self.total:.4f} bits per dimension, standard error {error}"
 
 
 def bits_per_dim(
@@ -97,8 +107,8 @@ def bits_per_dim(
             without repetition.
         num_trajectories: None = the bound; or K, at least 2, for the tighter K-sample bound from K whole trajectories
             of each image (`kddpm.evaluation.trajectories`), which are K T calls of the network.
-        num_steps: None = the chain of all T steps; or the chain of fewer, whose terms these then are: their number,
-            with square roots of t evenly spaced from 0 to T - 1, or the steps themselves, increasing up to T - 1.
+        num_steps: None = the chain of all T steps; or the bound of the chain of fewer, `schedules.timestep_grid` of
+            that number, or the steps themselves, increasing up to T - 1. T in this text is then their number.
         clip: whether to clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
         seed: seed of the noise and of the choice of terms, int32.
         batch_size: images at a time.
@@ -113,7 +123,7 @@ def bits_per_dim(
     if not isinstance(clip, bool | np.bool_):
         raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
     batches = Batches(denoiser, images, labels, seed, batch_size)
-    chain = Chain(denoiser, num_steps, clip)
+    chain = Chain(denoiser, num_steps, "trailing", clip)
     way = _way(chain, num_terms, num_trajectories)
     # Compile before the time is measured; on one image, so that the memory of the others can be measured.
     way.warm_up(*batches.first())

@@ -118,7 +118,7 @@ def ode_bits_per_dim(
             raise InputError(name, f"must be one of {', '.join(known)}", repr(value))
     denoiser = denoiser_of(model)
     batches = Batches(denoiser, images, labels, seed, batch_size)
-    chain = Chain(denoiser, num_steps, clip=False)
+    chain = Chain(denoiser, num_steps, "quadratic", clip=False)
     flow = denoiser.compiled(
         ("ode", chain.key, divergence, dequantization), lambda: _Flow(chain, divergence, dequantization)
     )

@@ -1,3 +1,5 @@
+from .bits import rate_distortion as rate_distortion
+from .bits import trajectory_bound as trajectory_bound
 from .runs import bits_by_term as bits_by_term
 from .runs import loss_curve as loss_curve
 from .theory import estimators as estimators
