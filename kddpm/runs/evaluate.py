@@ -210,7 +210,7 @@ def _ode_bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, fa
         "indices": indices,
         "images": result.images,
     }
-    say(f"{_heading(result, source, facts['trained_on_these'])} by the probability-flow ODE\n  {result}")
+    say(f"{_heading(result, source, facts['trained_on_these'])}, by the probability-flow ODE\n  {result}")
     if out:
         _write_json(out / "ode_bits_per_dim.json", content)
     say(f"ode_bits_per_dim.json in {out}")
