@@ -76,6 +76,25 @@ def test_bits_of_gaussian_pixels_are_the_closed_form_of_each_picture(prediction,
     assert result.standard_error == pytest.approx(result.images.std(ddof=1) / math.sqrt(6))
 
 
+@pytest.mark.parametrize("prediction", ["x0", "mu", "v"])
+def test_no_signal_at_the_end_is_no_hindrance(prediction):
+    """The angle there is a right one, and v is -x_0."""
+    schedule = schedules.zero_terminal_snr(FINE)
+    images = draw_images(4, (2, 2, 1))
+    result = bits(make_best(schedule, prediction, image_shape=(2, 2, 1)), images)
+    np.testing.assert_allclose(result.images, gaussian_bits(images, schedule), atol=3e-4)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_a_signal_that_leaves_float32_is_no_hindrance(prediction):
+    """Its first level has more noise than signal, and its steps are wide: what they err by is stated."""
+    schedule = schedules.constant(1000, 0.3)
+    images = draw_images(4, (2, 2, 1))
+    result = bits(make_best(schedule, prediction, image_shape=(2, 2, 1)), images)
+    error = result.total - gaussian_bits(images, schedule).mean()
+    assert 0.1 > abs(error) and error == pytest.approx(result.step_error, rel=1)
+
+
 def test_the_error_falls_with_the_square_of_the_step_and_is_stated():
     """Levels evenly apart in the angle, 40, 80 and 160 of them, of a schedule made for that."""
     schedule = schedules.from_alpha_bar(lambda u: math.cos(u * math.pi / 2 * 0.999) ** 2, 160)
