@@ -80,6 +80,7 @@ def ode_bits_per_dim(
     num_steps: int | Integers | None = None,
     divergence: str = "hutchinson",
     dequantization: str = "noise",
+    clip: bool = True,
     seed: int = 0,
     batch_size: int = 64,
     verbose: bool | str = "auto",
@@ -87,7 +88,7 @@ def ode_bits_per_dim(
     """Return the bits per dimension of images under the probability-flow ODE of a model, equations (1) to (6).
 
     Each step calls the network twice, and its gradient; all is done a second time with half as many steps, which tells
-    their error. x_0 is not clipped. The noise of image k depends only on seed + k. Sums are float64, the network's
+    their error. The noise of image k depends only on seed + k. Sums are float64, the network's
     output and gradient float32.
 
     Args:
@@ -99,6 +100,8 @@ def ode_bits_per_dim(
         divergence: "hutchinson", without bias, one random direction at every call; or "exact", all H W C unit vectors,
             for small images: the network then takes that many times the batch.
         dequantization: "noise" or "uniform", equations (5) and (6).
+        clip: whether to clip the predicted x_0 to [-1, 1], as samplers do. An eps says nothing of x_0 where the signal
+            is gone: without clipping, its error is divided by that signal, and adds many bits for nothing.
         seed: seed of the noise and of Hutchinson's directions, int32.
         batch_size: images at a time.
         verbose: as in `generation.generate`.
@@ -116,9 +119,11 @@ def ode_bits_per_dim(
     ):
         if value not in known:
             raise InputError(name, f"must be one of {', '.join(known)}", repr(value))
+    if not isinstance(clip, bool | np.bool_):
+        raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
     denoiser = denoiser_of(model)
     batches = Batches(denoiser, images, labels, seed, batch_size)
-    chain = Chain(denoiser, num_steps, "quadratic", clip=False)
+    chain = Chain(denoiser, num_steps, "quadratic", clip)
     flow = denoiser.compiled(
         ("ode", chain.key, divergence, dequantization), lambda: _Flow(chain, divergence, dequantization)
     )

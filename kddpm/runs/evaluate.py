@@ -40,7 +40,7 @@ from kddpm.runs.directory import RunDirectory
 _QUESTION = ("weights_sha256", "digest", "max_images", "seed")
 _OPTIONS = {  # of each metric, and part of its question
     "bits_per_dim": ("num_terms", "num_trajectories", "num_steps", "clip"),
-    "ode_bits_per_dim": ("num_steps",),
+    "ode_bits_per_dim": ("num_steps", "clip"),
 }
 _MOST_KINDS = 4  # kinds of changes to images that an error lists
 
@@ -75,7 +75,7 @@ def evaluate(
         num_terms: as in `likelihood.bits_per_dim`; not of the ODE.
         num_trajectories: the same.
         num_steps: as in `likelihood.bits_per_dim`, and in `likelihood.ode_bits_per_dim`.
-        clip: as in `likelihood.bits_per_dim`; not of the ODE.
+        clip: the same.
         batch_size: the same.
         seed: of the noise and of the choice of terms and images; int32.
         out: folder for the files; None = evaluation/ of the run.
@@ -199,11 +199,11 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
 
 def _ode_bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
     """Compute the bits by the ODE; unless `out` is None, write a JSON file; pass a line to `say`."""
-    options = {name: options[name] for name in ("num_steps", "seed", "batch_size", "verbose")}
+    options = {name: options[name] for name in ("num_steps", "clip", "seed", "batch_size", "verbose")}
     result = likelihood.ode_bits_per_dim(model, *_images(model, source, indices), **options)
     content = {
         **facts,
-        "num_steps": options["num_steps"],
+        **{name: options[name] for name in _OPTIONS["ode_bits_per_dim"]},
         "num_images": len(result.images),
         **{name: value for name, value in dataclasses.asdict(result).items() if name != "images"},
         "peak_bytes": memory.peak(),

@@ -26,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
     flags.DEFINE_integer("num_trajectories", None, "whole trajectories of each image, for the tighter K-sample bound")
     flags.DEFINE_integer("num_steps", None, "bound or ODE in fewer steps; all T if not given")
-    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]; not in the ODE")
+    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
     flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")

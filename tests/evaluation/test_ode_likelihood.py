@@ -10,7 +10,7 @@ from helpers.closed_form import STANDARD_ERRORS, best_model
 from helpers.normal_pixels import MEAN, PIXELS, STD, best_line, draw_images, log_mass, make_best
 
 import kddpm
-from kddpm import likelihood
+from kddpm import likelihood, toy
 from kddpm.base.errors import InputError
 from kddpm.sampling import noise
 from kddpm.theory import schedules
@@ -20,7 +20,7 @@ BIT = math.log(2)
 
 
 def bits(model, images, labels=None, **options):
-    return likelihood.ode_bits_per_dim(model, images, labels, **{"verbose": False, **options})
+    return likelihood.ode_bits_per_dim(model, images, labels, **{"verbose": False, "clip": False, **options})
 
 
 def data_noise(seeds, shape):
@@ -219,6 +219,27 @@ def test_bits_of_a_mixture_in_the_plane_are_those_of_its_density():
 # What it does with a model.
 
 
+class Timid(toy.GaussianNetwork):
+    """Says only 0.9 of the noise."""
+
+    def call(self, inputs, training=False, seed=None):
+        return 0.9 * super().call(inputs)
+
+
+def test_clipping_spares_bits_where_the_signal_is_gone():
+    """A right network is not clipped; the error of a wrong one is divided by 5e-5, the signal at the last level."""
+    schedule, images = schedules.cosine(200), toy.gaussian_images(8, (2, 2, 1), 0.0, 0.1)
+
+    def both(kind):
+        network = kind((2, 2, 1), schedule, 0.0, 0.1, learned_variance=False)
+        return [bits(kddpm.Denoiser(network, schedule), images, clip=clip).images for clip in (True, False)]
+
+    clipped, free = both(toy.GaussianNetwork)
+    np.testing.assert_allclose(clipped, free, atol=1e-3)
+    timid_clipped, timid_free = both(Timid)
+    assert np.all(timid_clipped < clipped + 2) and np.all(timid_free > timid_clipped + 1)
+
+
 def test_an_image_has_its_bits_whatever_stands_beside_it():
     images, model = draw_images(5, (4, 4, 1)), best_model((4, 4, 1), correlation=0.5)
     together = bits(model, images, seed=3, num_steps=6)
@@ -250,6 +271,7 @@ def test_a_single_level_has_no_steps_and_no_error_of_them():
     [
         ({"divergence": "none"}, "`divergence` must be one of hutchinson, exact. Received: 'none'"),
         ({"dequantization": None}, "`dequantization` must be one of noise, uniform. Received: None"),
+        ({"clip": "dynamic"}, "`clip` must be True or False for bits per dimension. Received: 'dynamic'"),
         ({"num_steps": 1001}, "`num_steps` must be an integer in 1 .. 1000"),
         ({"seed": 2**31}, "`seed` must fit int32"),
         ({"labels": [0, 1]}, "`labels` were given, but the network has no classes"),
