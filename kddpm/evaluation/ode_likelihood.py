@@ -88,8 +88,8 @@ def ode_bits_per_dim(
     """Return the bits per dimension of images under the probability-flow ODE of a model, equations (1) to (6).
 
     Each step calls the network twice, and its gradient; all is done a second time with half as many steps, which tells
-    their error. The noise of image k depends only on seed + k. Sums are float64, the network's
-    output and gradient float32.
+    their error. The noise of image k depends only on seed + k. Sums are float64, the network's output and gradient
+    float32.
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`, whose averaged weights are then used.
