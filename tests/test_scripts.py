@@ -86,7 +86,9 @@ def test_evaluate_prints_and_writes_numbers(trained):
     result = run("evaluate.py", f"--run_dir={trained}", "--max_images=4", "--batch_size=4", "--noclip")
     assert result.returncode == 0, result.stderr
     assert "Bits per dimension of 4 of 1,797 images of digits, which the run was trained on\n" in result.stdout
-    assert f"bits_per_dim.json and bits_per_dim.png in {trained / 'evaluation'}\n" in result.stdout
+    assert (
+        f"bits_per_dim.json and bits_per_dim.png and rate_distortion.png in {trained / 'evaluation'}\n" in result.stdout
+    )
     content = json.loads((trained / "evaluation" / "bits_per_dim.json").read_text())
     assert f"  total           {content['total']:.4f} +- {content['standard_error']:.4f}\n" in result.stdout
     assert (content["max_images"], content["batch_size"], content["clip"], content["seed"]) == (4, 4, False, 0)
@@ -151,8 +153,9 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
         ("sample.py", ["--run_dir=x"], "--run_dir must be a run of train.py: no config.json in x"),
         ("sample.py", ["--run_dir=x", "--strength=1"], "--strength belongs to --variations. Received: no such flag"),
         ("evaluate.py", [], "--run_dir is needed"),
-        ("evaluate.py", ["--run_dir=x", "--metrics=bits_per_dim,fid"], "--metrics must be among bits_per_dim. Rec"),
+        ("evaluate.py", ["--run_dir=x", "--metrics=bits_per_dim,fid"], "--metrics must be among bits_per_dim, ode_"),
         ("evaluate.py", ["--run_dir=x", "--max_images=0"], "--max_images must be at least 1. Received: 0"),
+        ("evaluate.py", ["--run_dir=x", "--num_trajectories=1"], "--num_trajectories must be at least 2. Received: 1"),
         ("evaluate.py", ["--run_dir=x", "--num_terms=1"], "--num_terms must be at least 2. Received: 1"),
         ("evaluate.py", ["--run_dir=x", "--batch_size=0"], "--batch_size must be at least 1. Received: 0"),
         ("evaluate.py", ["--run_dir=x", "--seed=2147483648"], "--seed must be an int32. Received: 2147483648"),

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import normal_pixels
 from helpers.places import ROOT
 from matplotlib.mathtext import MathTextParser
 
@@ -164,6 +165,25 @@ def test_quotes_about_gaussian_pixels():
     assert shares[99] == pytest.approx(0.97, abs=0.006)
     for excess in ("0.73 bits per dimension with", "0.12 with", "0.00 with the exact"):  # held by toy/test_gaussians.py
         assert f"by {excess}" in TEXT
+
+
+def test_quotes_about_rate_and_distortion():
+    assert "2 of the 6.7 bits leave an error of about 6 grey levels" in TEXT
+    result = theory.gaussian_bits()
+    assert result.total == pytest.approx(6.7, abs=0.1)
+    assert round(np.interp(2, result.rates[::-1], result.distortions[::-1])) == round(127.5 * 0.2 / 2**2) == 6
+
+
+def test_quotes_about_fewer_steps():
+    assert "by 0.17, 0.12 and 0.13 bits in 30, 100 and 1000 steps with $\\beta_t$" in TEXT
+    assert "and by 0.64, 1.06 and 0.77 with $\\tilde\\beta_t$" in TEXT
+    probabilities = normal_pixels.pixel_probabilities(0.2, 0.3)
+    for variance, excess in (("large", (0.17, 0.12, 0.13)), ("small", (0.64, 1.06, 0.77))):
+        for steps, expected in zip((30, 100, 1000), excess, strict=True):
+            schedule = linear.respace(schedules.timestep_grid(linear, steps))
+            line = normal_pixels.best_line(schedule.alpha_bars)
+            nats = normal_pixels.closed_form_nats(schedule, *line, variance).sum(axis=1) + np.log(probabilities)
+            assert probabilities @ nats / np.log(2) == pytest.approx(expected, abs=0.006)
 
 
 def test_quotes_about_estimators():

@@ -1,10 +1,10 @@
 """Measures the quality of a model. Uses `sampling` and what that uses.
 
-Begin with `likelihood`: bits per dimension.
+Begin with `likelihood`: bits per dimension, by the bound; `ode_likelihood` has those of the probability-flow ODE.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["likelihood"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["likelihood", "ode_likelihood"])
 
-METRICS = ("bits_per_dim",)  # names, available without TensorFlow
+METRICS = ("bits_per_dim", "ode_bits_per_dim")  # names, available without TensorFlow

@@ -1,4 +1,7 @@
-"""Bits per dimension: the variational bound of a model on images, term by term (`kddpm.objectives`, eq. (1) to (3))."""
+"""Bits per dimension: the variational bound of a model on images, term by term (`kddpm.objectives`, eq. (1) to (3)).
+
+`ode_bits_per_dim`, of `kddpm.evaluation.ode_likelihood`, counts them in another way.
+"""
 
 import dataclasses
 import math
@@ -10,13 +13,15 @@ import tensorflow as tf
 from kddpm.base import arguments, memory, progress
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
-from kddpm.data import inputs
-from kddpm.distribution import replicas
-from kddpm.sampling import noise
+from kddpm.evaluation import terms as bound_terms
+from kddpm.evaluation import trajectories
+from kddpm.evaluation.batches import Batches
+from kddpm.evaluation.chain import Chain
+from kddpm.evaluation.ode_likelihood import ode_bits_per_dim as ode_bits_per_dim
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 from kddpm.theory import objectives
 
-_TERMS_A_CALL = 50  # the loop returns to Python this often, to move the progress bar
+_GREY_LEVELS = 127.5  # grey levels in a unit of x_0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +32,17 @@ class BitsPerDim:
         total: mean over the images.
         standard_error: standard error of `total` as an estimate for the distribution of the images, from their spread,
             which includes the draws of noise; NaN for one image.
-        monte_carlo_error: standard error of `total` as an estimate of the sum of all terms for these images; 0 if all
-            terms were computed.
+        monte_carlo_error: standard error of `total` as an estimate for these images, as far as it comes from the choice
+            of terms, or from that of the trajectories; 0 if all terms were computed, without trajectories.
         images: the bound of each image, (N,).
         terms: L_0 .. L_{T-1}, each the mean over the images for which it was computed, (T,); NaN if for none.
         prior: L_T, mean over the images.
         seconds_per_image: wall-clock time in seconds, without compilation.
         bytes_per_image: memory in bytes per additional image in a batch; NaN for one image, or several replicas.
+        distortions: root mean square error of the predicted x_0 at each t, in grey levels (0 .. 255), (T,); NaN as in
+            `terms`.
+        trajectories: -log2 of the weight of each trajectory, per dimension, (N, K); None = without trajectories. With
+            them `images` and `total` are the K-sample bound, which is below `elbo` on average.
     """
 
     total: float
@@ -44,10 +53,31 @@ class BitsPerDim:
     prior: float
     seconds_per_image: float
     bytes_per_image: float = math.nan
+    distortions: np.ndarray | None = None
+    trajectories: np.ndarray | None = None
+
+    @property
+    def elbo(self) -> float:
+        """The sum of all terms and the prior: `total`, unless trajectories made that tighter."""
+        return self.total if self.trajectories is None else float(self.terms.sum()) + self.prior
+
+    @property
+    def rates(self) -> np.ndarray:
+        """The bits after which x_t is known, (T,): L_T + L_{T-1} + ... + L_{t+1}; NaN below a missing term.
+
+        Whoever has received so much knows x_0 up to `distortions[t]` (Ho et al. 2020, section 4.3).
+        """
+        return np.cumsum([self.prior, *self.terms[:0:-1]])[::-1]
+
+    @property
+    def share_of_sampling(self) -> str:
+        """The words on `monte_carlo_error`, none where it is 0."""
+        cause = "choice of terms" if self.trajectories is None else "trajectories"
+        return f", of which the {cause} {self.monte_carlo_error:.4f}" if self.monte_carlo_error else ""
 
     def __str__(self):
-        extra = f", of which the choice of terms {self.monte_carlo_error:.4f}" if self.monte_carlo_error else ""
-        return f"{self.total:.4f} bits per dimension, standard error {self.standard_error:.4f}{extra}"
+        error = f"{self.standard_error:.4f}{self.share_of_sampling}"
+        return f"{self.total:.4f} bits per dimension, standard error {error}"
 
 
 def bits_per_dim(
@@ -56,6 +86,8 @@ def bits_per_dim(
     labels: Integers | None = None,
     *,
     num_terms: int | None = None,
+    num_trajectories: int | None = None,
+    num_steps: int | Integers | None = None,
     clip: bool = True,
     seed: int = 0,
     batch_size: int = 64,
@@ -73,6 +105,10 @@ def bits_per_dim(
         num_terms: None = all T terms; or L_0, L_T and this many of the others, at least 2, drawn for each image with
             replacement, L_t with a probability proportional to 1 / t, about its size; T - 1 or more take all of them
             without repetition.
+        num_trajectories: None = the bound; or K, at least 2, for the tighter K-sample bound from K whole trajectories
+            of each image (`kddpm.evaluation.trajectories`), which are K T calls of the network.
+        num_steps: None = the chain of all T steps; or the bound of the chain of fewer, `schedules.timestep_grid` of
+            that number, or the steps themselves, increasing up to T - 1. T in this text is then their number.
         clip: whether to clip the predicted x_0 to [-1, 1], as Ho et al. 2020 do.
         seed: seed of the noise and of the choice of terms, int32.
         batch_size: images at a time.
@@ -80,160 +116,90 @@ def bits_per_dim(
 
     Raises:
         InputError: images that are not uint8 or of another shape, labels missing, out of range or for a network without
-            classes, fewer than 2 terms, a seed that does not fit int32, or dynamic thresholding, for which there is no
-            bound.
+            classes, fewer than 2 terms or trajectories, both of them, steps that the schedule has not, a seed that does
+            not fit int32, or dynamic thresholding, for which there is no bound.
     """
     denoiser = denoiser_of(model)
     if not isinstance(clip, bool | np.bool_):
         raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise InputError("images", "must be exact uint8 for bits per dimension", images.dtype)
-    if not len(images):
-        raise InputError("images", "must be at least one", "none")
-    inputs.check_arrays(images, None, denoiser.image_shape, None)
-    batch = min(arguments.count("batch_size", batch_size), len(images))
-    count, num_timesteps = len(images), denoiser.schedule.num_timesteps
-    labels = denoiser.labels_of_images(labels, count)
-    labels = np.zeros(count, np.int32) if labels is None else labels  # not used
-    arguments.int32("seed", [seed])
-    seeds = arguments.int32("seed", np.arange(count) + seed)
-    each = _terms_each(num_terms, num_timesteps)
-    compute = _terms_function(denoiser, clip)
-
-    def arguments_of(rows: slice):
-        return images[rows].astype(np.float64) / 127.5 - 1, seeds[rows], labels[rows]
-
+    batches = Batches(denoiser, images, labels, seed, batch_size)
+    chain = Chain(denoiser, num_steps, "trailing", clip)
+    way = _way(chain, num_terms, num_trajectories)
     # Compile before the time is measured; on one image, so that the memory of the others can be measured.
-    compute(*arguments_of(slice(1)), np.zeros((1, 1), np.int32), 0)
-    bound, seconds = _Bound(count, num_timesteps), 0.0
-    bar = progress.bar(-(-count // batch) * each, f"Bits per dimension of {count} images", "term", verbose)
+    way.warm_up(*batches.first())
+    bound, seconds = _Bound(batches.count, chain.num_steps, math.prod(denoiser.image_shape)), 0.0
+    bar = progress.bar(len(batches) * way.calls, f"Bits per dimension of {batches.count} images", "term", verbose)
     with bar, memory.Gain() as gain:
-        for first in range(0, count, batch):
-            rows = slice(first, first + batch)
-            chosen = _chosen_terms(each, num_timesteps, seeds[rows])
-            nats = np.empty(chosen.shape)
-            x_0, *others = arguments_of(rows)
-            for start in range(0, each, _TERMS_A_CALL):
-                t = chosen[:, start : start + _TERMS_A_CALL]
-                began = time.perf_counter()
-                nats[:, start : start + _TERMS_A_CALL] = compute(x_0, *others, t, start)
-                seconds += time.perf_counter() - began
-                bar.update(t.shape[1])
-            prior = objectives.prior_nats(denoiser.process, tf.constant(x_0)).numpy()
-            bound.add(chosen, nats / math.log(2), prior / math.log(2))
+        for x_0, *others in batches:
+            began = time.perf_counter()
+            measured = way.measure(x_0, *others, bar.update)
+            seconds += time.perf_counter() - began
+            bound.add(measured, objectives.prior_nats(chain.process, tf.constant(x_0)).numpy())
     is_shared = denoiser.strategy.num_replicas_in_sync > 1
-    bytes_per_image = math.nan if batch == 1 or is_shared else gain.bytes / (batch - 1)
-    return bound.result(seconds / count, bytes_per_image)
+    bytes_per_image = math.nan if batches.size == 1 or is_shared else gain.bytes / (batches.size - 1)
+    return bound.result(seconds / batches.count, bytes_per_image)
 
 
-def _terms_each(num_terms, num_timesteps) -> int:
-    """Return how many terms are computed for each image, including L_0."""
-    return num_timesteps if num_terms is None else min(1 + arguments.count("num_terms", num_terms, 2), num_timesteps)
-
-
-def _chosen_terms(each, num_timesteps, seeds) -> np.ndarray:
-    """Return t of the terms of each image, int32 (N, each): all T in order, or 0 and those drawn."""
-    chosen = np.tile(np.arange(each, dtype=np.int32), (len(seeds), 1))
-    if each < num_timesteps:
-        others, shares = np.arange(1, num_timesteps), _shares(num_timesteps)
-        for row, seed in zip(chosen, seeds, strict=True):
-            row[1:] = np.random.default_rng(int(seed) % 2**32).choice(others, each - 1, p=shares)
-    return chosen
-
-
-def _shares(num_timesteps) -> np.ndarray:
-    """Return the probability of each of L_1 .. L_{T-1} to be drawn, (T - 1,)."""
-    shares = 1 / np.arange(1, num_timesteps)
-    return shares / shares.sum()
-
-
-def _terms_function(denoiser, clip):
-    """Return a function (x_0, seeds, label, t, start) -> nats (B, terms): a loop over the terms on every replica."""
-    rows = replicas.SharedRows(denoiser.strategy)
-    diffusion = denoiser.process
-    names = denoiser.schedule.timesteps.astype(np.int32)
-    signature = [
-        tf.TensorSpec((None, *denoiser.image_shape), tf.float64),
-        tf.TensorSpec((None,), tf.int32),
-        tf.TensorSpec((None,), tf.int32),
-        tf.TensorSpec((None, None), tf.int32),
-        tf.TensorSpec((), tf.int32),
-    ]
-
-    def make():
-        def nats_of(x_0, seeds, label, t, start):
-            predict = denoiser.predictor(label if denoiser.num_classes else None, learned_variance=True)
-
-            def term(index, nats):
-                t_now = tf.gather(t, index, axis=1)
-                z = noise.normal(seeds, noise.BOUND_STREAM, start + index, denoiser.image_shape)
-                # Rounded to the float32 that the network gets, so that the bound is for exactly this x_t.
-                x_t = tf.cast(diffusion.q_sample(x_0, t_now, tf.cast(z, tf.float64)), tf.float32)
-                output = tf.cast(predict(x_t, tf.gather(names, t_now)), tf.float64)
-                value = objectives.bound_term_nats(
-                    diffusion, tf.cast(x_t, tf.float64), t_now, x_0, output, denoiser.objective, clip
-                )
-                return index + 1, nats.write(index, value)
-
-            terms = tf.shape(t)[1]
-            nats = tf.TensorArray(tf.float64, terms, element_shape=x_0.shape[:1])
-            loop = tf.while_loop(lambda index, _: index < terms, term, (tf.constant(0), nats), parallel_iterations=1)
-            return tf.transpose(loop[1].stack())
-
-        compiled = rows.compile(nats_of, input_signature=signature)
-
-        def compute(*arguments):
-            *arrays, start = arguments
-            count = len(arrays[0])
-            size = -(-count // rows.replicas) * rows.replicas
-            shared = [rows.share(np.resize(array, (size, *array.shape[1:]))) for array in arrays]
-            return rows.join(compiled(*shared, tf.constant(start)))[:count].numpy()
-
-        return compute
-
-    return denoiser.compiled(("bits_per_dim", clip), make)
+def _way(chain, num_terms, num_trajectories):
+    """Return what measures batches: terms of their own, or whole trajectories."""
+    if num_trajectories is None:
+        every = chain.num_steps
+        each = every if num_terms is None else min(1 + arguments.count("num_terms", num_terms, 2), every)
+        return bound_terms.Terms(chain, each)
+    if num_terms is not None:
+        raise InputError("num_terms", "must be None where trajectories are weighed: they have every term", num_terms)
+    return trajectories.Trajectories(chain, arguments.count("num_trajectories", num_trajectories, 2))
 
 
 class _Bound:
-    """Sums over batches of images, from which a `BitsPerDim` is computed."""
+    """Sums over batches of images, in nats, from which a `BitsPerDim` is computed."""
 
-    def __init__(self, count, num_timesteps):
+    def __init__(self, count, num_timesteps, dimensions):
         self.images, self.priors, self.variances = np.empty(count), np.empty(count), np.zeros(count)
-        self.sums, self.counts = np.zeros(num_timesteps), np.zeros(num_timesteps)
-        self.filled = 0
+        self.sums, self.squares, self.counts = np.zeros((3, num_timesteps))
+        self.trajectories = []
+        self.filled, self.dimensions = 0, dimensions
 
-    def add(self, chosen, terms, priors):
-        """Add n images: their terms in bits (n, each) at t = `chosen` (n, each), L_0 first, and their priors (n,)."""
+    def add(self, measured, priors):
+        """Add n images: what was `Measured`, L_0 first, and their priors (n,)."""
+        chosen, terms = measured.chosen, measured.nats
         rows = slice(self.filled, self.filled + len(terms))
         self.filled = rows.stop
         others, drawn = len(self.sums) - 1, terms.shape[1] - 1
-        if drawn < others:
-            estimates = terms[:, 1:] / _shares(len(self.sums))[chosen[:, 1:] - 1]  # each estimates the sum of all
-            middle = estimates.mean(axis=1)
+        if measured.trajectories is not None:
+            self.trajectories.append(measured.trajectories)
+            self.images[rows] = trajectories.bound_from_weights_nats(measured.trajectories, self.dimensions)
+            self.variances[rows] = trajectories.variances_of_bound_nats(measured.trajectories, self.dimensions)
+        elif drawn < others:
+            # each estimates the sum of all
+            estimates = terms[:, 1:] / bound_terms.shares(len(self.sums))[chosen[:, 1:] - 1]
+            self.images[rows] = priors + terms[:, 0] + estimates.mean(axis=1)
             self.variances[rows] = estimates.var(axis=1, ddof=1) / drawn
         else:
-            middle = terms[:, 1:].sum(axis=1)
-        self.images[rows] = priors + terms[:, 0] + middle
+            self.images[rows] = priors + terms.sum(axis=1)
         self.priors[rows] = priors
         np.add.at(self.sums, chosen, terms)
+        np.add.at(self.squares, chosen, measured.squares)
         np.add.at(self.counts, chosen, 1)
 
     def result(self, seconds_per_image, bytes_per_image) -> BitsPerDim:
-        """Return the bound on all images that were added."""
-        count = len(self.images)
+        """Return the bound on all images that were added, in bits."""
+        count, bit = len(self.images), math.log(2)
+        images = self.images / bit
         with np.errstate(invalid="ignore"):
-            terms = self.sums / self.counts
-        monte_carlo = float(np.sqrt(self.variances.sum()) / count)
+            terms, squares = self.sums / self.counts / bit, self.squares / self.counts
+        monte_carlo = float(np.sqrt(self.variances.sum()) / count / bit)
         # The spread of the images includes the choice of terms; that of a few images can be too small by chance.
-        error = max(float(self.images.std(ddof=1) / math.sqrt(count)), monte_carlo) if count > 1 else math.nan
+        error = max(float(images.std(ddof=1) / math.sqrt(count)), monte_carlo) if count > 1 else math.nan
         return BitsPerDim(
-            total=float(self.images.mean()),
+            total=float(images.mean()),
             standard_error=error,
             monte_carlo_error=monte_carlo,
-            images=self.images,
+            images=images,
             terms=terms,
-            prior=float(self.priors.mean()),
+            prior=float(self.priors.mean() / bit),
             seconds_per_image=seconds_per_image,
             bytes_per_image=bytes_per_image,
+            distortions=_GREY_LEVELS * np.sqrt(squares),
+            trajectories=np.concatenate(self.trajectories) / bit if self.trajectories else None,
         )

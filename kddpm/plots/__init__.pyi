@@ -1,3 +1,5 @@
+from .bits import rate_distortion as rate_distortion
+from .bits import trajectory_bound as trajectory_bound
 from .pictures import progressive as progressive
 from .processes import continuous_time as continuous_time
 from .processes import langevin as langevin

@@ -13,6 +13,8 @@ reverse_conditional  the way back over one step of two points, and the normal of
 continuous_time      paths of the forward SDE, the reverse SDE and the probability-flow ODE
 langevin             Langevin dynamics in the plane: plain, annealed, and corrected (MALA)
 progressive          how a digit comes about, and what is decided at which noise level
+trajectories         the bound of K trajectories on Gaussian data, and the exact bits
+rate_distortion      the error of x_0 against the bits so far, of Gaussian data; for those of a run, see evaluate.py
 """
 
 import pathlib
@@ -24,6 +26,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
+from kddpm.plots.bits import rate_distortion, trajectory_bound
 from kddpm.plots.pictures import progressive
 from kddpm.plots.processes import continuous_time, langevin, reverse_conditional
 from kddpm.plots.runs import bits_by_term
@@ -40,6 +43,8 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "continuous_time": ("continuous_time.png", continuous_time),
     "langevin": ("langevin.png", langevin),
     "progressive": ("progressive.png", progressive),
+    "trajectories": ("trajectories.png", trajectory_bound),
+    "rate_distortion": ("rate_distortion.png", lambda path: rate_distortion(gaussian_bits(), path, std=0.2)),
 }
 
 

@@ -53,11 +53,11 @@ def bits_by_term(result: "BitsPerDim", path: str | os.PathLike) -> None:
     drawn = np.flatnonzero(np.isfinite(terms))
     if not drawn.size or drawn[0] != 0:
         raise InputError("result", "must have a finite first term, L_0", terms[:1])
-    inner, middle = drawn[1:], result.total - terms[0] - result.prior
+    inner, middle = drawn[1:], result.elbo - terms[0] - result.prior
     between = np.arange(1, last)
     known = np.interp(between, inner, terms[inner]) if inner.size else np.zeros(last - 1)
     so_far = np.cumsum(known) * (middle / known.sum() if inner.size else 1)
-    shares = 100 * (terms[0] + np.concatenate([[0.0], so_far])) / result.total
+    shares = 100 * (terms[0] + np.concatenate([[0.0], so_far])) / result.elbo
 
     figure, (left, right) = style.subplots(10, 3.9, columns=2)
     marker = "o" if len(inner) <= 100 else None
@@ -75,7 +75,7 @@ def bits_by_term(result: "BitsPerDim", path: str | os.PathLike) -> None:
     right.step([0, *between, last], [*shares, 100], where="post", color=style.BLUE, linewidth=1.8)
     right.plot(0, shares[0], color=style.RED, marker="s", markersize=8, linestyle="none")
     right.set(
-        ylabel="share of the bound up to t, %", ylim=(0, 103), title=f"Their sum: {result.total:.3f} bits per dimension"
+        ylabel="share of the bound up to t, %", ylim=(0, 103), title=f"Their sum: {result.elbo:.3f} bits per dimension"
     )
     for axes in (left, right):
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)  # so that t = 0 has a place

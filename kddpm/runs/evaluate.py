@@ -1,13 +1,17 @@
 """`evaluate(run_dir)`: measures a trained run on unaltered images; prints the results and writes them to the run.
 
-    bits_per_dim.json    the variational bound on the images, and its cost; null if a number is unknown
-    bits_per_dim.png     its terms against t
+    bits_per_dim.json      the variational bound on the images, and its cost; null if a number is unknown
+    bits_per_dim.png       its terms against t
+    rate_distortion.png    the error of x_0 against the bits so far; where all terms were computed
+    ode_bits_per_dim.json  the bits by the probability-flow ODE
 
 The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
-over the images; `terms` are L_0 .. L_{T-1}, `images` the totals of the images, `indices` their indices in the data set,
-null = all in order. Memory is that of this process.
+over the images; with `num_trajectories` the three add up to `elbo`, and `total` is at most that. `terms` are
+L_0 .. L_{T-1}, `distortions` and `rates` as in `likelihood.BitsPerDim`, `images` the totals of the images, `indices`
+their indices in the data set, null = all in order. Memory is that of this process.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -25,6 +29,7 @@ from kddpm.base.files import expand, read_json, replacing, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.distribution import workers
+from kddpm.evaluation import likelihood
 from kddpm.evaluation.likelihood import BitsPerDim
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import build
@@ -32,7 +37,11 @@ from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
 
 # Results that differ in one of these answer different questions.
-_QUESTION = ("weights_sha256", "digest", "max_images", "seed", "num_terms", "clip")
+_QUESTION = ("weights_sha256", "digest", "max_images", "seed")
+_OPTIONS = {  # of each metric, and part of its question
+    "bits_per_dim": ("num_terms", "num_trajectories", "num_steps", "clip"),
+    "ode_bits_per_dim": ("num_steps", "clip"),
+}
 _MOST_KINDS = 4  # kinds of changes to images that an error lists
 
 
@@ -43,6 +52,8 @@ def evaluate(
     dataset: str | None = None,
     max_images: int | None = None,
     num_terms: int | None = None,
+    num_trajectories: int | None = None,
+    num_steps: int | None = None,
     clip: bool = True,
     batch_size: int = 64,
     seed: int = 0,
@@ -61,7 +72,9 @@ def evaluate(
         metrics: keys of `METRICS`.
         dataset: as in `data.load`; None = what the run was trained on.
         max_images: evaluate only this many images, the first in an order shuffled by `seed`; None = all.
-        num_terms: as in `likelihood.bits_per_dim`.
+        num_terms: as in `likelihood.bits_per_dim`; not of the ODE.
+        num_trajectories: the same.
+        num_steps: as in `likelihood.bits_per_dim`, and in `likelihood.ode_bits_per_dim`.
         clip: the same.
         batch_size: the same.
         seed: of the noise and of the choice of terms and images; int32.
@@ -109,11 +122,18 @@ def evaluate(
         "batch_size": batch_size,
     }
     out = run.evaluation_path if out is None else pathlib.Path(expand(out))
-    options: dict[str, Any] = {"num_terms": num_terms, "clip": clip, "seed": seed, "batch_size": batch_size}
-    options["verbose"] = "auto" if verbose else False
+    options: dict[str, Any] = {
+        "num_terms": num_terms,
+        "num_trajectories": num_trajectories,
+        "num_steps": num_steps,
+        "clip": clip,
+        "seed": seed,
+        "batch_size": batch_size,
+        "verbose": "auto" if verbose else False,
+    }
     results = {}
     for name in dict.fromkeys(metrics):
-        _check_place(out / f"{name}.json", {**facts, **options}, overwrite)
+        _check_place(out / f"{name}.json", facts, {key: options[key] for key in _OPTIONS[name]}, overwrite)
         with workers.using(strategy):
             results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
     return results
@@ -140,52 +160,85 @@ def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.I
 
 
 def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
-    """Compute the bound; unless `out` is None, write a JSON file and a figure of its terms; pass a table to `say`."""
-    images, labels = source.images, source.labels
-    if indices is not None:
-        images, labels = images[indices], None if labels is None else labels[indices]
-    result = model.bits_per_dim(images, labels if model.network.num_classes else None, **options)
-    middle = result.total - result.prior - float(result.terms[0])
+    """Compute the bound; unless `out` is None, write a JSON file and figures of its terms; pass a table to `say`."""
+    result = model.bits_per_dim(*_images(model, source, indices), **options)
+    decoder = float(result.terms[0])
+    middle = result.elbo - result.prior - decoder
     content = {
         **facts,
-        "num_terms": options["num_terms"],
-        "clip": options["clip"],
-        "num_images": len(images),
+        **{name: options[name] for name in _OPTIONS["bits_per_dim"]},
+        "num_images": len(result.images),
         "total": result.total,
         "standard_error": result.standard_error,
         "monte_carlo_error": result.monte_carlo_error,
+        "elbo": result.elbo,
         "prior": result.prior,
         "middle": middle,
-        "decoder": float(result.terms[0]),
+        "decoder": decoder,
         "seconds_per_image": result.seconds_per_image,
         "bytes_per_image": result.bytes_per_image,
         "peak_bytes": memory.peak(),
         "terms": result.terms,
+        "distortions": result.distortions,
+        "rates": result.rates,
         "indices": indices,
         "images": result.images,
     }
     say("\n".join(_table(result, middle, source, facts["trained_on_these"])))
     need = extras.missing("plots")
+    figures = {"bits_per_dim.png": plots.bits_by_term}
+    if np.isfinite(result.terms).all():
+        figures["rate_distortion.png"] = plots.rate_distortion
     if out:
         _write_json(out / "bits_per_dim.json", content)
-        if need is None:
-            plots.bits_by_term(result, out / "bits_per_dim.png")
-    say(f"bits_per_dim.json {f'(the figure {need})' if need else 'and bits_per_dim.png'} in {out}")
+        for name, draw in figures.items() if need is None else ():
+            draw(result, out / name)
+    say(f"bits_per_dim.json {f'(the figure {need})' if need else 'and ' + ' and '.join(figures)} in {out}")
     return content
 
 
-METRICS: dict[str, Callable] = {"bits_per_dim": _bits_per_dim}
+def _ode_bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
+    """Compute the bits by the ODE; unless `out` is None, write a JSON file; pass a line to `say`."""
+    options = {name: options[name] for name in ("num_steps", "clip", "seed", "batch_size", "verbose")}
+    result = likelihood.ode_bits_per_dim(model, *_images(model, source, indices), **options)
+    content = {
+        **facts,
+        **{name: options[name] for name in _OPTIONS["ode_bits_per_dim"]},
+        "num_images": len(result.images),
+        **{name: value for name, value in dataclasses.asdict(result).items() if name != "images"},
+        "peak_bytes": memory.peak(),
+        "indices": indices,
+        "images": result.images,
+    }
+    say(f"{_heading(result, source, facts['trained_on_these'])}, by the probability-flow ODE\n  {result}")
+    if out:
+        _write_json(out / "ode_bits_per_dim.json", content)
+    say(f"ode_bits_per_dim.json in {out}")
+    return content
+
+
+METRICS: dict[str, Callable] = {"bits_per_dim": _bits_per_dim, "ode_bits_per_dim": _ode_bits_per_dim}
+
+
+def _images(model: DiffusionModel, source: data.ImageData, indices) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the chosen images, and their labels where the network has classes."""
+    images, labels = source.images, source.labels if model.network.num_classes else None
+    if indices is None:
+        return images, labels
+    return images[indices], None if labels is None else labels[indices]
+
+
+def _heading(result, source, trained_on_these) -> str:
+    return f"Bits per dimension of {len(result.images):,} of {len(source.images):,} images of {source.source}" + (
+        ", which the run was trained on" if trained_on_these else ""
+    )
 
 
 def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on_these: bool):
-    yield (
-        f"Bits per dimension of {len(result.images):,} of {len(source.images):,} images of {source.source}"
-        + (", which the run was trained on" if trained_on_these else "")
-    )
-    choice = f", of which the choice of terms {result.monte_carlo_error:.4f}" if result.monte_carlo_error else ""
+    yield _heading(result, source, trained_on_these)
     last = len(result.terms) - 1
     rows = {
-        "total": f"{result.total:.4f} +- {result.standard_error:.4f}{choice}",
+        "total": f"{result.total:.4f} +- {result.standard_error:.4f}{result.share_of_sampling}",
         f"prior, L_{last + 1}": f"{result.prior:.4f}",
         f"L_1 .. L_{last}": f"{middle:.4f}",
         "decoder, L_0": f"{result.terms[0]:.4f}",
@@ -198,7 +251,7 @@ def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on
         yield f"  {name:<15} {text}"
 
 
-def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
+def _check_place(path: pathlib.Path, facts: dict, options: dict, overwrite: bool) -> None:
     """Check that a result may be written at `path`.
 
     Raises:
@@ -209,6 +262,8 @@ def _check_place(path: pathlib.Path, facts: dict, overwrite: bool) -> None:
     try:
         before = read_json(path)
         other = [name for name in _QUESTION if before[name] != facts[name]]
+        # Older results lack options that came later, which were None.
+        other += [name for name, value in options.items() if before.get(name) != value]
     except (OSError, ValueError, KeyError, TypeError):
         other = ["format"]
     if other:

@@ -27,6 +27,9 @@ KNOWN_STREAM = 2  # the noise on the pixels that inpainting keeps
 RETURN_STREAM = 3  # the noise that inpainting adds when it goes back
 BOUND_STREAM = 4  # the noise in the x_t at which a bound is estimated
 EVALUATION_STREAM = 5  # the noise, and the first t, at which `evaluate` computes the loss
+TRAJECTORY_STREAM = 6  # the noise of whole trajectories, whose weights tighten a bound
+PROBE_STREAM = 7  # the directions in which a divergence is measured
+DATA_STREAM = 8  # the noise in the x_t at t = 0 where the probability-flow ODE begins
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA

@@ -24,6 +24,8 @@ def define_flags() -> None:
     flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
     flags.DEFINE_integer("max_images", None, "the first so many of a shuffled order; all if not given")
     flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
+    flags.DEFINE_integer("num_trajectories", None, "whole trajectories of each image, for the tighter K-sample bound")
+    flags.DEFINE_integer("num_steps", None, "bound or ODE in fewer steps; all T if not given")
     flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
@@ -38,7 +40,7 @@ def evaluate() -> None:
     """Call `kddpm.runs.evaluate.evaluate` with the flags as arguments."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     commands.check_among("metrics", FLAGS.metrics, METRICS)
-    commands.check_least(max_images=1, num_terms=2, batch_size=1)
+    commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1)
     if not -(2**31) <= FLAGS.seed < 2**31:
         raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")
     run = directory.RunDirectory(run_dir)
@@ -55,6 +57,8 @@ def evaluate() -> None:
         dataset=FLAGS.dataset,
         max_images=FLAGS.max_images,
         num_terms=FLAGS.num_terms,
+        num_trajectories=FLAGS.num_trajectories,
+        num_steps=FLAGS.num_steps,
         clip=FLAGS.clip,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,

@@ -213,9 +213,39 @@ def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, 
     for index in range(diffusion.schedule.num_timesteps):
         t = ops.full((ops.shape(x_0)[0],), index, "int32")
         x_t = diffusion.q_step(x_prev, t, noises[index])
-        total = total + _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
+        total = total + trajectory_term_nats(diffusion, reverse, x_t, t, x_0, x_prev)
         x_prev = x_t
-    return total + 0.5 * _mean(math.log(2 * math.pi) + ops.square(x_prev))
+    return total + standard_normal_nats(x_prev)
+
+
+def trajectory_term_nats(
+    diffusion: GaussianDiffusion, reverse: Callable, x_t: Tensor, t: Tensor, x_0: Tensor, x_prev: Tensor
+) -> Tensor:
+    """Return log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), a term of equation (4); at t = 0 p is the decoder.
+
+    Args:
+        diffusion: a `GaussianDiffusion`.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
+        x_t: noisy images, like x_0.
+        t: int (B,).
+        x_0: images in [-1, 1], (B, ...).
+        x_prev: x_{t-1}, one step closer to the data; at t = 0 x_0 itself.
+
+    Returns:
+        (B,) in nats.
+    """
+    schedule = diffusion.schedule
+    mean, log_variance = reverse(x_t, t)
+    forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
+    decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
+    backward = _log_normal(x_prev, mean, log_variance)
+    return _mean(forward) - ops.where(t == 0, _mean(decoded), _mean(backward))
+
+
+def standard_normal_nats(x: Tensor) -> Tensor:
+    """Return -log p(x) of a standard normal, such as p(x_T), in nats, (B,)."""
+    x = as_float(x)
+    return 0.5 * _mean(math.log(2 * math.pi) + ops.square(x))
 
 
 def bound_from_pair_nats(
@@ -242,7 +272,7 @@ def bound_from_pair_nats(
     alpha_bar = float(schedule.alpha_bars[-1])
     # E[-log p(x_T)], where x_T ~ N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
     last = 0.5 * _mean(math.log(2 * math.pi) + alpha_bar * ops.square(x_0) + 1 - alpha_bar)
-    return last + schedule.num_timesteps * _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev)
+    return last + schedule.num_timesteps * trajectory_term_nats(diffusion, reverse, x_t, t, x_0, x_prev)
 
 
 def bound_from_one_sample_nats(
@@ -323,16 +353,6 @@ def _term(diffusion, x_t, t, x_0, mean, log_variance):
     true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
     kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
     return ops.where(t == 0, -_mean(decoder_log_likelihood_nats(x_0, mean, log_variance)), _mean(kl))
-
-
-def _log_ratio(diffusion, reverse, x_t, t, x_0, x_prev):
-    """Return log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), (B,); at t = 0 p is the decoder."""
-    schedule = diffusion.schedule
-    mean, log_variance = reverse(x_t, t)
-    forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
-    decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
-    backward = _log_normal(x_prev, mean, log_variance)
-    return _mean(forward) - ops.where(t == 0, _mean(decoded), _mean(backward))
 
 
 def _log_normal(x, mean, log_variance):

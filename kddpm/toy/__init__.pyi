@@ -1,5 +1,6 @@
 from .estimators import estimator_variances as estimator_variances
 from .gaussians import GaussianNetwork as GaussianNetwork
+from .gaussians import gaussian_chain_bits as gaussian_chain_bits
 from .gaussians import gaussian_eps as gaussian_eps
 from .gaussians import gaussian_images as gaussian_images
 from .gaussians import gaussian_variances as gaussian_variances

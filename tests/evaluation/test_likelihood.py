@@ -22,7 +22,7 @@ from helpers.normal_pixels import (
 )
 
 from kddpm.base.errors import InputError
-from kddpm.evaluation import likelihood
+from kddpm.evaluation import terms
 from kddpm.sampling import noise
 from kddpm.theory import objectives, schedules
 from kddpm.theory.parametrization import Objective
@@ -302,7 +302,7 @@ def test_terms_drawn_like_their_size_tell_more_than_terms_drawn_evenly(monkeypat
     images, model = draw_images(32, (8, 8, 1)), make_best(schedules.linear(1000), variance="large")
     some = bits(model, images, num_terms=10)
     assert some.standard_error >= some.monte_carlo_error > 0
-    monkeypatch.setattr(likelihood, "_shares", lambda num_timesteps: np.full(num_timesteps - 1, 1 / 999))
+    monkeypatch.setattr(terms, "shares", lambda num_timesteps: np.full(num_timesteps - 1, 1 / 999))
     assert bits(model, images, num_terms=10).monte_carlo_error > 2 * some.monte_carlo_error
 
 

@@ -62,6 +62,22 @@ def closed_form_nats(schedule, slope, offset, variance="small"):
     return np.concatenate([nats, prior], axis=1)
 
 
+def chain_moments(schedule, slope, offset, variance="small"):
+    """Mean and deviation of p(x_0), but for the bins, where x_0' = slope_t x_t + offset_t and p(x_T) = N(0, 1).
+
+    p(x_{t-1} | x_t) = N(c0 x_0' + ct x_t, sigma^2) is linear in x_t, so that x_{t-1} stays normal. At t = 0 the mass of
+    a normal in a bin, averaged over a normal mean, is the mass of their sum.
+    """
+    sigma = (schedule.posterior_variances if variance == "small" else schedule.betas).copy()
+    sigma[0] = schedule.posterior_variances[1]
+    mean, square = 0.0, 1.0
+    for t in range(len(sigma))[::-1]:
+        gain = schedule.posterior_coefs_x0[t] * slope[t] + schedule.posterior_coefs_xt[t]
+        mean = gain * mean + schedule.posterior_coefs_x0[t] * offset[t]
+        square = gain**2 * square + sigma[t]
+    return mean, math.sqrt(square)
+
+
 @keras.saving.register_keras_serializable("tests")
 class BestLine(keras.Model):
     """What the best network says of N(mean, std^2) pixels, of which those of class k are 0.1 k brighter."""

@@ -43,9 +43,13 @@ def train(strategy, unet, model):
         for jit_compile in (False, True)
     ]
     pictures = [pictures[0].tolist(), *(part.tolist() for part in pictures[1])]
-    bits = model.bits_per_dim(images[:5], labels[:5] if unet.num_classes else None, num_terms=4, batch_size=4).total
+    few = images[:5], labels[:5] if unet.num_classes else None
+    bits = [model.bits_per_dim(*few, num_terms=4, batch_size=4).total]
+    if isinstance(unet, OneConv):  # quick to trace
+        bits.append(model.bits_per_dim(*few, num_steps=3, num_trajectories=2, batch_size=4).total)
+        bits.append(kddpm.likelihood.ode_bits_per_dim(model, *few, num_steps=3, batch_size=4).total)
     evaluated = [model.evaluate(images, labels, batch_size=size, verbose=0) for size in (16, 13)]  # 13: 7 + 6
-    return history, start, unet.get_weights(), averages, int(model.step.numpy()), seen, [*evaluated, bits], pictures
+    return history, start, unet.get_weights(), averages, int(model.step.numpy()), seen, [*evaluated, *bits], pictures
 
 
 def largest(ours, theirs):

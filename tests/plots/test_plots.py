@@ -12,7 +12,7 @@ from PIL import Image
 import kddpm
 from kddpm import data, toy
 from kddpm.base.errors import InputError
-from kddpm.plots import __main__, pictures, processes, runs, style, theory
+from kddpm.plots import __main__, bits, pictures, processes, runs, style, theory
 from kddpm.theory import schedules as kd_schedules
 
 
@@ -193,6 +193,41 @@ def test_estimators_shows_what_was_measured(drawn, monkeypatch):
     labels = [line.get_label() for line in left.lines]
     assert [label.split(": ")[1] for label in labels] == ["T network calls", "1 network call", "1 network call"]
     assert labels[0].startswith("a whole trajectory") and "KL in closed form" in labels[2]
+
+
+def test_rate_distortion_shows_both_and_the_whole(drawn):
+    """Of x_t at t = 2, 1, 0: L_3 (the prior), then L_2 and L_1 more; the red square has L_0 too."""
+    result = kddpm.BitsPerDim(
+        3.5, 0.1, 0.0, np.full(3, 3.5), np.array([2.0, 1.0, 0.4]), 0.1, 1.0, distortions=np.array([2.0, 9.0, 20.0])
+    )
+    left, middle, right = drawn(bits.rate_distortion, result, std=0.2).axes
+    curve, whole = left.lines
+    assert curve.get_xydata().tolist() == [[0, 20.0], [1, 9.0], [2, 2.0]] and whole.get_xydata().tolist() == [[3, 0]]
+    curve, whole = middle.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[0, 0.1], [1, 0.5], [2, 1.5]])
+    assert whole.get_xydata().tolist() == [[3, 3.5]]
+    curve, whole, least = right.lines
+    np.testing.assert_allclose(curve.get_xydata(), [[0.1, 20], [0.5, 9], [1.5, 2]])
+    np.testing.assert_allclose(least.get_ydata(), 127.5 * 0.2 / 2 ** least.get_xdata())
+    assert len(drawn(bits.rate_distortion, result).axes[2].lines) == 2
+
+
+def test_rate_distortion_of_missing_terms_is_refused(tmp_path):
+    with pytest.raises(InputError, match="`result` must have all its terms and distortions. Received: 1 missing"):
+        bits.rate_distortion(result_of([1.0, np.nan, 1.0], total=3), tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_trajectory_bound_falls_to_the_exact_value(drawn):
+    """Whether it is right, test_trajectories.py asks."""
+    (axes,) = drawn(bits.trajectory_bound, num_timesteps=10, trajectories=4, images=16).axes
+    *measured, exact = [line for line in axes.lines if len(line.get_xdata()) > 1 and line.get_linestyle() != "None"]
+    assert exact.get_ydata()[0] == 0 and len(measured) == 3
+    for line in measured:
+        assert line.get_xdata().tolist() == [1, 2, 4]
+        values = line.get_ydata()
+        assert values[0] > values[1] > values[2] > -0.05
+    assert len({line.get_color() for line in measured}) == 3
 
 
 def test_a_toy_animation_goes_to_noise_and_back(tmp_path):

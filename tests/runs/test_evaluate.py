@@ -9,7 +9,7 @@ from helpers.refusals import raises_in_flags
 from helpers.small_runs import make_run
 from PIL import Image
 
-from kddpm import data, plots
+from kddpm import data, likelihood, plots
 from kddpm.base.errors import InputError
 from kddpm.data import image_cache
 from kddpm.evaluation import METRICS
@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
     expected = bound(files / "run", random_pixels(7, 8, 8))
     stored = written(tmp_path)
     assert list(stored) == list(content)
-    for name in ("total", "standard_error", "prior", "terms", "images"):
+    for name in ("total", "standard_error", "elbo", "prior", "terms", "distortions", "rates", "images"):
         assert np.allclose(stored[name], getattr(expected, name), rtol=1e-6, atol=1e-12), name
     assert len(stored["images"]) == stored["num_images"] == 7 and len(stored["terms"]) == 20
     assert math.isclose(sum(stored["terms"]) + stored["prior"], stored["total"])
@@ -71,9 +71,12 @@ def test_the_numbers_are_those_of_the_model(files, tmp_path, capsys):
     assert table[4][:3] == ["time", "per", "image"]
     assert table[5] == ["memory", f"{stored['bytes_per_image'] / 1e6:.3g}", *"MB for each image of a batch".split()]
     assert table[6] == ["peak", "memory", f"{stored['peak_bytes'] / 1e6:,.0f}", "MB"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits_per_dim.json", "bits_per_dim.png"]
-    with Image.open(tmp_path / "bits_per_dim.png") as figure:
-        assert figure.format == "PNG"
+    figures = ["bits_per_dim.png", "rate_distortion.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits_per_dim.json", *figures]
+    assert lines[-1] == f"bits_per_dim.json and {' and '.join(figures)} in {tmp_path}"
+    for name in figures:
+        with Image.open(tmp_path / name) as figure:
+            assert figure.format == "PNG"
 
 
 def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
@@ -81,10 +84,42 @@ def test_terms_that_were_not_drawn_are_null(files, tmp_path, capsys):
     stored = written(tmp_path)
     drawn = [t for t, term in enumerate(stored["terms"]) if term is not None]
     assert drawn[0] == 0 and 2 <= len(drawn) <= 3 and stored["num_terms"] == 2
+    assert stored["rates"][-1] == stored["prior"] and stored["rates"][0] is None
+    assert not (tmp_path / "rate_distortion.png").exists()
     assert stored["standard_error"] is None and math.isnan(content["standard_error"])  # of one image
     assert math.isclose(stored["prior"] + stored["decoder"] + stored["middle"], stored["total"])
     printed = capsys.readouterr().out
     assert f", of which the choice of terms {stored['monte_carlo_error']:.4f}\n" in printed
+
+
+def test_trajectories_and_fewer_steps_are_passed_on(files, tmp_path, capsys):
+    options = {"num_trajectories": 2, "num_steps": 5}
+    content = evaluate.evaluate(files / "run", out=tmp_path, max_images=2, **options)["bits_per_dim"]
+    stored = written(tmp_path)
+    assert stored["num_trajectories"] == 2 and len(stored["terms"]) == stored["num_steps"] == 5
+    assert math.isclose(stored["prior"] + stored["middle"] + stored["decoder"], stored["elbo"])
+    assert stored["total"] == content["total"] != stored["elbo"] and stored["monte_carlo_error"] > 0
+    assert f", of which the trajectories {stored['monte_carlo_error']:.4f}\n" in capsys.readouterr().out
+
+
+def test_the_bits_of_the_ode_are_another_result(files, tmp_path, capsys):
+    options = {"out": tmp_path, "max_images": 3, "num_steps": 4}
+    results = evaluate.evaluate(files / "run", ["ode_bits_per_dim", "bits_per_dim"], **options)
+    stored = json.loads((tmp_path / "ode_bits_per_dim.json").read_text())
+    assert list(results) == ["ode_bits_per_dim", "bits_per_dim"] and list(stored) == list(results["ode_bits_per_dim"])
+    images = random_pixels(7, 8, 8)[stored["indices"]]
+    expected = likelihood.ode_bits_per_dim(build.load_run(files / "run"), images[..., None], num_steps=4)
+    assert np.allclose(stored["images"], expected.images, rtol=1e-5) and stored["num_images"] == 3
+    assert np.allclose([stored[name] for name in ("total", "halved")], [expected.total, expected.halved], rtol=1e-5)
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index(
+        f"Bits per dimension of 3 of 7 images of npz:{files}/plain.npz, which the run was trained on, by the "
+        "probability-flow ODE"
+    )
+    assert lines[place + 1].startswith(f"  {stored['total']:.4f} bits per dimension by the ODE, standard error ")
+    assert lines[place + 2] == f"ode_bits_per_dim.json in {tmp_path}"
+    with raises_in_flags("--out has a result of another num_steps; name another folder, or --overwrite"):
+        evaluate.evaluate(files / "run", ["ode_bits_per_dim"], **{**options, "num_steps": 5})
 
 
 def test_the_figure_is_of_the_result(files, tmp_path, monkeypatch):
@@ -245,6 +280,8 @@ def test_decoded_data_are_shared_with_training(files, quick, tmp_path, monkeypat
         ({"num_terms": 3}, "num_terms"),
         ({"seed": 1}, "seed"),
         ({"clip": False}, "clip"),
+        ({"num_steps": 5}, "num_steps"),
+        ({"num_terms": None, "num_trajectories": 2}, "num_terms and num_trajectories"),
     ],
 )
 def test_a_result_is_not_lost_to_one_of_another_question(quick, tmp_path, options, name):
@@ -255,6 +292,17 @@ def test_a_result_is_not_lost_to_one_of_another_question(quick, tmp_path, option
     assert (tmp_path / "out" / "bits_per_dim.json").read_bytes() == before
     quick(overwrite=False)  # the same question again
     assert quick(**options)
+
+
+def test_a_result_from_before_an_option_is_of_its_default(quick, tmp_path):
+    quick()
+    path = tmp_path / "out" / "bits_per_dim.json"
+    content = json.loads(path.read_text())
+    del content["num_trajectories"], content["num_steps"], content["elbo"], content["rates"], content["distortions"]
+    path.write_text(json.dumps(content))
+    with raises_in_flags("--out has a result of another num_steps; name another folder, or --overwrite"):
+        quick(overwrite=False, num_steps=5)
+    assert "rates" in quick(overwrite=False)
 
 
 def test_a_file_of_something_else_is_not_overwritten(quick, tmp_path):
@@ -280,5 +328,5 @@ def test_one_image_at_a_time_does_not_tell_the_memory_of_one_more(quick, capsys)
 
 def test_metrics_by_name(quick):
     assert tuple(evaluate.METRICS) == METRICS
-    with pytest.raises(InputError, match="`metrics` must be among bits_per_dim. Received: 'fid'"):
+    with pytest.raises(InputError, match="`metrics` must be among bits_per_dim, ode_bits_per_dim. Received: 'fid'"):
         quick(metrics=["fid"])

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -36,17 +38,9 @@ def test_the_closed_form_is_what_a_sample_of_the_process_shows():
 def network_of(schedule, variance):
     """(network, arguments of the model) for "learned", which is exact, or with one of the two fixed variances."""
 
-    class FixedVariance(toy.GaussianNetwork):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.out_channels = self.image_shape[-1]
-
-        def call(self, inputs, training=False, seed=None):
-            return super().call(inputs)[..., :1]
-
-    kind = toy.GaussianNetwork if variance == "learned" else FixedVariance
     weighting = "hybrid" if variance == "learned" else "simple"
-    return kind(schedule=schedule, **GAUSSIAN), {"variance": variance, "weighting": weighting}
+    network = toy.GaussianNetwork(schedule=schedule, learned_variance=variance == "learned", **GAUSSIAN)
+    return network, {"variance": variance, "weighting": weighting}
 
 
 def expected_terms_nats(schedule, variance, std):
@@ -117,5 +111,37 @@ def test_a_gaussian_network_round_trips_and_wants_plain_steps(tmp_path):
     x, t = np.random.default_rng(0).normal(size=(3, 8, 8, 1)), np.array([0, 7, 19])
     np.testing.assert_array_equal(again.network([x, t]), network([x, t]))
     assert network([x, t]).shape == (3, 8, 8, 2)
+    alone = toy.GaussianNetwork(schedule=schedule, learned_variance=False, **GAUSSIAN)
+    np.testing.assert_array_equal(alone([x, t]), network([x, t])[..., :1])
+    assert toy.GaussianNetwork.from_config(alone.get_config()).out_channels == alone.out_channels == 1
     with pytest.raises(InputError, match="Received: a respaced schedule"):
         toy.GaussianNetwork(schedule=schedule.respace([3, 19]), **GAUSSIAN)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_the_density_of_a_chain_is_that_of_quadrature(variance):
+    """p(x_{t-1}) = integral of p(x_{t-1} | x_t) p(x_t), on 2,000 points; the decoder's bins by erf."""
+    schedule, mean, std = schedules.linear(6, 0.05, 0.6), 0.1, 0.3
+    kept, beta = np.cumprod(1 - schedule.betas), schedule.betas
+    before = np.append(1.0, kept[:-1])
+    posterior = beta * (1 - before) / (1 - kept)
+    posterior[0] = posterior[1]
+    sigma = np.sqrt(posterior if variance == "small" else np.append(posterior[0], beta[1:]))
+    grid, width = np.linspace(-7, 7, 2000, retstep=True)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+
+    def means(t):
+        """Ho et al. 2020, eq. 7, with the mean of x_0 given x_t."""
+        x_0 = mean + np.sqrt(kept[t]) * std**2 / (kept[t] * std**2 + 1 - kept[t]) * (grid - np.sqrt(kept[t]) * mean)
+        return (np.sqrt(before[t]) * beta[t] * x_0 + np.sqrt(1 - beta[t]) * (1 - before[t]) * grid) / (1 - kept[t])
+
+    for t in range(5, 0, -1):
+        steps = np.exp(-(((grid[:, np.newaxis] - means(t)) / sigma[t]) ** 2) / 2) / (np.sqrt(2 * np.pi) * sigma[t])
+        density = steps @ density * width
+    images = np.array([20, 100, 140, 230], np.uint8).reshape(2, 1, 2, 1)
+    x_0 = images.reshape(-1, 1) / 127.5 - 1
+    upper, lower = ((x_0 + end - means(0)) / sigma[0] / np.sqrt(2) for end in (1 / 255, -1 / 255))
+    erf = np.vectorize(math.erf)
+    mass = (erf(upper) - erf(lower)) / 2 @ density * width
+    expected = -np.log2(mass).reshape(2, 2).mean(axis=1)
+    np.testing.assert_allclose(toy.gaussian_chain_bits(schedule, images, mean, std, variance), expected, rtol=1e-8)
