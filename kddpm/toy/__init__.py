@@ -1,6 +1,7 @@
 """Data that one can look at whole: points in the plane, Gaussians in closed form. Uses `model` and the wings above it.
 
-Begin with `planes`; `gaussians` needs no training, and `estimators` compares three ways to the bound.
+Begin with `planes`; `gaussians` needs no training, `vae` goes from the VAE to diffusion, and `estimators` compares
+three ways to the bound.
 """
 
 import lazy_loader

@@ -150,8 +150,8 @@ def compare(
         ("VAE", 2, hierarchical_vae(), None),
         ("hierarchical VAE, 3 levels", 6, hierarchical_vae(3), None),
         ("fixed encoder, 3 steps", 3, hierarchical_vae(3, few), None),
-        ("one shared network, 3 steps", 1, diffusion_chain(few, shared_few), _loss(few, shared_few)),
-        ("one shared network, 100 steps", 1, diffusion_chain(many, shared_many), _loss(many, shared_many)),
+        ("fixed encoder, 3 steps, one network", 1, diffusion_chain(few, shared_few), _loss(few, shared_few)),
+        ("diffusion: 100 steps, one network", 1, diffusion_chain(many, shared_many), _loss(many, shared_many)),
     ):
         Descent(loss or chain.bound_nats, chain.weights, points, steps=steps).run(seed)
         bound = float(np.mean(chain.bound_nats(to_images(unseen), tf.constant([seed, -1]))))
