@@ -16,7 +16,7 @@ from kddpm.theory.schedules import NoiseSchedule
 ESTIMATORS = ("trajectory", "pair", "one_sample")
 
 _LEARNED = Objective("v", "vlb", "learned")
-_STEPS_A_CALL = 50  # steps of one call of the compiled graph
+STEPS_A_CALL = 50  # steps of one call of the compiled graph
 
 
 class Descent:
@@ -29,6 +29,9 @@ class Descent:
         batch: points of a step.
         steps: steps of a whole run; a multiple of 50.
         learning_rate: rate of the first step.
+
+    Raises:
+        InputError: `steps` is not a multiple of 50.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Descent:
         steps: int = 2000,
         learning_rate: float = 4e-3,
     ):
+        if steps % STEPS_A_CALL:
+            raise InputError("steps", f"must be a multiple of {STEPS_A_CALL}", steps)
         self.steps = steps
         self._optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
         self._optimizer.build(weights)
@@ -56,7 +61,7 @@ class Descent:
 
         @tf.function(jit_compile=True, autograph=False)
         def several(seed, first):
-            tf.while_loop(lambda _, index: index < first + _STEPS_A_CALL, step, (seed, first))
+            tf.while_loop(lambda _, index: index < first + STEPS_A_CALL, step, (seed, first))
 
         self._several = several
 
@@ -69,9 +74,9 @@ class Descent:
         """
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
-        for first in range(0, self.steps, _STEPS_A_CALL):
+        for first in range(0, self.steps, STEPS_A_CALL):
             self._several(tf.constant(seed), tf.constant(first))
-            watch(first + _STEPS_A_CALL)
+            watch(first + STEPS_A_CALL)
 
 
 def bound_loss(estimator: str, schedule: NoiseSchedule, reverse: Callable) -> Callable[[Tensor, Tensor], Tensor]:

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base.errors import InputError
 from kddpm.theory import objectives, parametrization, schedules
 from kddpm.theory.process import GaussianDiffusion
 from kddpm.theory.schedules import NoiseSchedule
-from kddpm.toy.descent import ESTIMATORS, Descent, bound_loss, reverse_of
+from kddpm.toy.descent import ESTIMATORS, STEPS_A_CALL, Descent, bound_loss, reverse_of
 from kddpm.toy.gaussians import gaussian_eps, gaussian_images
 from kddpm.toy.planes import IMAGE_SHAPE, MLP, Plane, to_images
 
@@ -89,7 +90,14 @@ def learning_curves(
 
     Returns:
         Network calls of each value, (N,), and for each estimator the bounds, (seeds, N), in nats per dimension.
+
+    Raises:
+        InputError: `calls`, `steps` or `every` is not such a multiple, or an estimator is not one of the three.
     """
+    if calls % num_timesteps:
+        raise InputError("calls", f"must be a multiple of {num_timesteps} steps", calls)
+    if every % STEPS_A_CALL:
+        raise InputError("every", f"must be a multiple of {STEPS_A_CALL}", every)
     network, schedule = MLP(out_channels=2 * IMAGE_SHAPE[-1]), schedules.cosine(num_timesteps)
     reverse = reverse_of(schedule, network)
     points = to_images(plane.draw(20_000))

@@ -135,7 +135,9 @@ class MLP(keras.Model):
         self.image_shape = tuple(image_shape)
         self.width = width
         self.depth = depth
-        self.out_channels = arguments.count("out_channels", out_channels or self.image_shape[-1])
+        self.out_channels = arguments.count(
+            "out_channels", self.image_shape[-1] if out_channels is None else out_channels
+        )
         self.embed_timestep = TimestepEmbedding(width // 4, name="embed_timestep")
         self.dense_in = keras.layers.Dense(width, name="dense_in")
         self.shifts = [keras.layers.Dense(width, name=f"shift_{i}") for i in range(depth)]
