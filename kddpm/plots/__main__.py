@@ -7,14 +7,16 @@ schedules            signal, noise and log-SNR of every noise schedule
 forward              a digit on its way to noise
 toy_points           four points in the plane turning into noise, and noise into points again (GIF)
 toy_moons            the same of two half moons (GIF)
-bits_by_term         the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
+vae                  points of five models from the VAE to diffusion, with the bound of each
 estimators           the variances of three estimates of the variational bound, and of their gradients
+learning             the bound as a network learns by each of those three
 reverse_conditional  the way back over one step of two points, and the normal of its moments
+progressive          how a digit comes about, and what is decided at which noise level
+bits_by_term         the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
+rate_distortion      the error of x_0 against the bits so far, of Gaussian data; for those of a run, see evaluate.py
+trajectories         the bound of K trajectories on Gaussian data, and the exact bits
 continuous_time      paths of the forward SDE, the reverse SDE and the probability-flow ODE
 langevin             Langevin dynamics in the plane: plain, annealed, and corrected (MALA)
-progressive          how a digit comes about, and what is decided at which noise level
-trajectories         the bound of K trajectories on Gaussian data, and the exact bits
-rate_distortion      the error of x_0 against the bits so far, of Gaussian data; for those of a run, see evaluate.py
 """
 
 import pathlib
@@ -27,6 +29,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
 from kddpm.plots.bits import rate_distortion, trajectory_bound
+from kddpm.plots.chains import learning_curves, vae_to_diffusion
 from kddpm.plots.pictures import progressive
 from kddpm.plots.processes import continuous_time, langevin, reverse_conditional
 from kddpm.plots.runs import bits_by_term
@@ -37,14 +40,16 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "forward": ("forward.png", forward),
     "toy_points": ("toy_points.gif", lambda path: toy("points", path)),
     "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),
-    "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
+    "vae": ("vae.png", vae_to_diffusion),
     "estimators": ("estimators.png", estimators),
+    "learning": ("learning.png", learning_curves),
     "reverse_conditional": ("reverse_conditional.png", reverse_conditional),
+    "progressive": ("progressive.png", progressive),
+    "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
+    "rate_distortion": ("rate_distortion.png", lambda path: rate_distortion(gaussian_bits(), path, std=0.2)),
+    "trajectories": ("trajectories.png", trajectory_bound),
     "continuous_time": ("continuous_time.png", continuous_time),
     "langevin": ("langevin.png", langevin),
-    "progressive": ("progressive.png", progressive),
-    "trajectories": ("trajectories.png", trajectory_bound),
-    "rate_distortion": ("rate_distortion.png", lambda path: rate_distortion(gaussian_bits(), path, std=0.2)),
 }
 
 

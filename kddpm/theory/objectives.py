@@ -17,7 +17,7 @@ dimension. Arithmetic has the dtype of the inputs, float32 or float64. Everythin
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import ops
@@ -122,6 +122,11 @@ def gaussian_kl_nats(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log
     return 0.5 * (ops.expm1(ratio) - ratio + ops.square(mean_1 - mean_2) * ops.exp(-log_variance_2))
 
 
+def normal_log_likelihood_nats(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the log-density of a normal at x, of each element, in nats; the arguments broadcast."""
+    return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
+
+
 def decoder_log_likelihood_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Return log p(x_0) of pixels under a normal, discretised to the 256 values of a pixel, equation (3).
 
@@ -194,10 +199,47 @@ def bound_term_nats(
     return _bound_term(diffusion, x_t, t, x_0, *split_output(output, objective), objective, clip)
 
 
-# Three estimators of the bound. `reverse` is (x_t, t) -> mean and log-variance of p(x_{t-1} | x_t).
+# Estimators of the bound. `reverse` is (x_t, t) -> mean and log-variance of p(x_{t-1} | x_t). `decoder` is
+# (x_0, mean, log-variance) -> log p(x_0 | x_t) of each element: that of pixels, or of a density.
 
 
-def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, noises: Tensor) -> Tensor:
+def bound_from_chain_nats(
+    encode: Callable,
+    reverse: Callable,
+    x_0: Tensor,
+    noises: Sequence[Tensor],
+    decoder: Callable = normal_log_likelihood_nats,
+) -> Tensor:
+    """Estimate the bound by equation (4) where both directions are anybody's: a hierarchical VAE.
+
+    Args:
+        encode: (x_{t-1}, t) -> (mean, log-variance) of q(x_t | x_{t-1}), t an integer.
+        reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t), t an integer.
+        x_0: data, (B, ...).
+        noises: standard normal, one for each step, of the shape of x_t; latents may be of another size than the data.
+        decoder: of x_0 at t = 0.
+
+    Returns:
+        (B,) in nats per dimension of x_0.
+    """
+    total, x_prev, log_likelihood = 0.0, as_float(x_0), decoder
+    for t, noise in enumerate(noises):
+        mean, log_variance = encode(x_prev, t)
+        x_t = mean + ops.exp(0.5 * log_variance) * noise
+        forward = normal_log_likelihood_nats(x_t, mean, log_variance)
+        total = total + _sum(forward) - _sum(log_likelihood(x_prev, *reverse(x_t, t)))
+        x_prev, log_likelihood = x_t, normal_log_likelihood_nats
+    last = -_sum(normal_log_likelihood_nats(x_prev, 0.0, 0.0))
+    return (total + last) / math.prod(x_0.shape[1:])
+
+
+def bound_from_trajectory_nats(
+    diffusion: GaussianDiffusion,
+    reverse: Callable,
+    x_0: Tensor,
+    noises: Tensor,
+    decoder: Callable = decoder_log_likelihood_nats,
+) -> Tensor:
     """Estimate the bound by equation (4), from a whole trajectory: T calls of `reverse`.
 
     Args:
@@ -205,21 +247,32 @@ def bound_from_trajectory_nats(diffusion: GaussianDiffusion, reverse: Callable, 
         reverse: (x_t, t) -> (mean, log-variance) of p(x_{t-1} | x_t).
         x_0: images in [-1, 1], (B, ...).
         noises: standard normal, (T, B, ...), one for each step.
+        decoder: of x_0 at t = 0.
 
     Returns:
         (B,) in nats.
     """
-    total, x_prev = 0.0, x_0
-    for index in range(diffusion.schedule.num_timesteps):
-        t = ops.full((ops.shape(x_0)[0],), index, "int32")
-        x_t = diffusion.q_step(x_prev, t, noises[index])
-        total = total + trajectory_term_nats(diffusion, reverse, x_t, t, x_0, x_prev)
-        x_prev = x_t
-    return total + standard_normal_nats(x_prev)
+
+    def every_image(index):
+        return ops.full((ops.shape(x_0)[0],), index, "int32")
+
+    return bound_from_chain_nats(
+        lambda x_prev, index: diffusion.q_step_mean_log_variance(x_prev, every_image(index)),
+        lambda x_t, index: reverse(x_t, every_image(index)),
+        x_0,
+        ops.unstack(noises, diffusion.schedule.num_timesteps),
+        decoder,
+    )
 
 
 def trajectory_term_nats(
-    diffusion: GaussianDiffusion, reverse: Callable, x_t: Tensor, t: Tensor, x_0: Tensor, x_prev: Tensor
+    diffusion: GaussianDiffusion,
+    reverse: Callable,
+    x_t: Tensor,
+    t: Tensor,
+    x_0: Tensor,
+    x_prev: Tensor,
+    decoder: Callable = decoder_log_likelihood_nats,
 ) -> Tensor:
     """Return log q(x_t | x_{t-1}) - log p(x_{t-1} | x_t), a term of equation (4); at t = 0 p is the decoder.
 
@@ -230,26 +283,30 @@ def trajectory_term_nats(
         t: int (B,).
         x_0: images in [-1, 1], (B, ...).
         x_prev: x_{t-1}, one step closer to the data; at t = 0 x_0 itself.
+        decoder: of x_0 at t = 0.
 
     Returns:
         (B,) in nats.
     """
-    schedule = diffusion.schedule
     mean, log_variance = reverse(x_t, t)
-    forward = _log_normal(x_t, at_t(np.sqrt(schedule.alphas), t, x_t) * x_prev, at_t(np.log(schedule.betas), t, x_t))
-    decoded = decoder_log_likelihood_nats(x_0, mean, log_variance)
-    backward = _log_normal(x_prev, mean, log_variance)
-    return _mean(forward) - ops.where(t == 0, _mean(decoded), _mean(backward))
+    forward = normal_log_likelihood_nats(x_t, *diffusion.q_step_mean_log_variance(x_prev, t))
+    backward = normal_log_likelihood_nats(x_prev, mean, log_variance)
+    return _mean(forward) - ops.where(t == 0, _mean(decoder(x_0, mean, log_variance)), _mean(backward))
 
 
 def standard_normal_nats(x: Tensor) -> Tensor:
     """Return -log p(x) of a standard normal, such as p(x_T), in nats, (B,)."""
-    x = as_float(x)
-    return 0.5 * _mean(math.log(2 * math.pi) + ops.square(x))
+    return -_mean(normal_log_likelihood_nats(as_float(x), 0.0, 0.0))
 
 
 def bound_from_pair_nats(
-    diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise_prev: Tensor, noise: Tensor
+    diffusion: GaussianDiffusion,
+    reverse: Callable,
+    x_0: Tensor,
+    t: Tensor,
+    noise_prev: Tensor,
+    noise: Tensor,
+    decoder: Callable = decoder_log_likelihood_nats,
 ) -> Tensor:
     """Estimate the bound by equation (5), from x_{t-1} and x_t at one t: one call of `reverse`.
 
@@ -260,6 +317,7 @@ def bound_from_pair_nats(
         t: int (B,), drawn uniformly from 0 .. T - 1.
         noise_prev: standard normal, leads from x_0 to x_{t-1}; (B, ...).
         noise: standard normal, leads from x_{t-1} to x_t; (B, ...).
+        decoder: of x_0 at t = 0.
 
     Returns:
         (B,) in nats.
@@ -272,11 +330,16 @@ def bound_from_pair_nats(
     alpha_bar = float(schedule.alpha_bars[-1])
     # E[-log p(x_T)], where x_T ~ N(sqrt(alpha_bar) x_0, 1 - alpha_bar)
     last = 0.5 * _mean(math.log(2 * math.pi) + alpha_bar * ops.square(x_0) + 1 - alpha_bar)
-    return last + schedule.num_timesteps * trajectory_term_nats(diffusion, reverse, x_t, t, x_0, x_prev)
+    return last + schedule.num_timesteps * trajectory_term_nats(diffusion, reverse, x_t, t, x_0, x_prev, decoder)
 
 
 def bound_from_one_sample_nats(
-    diffusion: GaussianDiffusion, reverse: Callable, x_0: Tensor, t: Tensor, noise: Tensor
+    diffusion: GaussianDiffusion,
+    reverse: Callable,
+    x_0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    decoder: Callable = decoder_log_likelihood_nats,
 ) -> Tensor:
     """Estimate the bound by equation (6), from x_t at one t and the KL in closed form: one call of `reverse`.
 
@@ -286,14 +349,15 @@ def bound_from_one_sample_nats(
         x_0: images in [-1, 1], (B, ...).
         t: int (B,), drawn uniformly from 0 .. T - 1.
         noise: standard normal, leads from x_0 to x_t; (B, ...).
+        decoder: of x_0 at t = 0.
 
     Returns:
         (B,) in nats.
     """
     x_t = diffusion.q_sample(x_0, t, noise)
-    return prior_nats(diffusion, x_0) + diffusion.schedule.num_timesteps * _term(
-        diffusion, x_t, t, x_0, *reverse(x_t, t)
-    )
+    mean, log_variance = reverse(x_t, t)
+    term = _term(diffusion, x_t, t, x_0, mean, log_variance, decoder)
+    return prior_nats(diffusion, x_0) + diffusion.schedule.num_timesteps * term
 
 
 # Importance sampling of t.
@@ -346,18 +410,13 @@ def _bound_term(diffusion, x_t, t, x_0, predicted, fraction, objective, clip=Fal
     return _term(diffusion, x_t, t, x_0, *reverse)
 
 
-def _term(diffusion, x_t, t, x_0, mean, log_variance):
+def _term(diffusion, x_t, t, x_0, mean, log_variance, decoder=decoder_log_likelihood_nats):
     """Return L_t if p(x_{t-1} | x_t) has this mean and log-variance, (B,)."""
     x_t = as_float(x_t)
     x_0 = ops.cast(x_0, ops.dtype(x_t))
     true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
     kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
-    return ops.where(t == 0, -_mean(decoder_log_likelihood_nats(x_0, mean, log_variance)), _mean(kl))
-
-
-def _log_normal(x, mean, log_variance):
-    """Return the log-density of a normal at x, of each element."""
-    return -0.5 * (math.log(2 * math.pi) + log_variance + ops.square(x - mean) * ops.exp(-log_variance))
+    return ops.where(t == 0, -_mean(decoder(x_0, mean, log_variance)), _mean(kl))
 
 
 def _upper_tail(z):
@@ -376,3 +435,8 @@ def _tail_fraction(z):
 def _mean(x):
     """Return the mean over all axes but the batch, (B,)."""
     return ops.mean(x, axis=tuple(range(1, len(x.shape))))
+
+
+def _sum(x):
+    """Return the sum over all axes but the batch, (B,)."""
+    return ops.sum(x, axis=tuple(range(1, len(x.shape))))

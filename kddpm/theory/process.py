@@ -63,6 +63,11 @@ class GaussianDiffusion:
             + at_t(np.sqrt(self.schedule.betas), t, x_prev) * noise
         )
 
+    def q_step_mean_log_variance(self, x_prev: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (B, ...) and log-variance (B, 1, ...) of q(x_t | x_{t-1}), equation (1)."""
+        x_prev = as_float(x_prev)
+        return at_t(np.sqrt(self.schedule.alphas), t, x_prev) * x_prev, at_t(np.log(self.schedule.betas), t, x_prev)
+
     def posterior_mean_variance(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (B, ...) and variance (B, 1, ...) of q(x_{t-1} | x_t, x_0), equation (3)."""
         return self.mu_from_x0(x_t, t, x_0), at_t(self.schedule.posterior_variances, t, as_float(x_t))

@@ -1,7 +1,8 @@
 """Data that one can look at whole: points in the plane, Gaussians in closed form. Uses `model` and the wings above it.
 
-Begin with `planes`; `gaussians` needs no training, and `estimators` compares three ways to the bound. `mixtures` have
-a score at every noise level, `langevin` walks on them, and `two_points` measures one step of the way back.
+Begin with `planes`; `gaussians` needs no training, `vae` goes from the VAE to diffusion, and `estimators` compares
+three ways to the bound. `mixtures` have a score at every noise level, `langevin` walks on them, and `two_points`
+measures one step of the way back.
 """
 
 import lazy_loader

@@ -1,4 +1,8 @@
+from .descent import Descent as Descent
+from .descent import bound_loss as bound_loss
+from .descent import reverse_of as reverse_of
 from .estimators import estimator_variances as estimator_variances
+from .estimators import learning_curves as learning_curves
 from .gaussians import GaussianNetwork as GaussianNetwork
 from .gaussians import gaussian_chain_bits as gaussian_chain_bits
 from .gaussians import gaussian_eps as gaussian_eps
@@ -16,9 +20,15 @@ from .planes import LIMIT as LIMIT
 from .planes import MLP as MLP
 from .planes import Plane as Plane
 from .planes import backwards as backwards
+from .planes import exact_nats as exact_nats
 from .planes import forwards as forwards
 from .planes import to_images as to_images
 from .planes import to_points as to_points
 from .planes import train as train
 from .two_points import gaussian_gap_nats as gaussian_gap_nats
 from .two_points import reverse_conditional as reverse_conditional
+from .vae import Chain as Chain
+from .vae import Compared as Compared
+from .vae import compare as compare
+from .vae import diffusion_chain as diffusion_chain
+from .vae import hierarchical_vae as hierarchical_vae

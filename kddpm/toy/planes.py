@@ -54,6 +54,16 @@ class Plane:
         rng = np.random.default_rng(seed)
         return self.skeleton(rng.random(count)) + self.spread * rng.normal(size=(count, 2))
 
+    def log_density(self, points: np.ndarray) -> np.ndarray:
+        """Return log p of points (N, 2) in nats, (N,): a normal about each of 400 places of every piece.
+
+        Exact where the skeleton is points; along lines the rule of midpoints, whose places are closer than the noise.
+        """
+        places = 400 * self.parts
+        means = self.skeleton((np.arange(places) + 0.5) / places)
+        squares = np.sum((points[:, np.newaxis] - means) ** 2, axis=-1) / self.spread**2
+        return np.logaddexp.reduce(-squares / 2, axis=1) - np.log(2 * np.pi * self.spread**2 * places)
+
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for points (N, 2) the nearest piece of the skeleton, int (N,), and its distance, (N,), to 0.03."""
         u = np.arange(200 * self.parts) / (200 * self.parts)
@@ -86,6 +96,11 @@ def to_points(images: Tensor) -> np.ndarray:
     return np.asarray(images).reshape(-1, 2) * LIMIT
 
 
+def exact_nats(plane: Plane, points: np.ndarray) -> float:
+    """Return the mean of -log p of points (N, 2), as images, by the plane's own density, in nats per dimension."""
+    return float(-np.mean(plane.log_density(points)) / 2 - np.log(LIMIT))
+
+
 @keras.saving.register_keras_serializable("kddpm")
 class MLP(keras.Model):
     """A network for images of a few numbers, called on [x_t, t]: residual dense layers, each with the timestep added.
@@ -97,6 +112,7 @@ class MLP(keras.Model):
         image_shape: (H, W, C).
         width: units of each layer; divisible by 4.
         depth: number of residual layers.
+        out_channels: channels of the output; None = C. 2 C for a learned variance.
 
     Raises:
         InputError: 4 does not divide the width.
@@ -104,7 +120,14 @@ class MLP(keras.Model):
 
     num_classes = None
 
-    def __init__(self, image_shape=IMAGE_SHAPE, width: int = 64, depth: int = 3, **kwargs):
+    def __init__(
+        self,
+        image_shape=IMAGE_SHAPE,
+        width: int = 64,
+        depth: int = 3,
+        out_channels: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         width, depth = arguments.count("width", width), arguments.count("depth", depth, 0)
         if width % 4:
@@ -112,12 +135,22 @@ class MLP(keras.Model):
         self.image_shape = tuple(image_shape)
         self.width = width
         self.depth = depth
+        self.out_channels = arguments.count(
+            "out_channels", self.image_shape[-1] if out_channels is None else out_channels
+        )
         self.embed_timestep = TimestepEmbedding(width // 4, name="embed_timestep")
         self.dense_in = keras.layers.Dense(width, name="dense_in")
         self.shifts = [keras.layers.Dense(width, name=f"shift_{i}") for i in range(depth)]
         self.hidden = [keras.layers.Dense(width, name=f"hidden_{i}") for i in range(depth)]
-        self.dense_out = keras.layers.Dense(self._size, kernel_initializer="zeros", name="dense_out")
+        self.dense_out = keras.layers.Dense(
+            int(np.prod(self.output_image_shape)), kernel_initializer="zeros", name="dense_out"
+        )
         self.build()
+
+    @property
+    def output_image_shape(self) -> Shape:
+        """(H, W, out_channels)."""
+        return (*self.image_shape[:-1], self.out_channels)
 
     @property
     def _size(self):
@@ -140,7 +173,7 @@ class MLP(keras.Model):
             seed: not used.
 
         Returns:
-            float32 (B, H, W, C).
+            float32 (B, H, W, out_channels).
         """
         x_t, t = inputs
         x = ops.reshape(x_t, (-1, self._size))
@@ -149,15 +182,21 @@ class MLP(keras.Model):
         h = self.dense_in(ops.concatenate([x, *waves], axis=1))
         for shift, hidden in zip(self.shifts, self.hidden, strict=True):
             h = h + hidden(ops.silu(h + shift(embedding)))
-        return ops.reshape(self.dense_out(ops.silu(h)), (-1, *self.image_shape))
+        return ops.reshape(self.dense_out(ops.silu(h)), (-1, *self.output_image_shape))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return (B, H, W, C)."""
-        return (input_shape[0][0], *self.image_shape)
+        """Return (B, H, W, out_channels)."""
+        return (input_shape[0][0], *self.output_image_shape)
 
     def get_config(self) -> Config:
         """Return the arguments of `__init__`."""
-        return {**super().get_config(), "image_shape": self.image_shape, "width": self.width, "depth": self.depth}
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "width": self.width,
+            "depth": self.depth,
+            "out_channels": self.out_channels,
+        }
 
 
 def train(plane: Plane, steps: int = 2000, seed: int = 0, verbose: bool | str = "auto") -> DiffusionModel:

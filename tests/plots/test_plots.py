@@ -12,7 +12,7 @@ from PIL import Image
 import kddpm
 from kddpm import data, toy
 from kddpm.base.errors import InputError
-from kddpm.plots import __main__, bits, pictures, processes, runs, style, theory
+from kddpm.plots import __main__, bits, chains, pictures, processes, runs, style, theory
 from kddpm.theory import schedules as kd_schedules
 
 
@@ -127,6 +127,28 @@ def test_langevin_shows_points_and_the_bias_of_a_step(drawn):
     unadjusted, adjusted, curve, _ = (np.asarray(line.get_ydata()) for line in bias.lines)
     assert np.abs(adjusted - 1).max() < 0.15 < unadjusted[-1] - 1
     np.testing.assert_allclose(curve, 1 / (1 - bias.lines[2].get_xdata() / 2))
+
+
+def test_five_models_beside_the_data(drawn):
+    rows = [toy.Compared(f"model {k}", k + 1, 1000 * k, 0.1 * k, np.full((4, 2), k)) for k in range(5)]
+    panels = drawn(chains.vae_to_diffusion, measured=(rows, -1.12)).axes
+    assert [axes.get_title() for axes in panels] == ["the data", *(f"model {k}" for k in range(5))]
+    assert "-1.12" in panels[0].get_xlabel()
+    assert panels[1].get_xlabel() == "bound: 0.00\n1 network, 0 weights"
+    assert panels[5].get_xlabel() == "bound: 0.40\n5 networks, 4,000 weights"
+    np.testing.assert_array_equal(panels[3].collections[0].get_offsets(), np.full((4, 2), 2))
+
+
+def test_learning_curves_are_above_the_exact_value(drawn):
+    calls, plane = np.arange(0, 400, 100), toy.BY_NAME["points"]
+    rows = np.array([[5.0, 2.0, 1.0, 0.5], [5.0, 3.0, 2.0, 0.7]])
+    measured = calls, {name: rows + shift for shift, name in enumerate(("trajectory", "pair", "one_sample"))}
+    (axes,) = drawn(chains.learning_curves, measured=measured).axes
+    exact = toy.exact_nats(plane, plane.draw(500, seed=1))
+    mean = axes.lines[2]
+    np.testing.assert_allclose(mean.get_ydata(), [2.5 - exact, 1.5 - exact, 0.6 - exact])
+    np.testing.assert_array_equal(mean.get_xdata(), calls[1:])
+    assert len(axes.lines) == 9 and len(axes.get_legend().texts) == 3
 
 
 def result_of(terms, prior=0.01, total=None):
@@ -284,7 +306,7 @@ def run(*flags, cwd=ROOT):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--only=schedules,loops"], "--only must be among schedules, forward, toy_points, toy_moons, bits_by_term, "),
+        (["--only=schedules,loops"], "--only must be among schedules, forward, toy_points, toy_moons, vae, "),
         (["--only="], "--only must be among "),
         (["--out=taken"], "--out must be a folder. Received: taken"),
         (["schedules"], "flags must begin with --. Received: schedules"),
