@@ -229,7 +229,7 @@ def bound_from_chain_nats(
         forward = normal_log_likelihood_nats(x_t, mean, log_variance)
         total = total + _sum(forward) - _sum(log_likelihood(x_prev, *reverse(x_t, t)))
         x_prev, log_likelihood = x_t, normal_log_likelihood_nats
-    last = -_sum(normal_log_likelihood_nats(x_prev, 0.0, 0.0))
+    last = _sum(_standard_normal(x_prev))
     return (total + last) / math.prod(x_0.shape[1:])
 
 
@@ -296,7 +296,7 @@ def trajectory_term_nats(
 
 def standard_normal_nats(x: Tensor) -> Tensor:
     """Return -log p(x) of a standard normal, such as p(x_T), in nats, (B,)."""
-    return -_mean(normal_log_likelihood_nats(as_float(x), 0.0, 0.0))
+    return _mean(_standard_normal(as_float(x)))
 
 
 def bound_from_pair_nats(
@@ -417,6 +417,11 @@ def _term(diffusion, x_t, t, x_0, mean, log_variance, decoder=decoder_log_likeli
     true_log_variance = at_t(parametrization.log_variances(diffusion.schedule, "small"), t, x_t)
     kl = gaussian_kl_nats(diffusion.mu_from_x0(x_t, t, x_0), true_log_variance, mean, log_variance)
     return ops.where(t == 0, -_mean(decoder(x_0, mean, log_variance)), _mean(kl))
+
+
+def _standard_normal(x):
+    """Return minus the log-density of a standard normal at x, of each element."""
+    return 0.5 * (math.log(2 * math.pi) + ops.square(x))
 
 
 def _upper_tail(z):
