@@ -114,7 +114,7 @@ SCHEDULES = {
     [pair for pair in itertools.product(parametrization.PREDICTIONS, SCHEDULES) if pair != ("eps", "to pure noise")],
 )
 def test_denoise_gives_eps_whatever_the_network_predicts(give_weights, prediction, schedule):
-    """Converted by hand, Ho et al. 2020, eq. 4 and 7, and Salimans & Ho 2022, section 4."""
+    """Converted by hand, Ho et al. 2020, eq. 4 and 7, Salimans & Ho 2022, section 4, and as below."""
     schedule = SCHEDULES[schedule]
     network = OneConv((8, 8, 1), out_channels=2, num_timesteps=1000)
     model = kddpm.DiffusionModel(network, schedule, prediction=prediction, variance="learned", weighting="hybrid")
@@ -133,6 +133,11 @@ def test_denoise_gives_eps_whatever_the_network_predicts(give_weights, predictio
         elif prediction == "mu":
             x_0 = output * (1 - after) - np.sqrt(after / before) * (1 - before) * x
             x_0 /= np.sqrt(before) * beta
+        elif prediction == "edm":  # Karras et al. 2022, eq. 7 in x_t, sigma_data = 0.5
+            variance = 1 - after + 0.25 * after
+            x_0 = 0.25 * np.sqrt(after) / variance * x + 0.5 * np.sqrt((1 - after) / variance) * output
+        elif prediction == "velocity":  # of (1 - u) x_0 + u eps
+            x_0 = (x - np.sqrt(1 - after) * output) / (np.sqrt(after) + np.sqrt(1 - after))
         if prediction == "v":
             expected = np.sqrt(after) * output + np.sqrt(1 - after) * x
         elif prediction == "eps":

@@ -32,12 +32,15 @@ def gaussian_denoiser(schedule, mean, std, prediction="eps"):
     x_t = np.array([np.ones(len(gain)), np.zeros(len(gain))])  # lines are rows (slope, offset)
     x_0 = np.array([gain, mean - gain * np.sqrt(alpha_bars) * mean])
     eps = (x_t - np.sqrt(alpha_bars) * x_0) / np.sqrt(1 - alpha_bars)
+    sigma = np.sqrt((1 - alpha_bars) / alpha_bars)
     of_x0, of_xt = np.sqrt(before) * schedule.betas, np.sqrt(1 - schedule.betas) * (1 - before)
     slopes, offsets = {
         "eps": eps,
         "x0": x_0,
         "mu": (of_x0 * x_0 + of_xt * x_t) / (1 - alpha_bars),  # Ho et al. 2020, eq. 7
         "v": np.sqrt(alpha_bars) * eps - np.sqrt(1 - alpha_bars) * x_0,  # Salimans & Ho 2022, section 4
+        "edm": (x_0 - x_t / np.sqrt(alpha_bars) / (1 + 4 * sigma**2)) * np.sqrt(1 / sigma**2 + 4),  # sigma_data = 0.5
+        "velocity": eps - x_0,  # Lipman et al. 2023
     }[prediction]
 
     def at(table, t, x):

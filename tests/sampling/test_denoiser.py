@@ -77,7 +77,9 @@ def test_guidance_needs_a_network_that_knows_no_class():
 
 
 def test_what_means_nothing_is_refused():
-    with pytest.raises(InputError, match="`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0"):
+    with pytest.raises(
+        InputError, match="`prediction` must be x0, mu, v, edm or velocity where the schedule ends at alpha_bar = 0"
+    ):
         kddpm.Denoiser(own_network(), kddpm.schedules.zero_terminal_snr(SCHEDULE))
 
 

@@ -315,7 +315,7 @@ def test_names_and_steps():
         ),
         (
             lambda: samplers.step_table(DDIM(), linear_100, 10, Objective("score")),
-            "`prediction` must be one of eps, x0, mu, v. Received: 'score'",
+            "`prediction` must be one of eps, x0, mu, v, edm, velocity. Received: 'score'",
         ),
     ],
 )

@@ -88,7 +88,9 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     def said(x):  # what a network says that means x; Salimans & Ho 2022, section 4, for v
         eps = (x_t - np.sqrt(alpha_bar) * x) / np.sqrt(1 - alpha_bar)
         v = np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x
-        return {"eps": eps, "x0": x, "mu": mean(x), "v": v}[prediction]
+        y, sigma = x_t / np.sqrt(alpha_bar), np.sqrt(1 / snr)  # of Karras et al. 2022, whose F this is
+        edm = (x - 0.25 / (sigma**2 + 0.25) * y) / (0.5 * sigma / np.sqrt(sigma**2 + 0.25))
+        return {"eps": eps, "x0": x, "mu": mean(x), "v": v, "edm": edm, "velocity": eps - x}[prediction]
 
     squared = over_pixels((said(x_0) - said(predicted)) ** 2)
     if weighting == "simple":
@@ -96,6 +98,7 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     if weighting == "min_snr":  # Hang et al. 2023, section 3.4, with a least 0.1; mu as an affine function of x0
         low, floored = np.minimum(snr, 5), np.clip(snr, 0.1, 5)
         of = {"eps": low / snr, "x0": floored, "mu": low / to_mu**2, "v": floored / (snr + 1)}
+        of |= {"edm": floored / (4 + snr), "velocity": floored / (1 + np.sqrt(snr)) ** 2}
         return of[prediction].ravel() * squared
     small = at(SCHEDULE.betas) * (1 - previous) / (1 - alpha_bar)
     small[0] = small[1]  # STEPS begin with 0 and 1
