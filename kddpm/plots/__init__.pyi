@@ -1,3 +1,4 @@
+from .learned import learned_schedule as learned_schedule
 from .runs import bits_by_term as bits_by_term
 from .runs import loss_curve as loss_curve
 from .theory import estimators as estimators

@@ -9,6 +9,7 @@ toy_points    four points in the plane turning into noise, and noise into points
 toy_moons     the same of two half moons (GIF)
 bits_by_term  the terms of the bits per dimension of Gaussian data; for those of a run, see evaluate.py
 estimators    the variances of three estimates of the variational bound, and of their gradients
+learned       a noise schedule that was learned, beside the best one, and the loss that it makes even
 """
 
 import pathlib
@@ -20,6 +21,7 @@ from kddpm.base import extras
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
+from kddpm.plots.learned import learned_schedule
 from kddpm.plots.runs import bits_by_term
 from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, toy
 
@@ -30,6 +32,7 @@ FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),
     "bits_by_term": ("bits_by_term.png", lambda path: bits_by_term(gaussian_bits(), path)),
     "estimators": ("estimators.png", estimators),
+    "learned": ("learned.png", learned_schedule),
 }
 
 

@@ -3,6 +3,7 @@ from .gaussians import GaussianNetwork as GaussianNetwork
 from .gaussians import gaussian_eps as gaussian_eps
 from .gaussians import gaussian_images as gaussian_images
 from .gaussians import gaussian_variances as gaussian_variances
+from .gaussians import gaussian_x0 as gaussian_x0
 from .planes import BY_NAME as BY_NAME
 from .planes import CENTRES as CENTRES
 from .planes import IMAGE_SHAPE as IMAGE_SHAPE
