@@ -8,7 +8,7 @@ import numpy as np
 from kddpm.plots import style
 
 _STD, _ENDS = 0.25, (-8.0, 4.0)
-_POINTS, _OF_A_MEAN = 1001, 20  # of the curves, and of each mean of a loss
+_POINTS, _OF_A_MEAN = 1001, 10  # of the curves, and of each mean of a loss
 
 
 def learned_schedule(path: str | os.PathLike, steps: int = 1000) -> None:

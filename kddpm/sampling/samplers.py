@@ -21,9 +21,9 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
          half with the x_0 found there. The last step, to an infinite w, is Euler's only. Karras et al. integrate in
          x / s and n / s, where a step that changes n / s tenfold, like the first of a cosine schedule, overshoots by
          as much.
-         With churn (algorithm 2) each step but the first begins at a higher level: after the row that ends at s, n,
-         x'' = s''/s x' + noise_factor s'' sqrt(u''^2 - u^2) z,  u = n / s,  u'' = (1 + g) u,  g = min(churn / N,
-         sqrt(2) - 1) in N steps, rounded to a step of the T. The row's own coefficients and sigma hold that.
+         With churn (algorithm 2) each of N steps but the first begins at a higher level. The row before ends there:
+         x'' = s''/s' x' + churn_noise s'' sqrt(u''^2 - u'^2) z,  u = n / s,  u'' = (1 + min(churn / N, sqrt(2) - 1)) u'
+         rounded to a level of the schedule.
     (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
          x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
          step size with the mean of |score|^2 for one known picture, d / n^2 (d elements), so that no image depends on

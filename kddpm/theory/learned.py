@@ -12,7 +12,8 @@ The second form knows only the ends of gamma. Its shape changes how far the firs
     (2)  E[l^2] = 1/4 integral of gamma'(t) E[e^2 | gamma] over gamma,  l = gamma'(t) e / 2
 
 This is smallest where every t has the same, dt/dgamma in proportion to sqrt(E[e^2 | gamma]). So the ends are trained on
-L, whose derivatives are 1/2 E[e] there, and the shape on (2), through the denoiser.
+L, whose derivatives are 1/2 E[e] there, and the shape on (2), where gamma' alone depends on it. Neither needs a
+derivative of the denoiser.
 
 Losses are means over the elements of an image, in nats.
 """
@@ -35,7 +36,7 @@ _LEARNING_RATE = 0.05
 
 
 class Gamma(tf.Module):
-    """gamma(t), piecewise linear on equal pieces of [0, 1]; their rises are positive by a softmax, the ends are free.
+    """gamma(t), piecewise linear on pieces that rise equally; their shares of t are a softmax, the ends are free.
 
     Args:
         ends: gamma(0) and gamma(1), with which training begins; in between gamma is a straight line.
@@ -50,11 +51,11 @@ class Gamma(tf.Module):
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return gamma and gamma' at t in [0, 1], both like t."""
         pieces = self.shape.shape[0]
-        rises = (self.ends[1] - self.ends[0]) * tf.nn.softmax(self.shape)
-        piece = tf.minimum(tf.cast(t * pieces, tf.int32), pieces - 1)
-        rate = pieces * tf.gather(rises, piece)
-        start = self.ends[0] + tf.gather(tf.cumsum(rises, exclusive=True), piece)
-        return start + rate * (t - tf.cast(piece, tf.float32) / pieces), rate
+        shares, rise = tf.nn.softmax(self.shape), (self.ends[1] - self.ends[0]) / pieces
+        begin = tf.cumsum(shares, exclusive=True)
+        piece = tf.searchsorted(begin, t, side="right") - 1
+        slope = rise / tf.gather(shares, piece)
+        return self.ends[0] + rise * tf.cast(piece, tf.float32) + slope * (t - tf.gather(begin, piece)), slope
 
 
 def squared_error(denoise: Callable, x_0: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def schedule(
     """Train gamma for a denoiser, and return the schedule with gamma(0) at t = 0 and gamma(1) at T - 1.
 
     Args:
-        denoise: (z, log SNR) -> x_0', like z; log SNR is (B,). TensorFlow differentiates it.
+        denoise: (z, log SNR) -> x_0', like z; log SNR is (B,). `Denoiser.x0_at` is that of a trained network.
         images: x_0, float in [-1, 1], (N, ...).
         num_timesteps: T.
         ends: gamma(0) and gamma(1), with which training begins.
@@ -124,7 +125,9 @@ def _training_step(denoise, images, gamma, train_ends, steps, seed):
         t = (tf.random.stateless_uniform([], keys[2]) + tf.range(_BATCH, dtype=tf.float32) / _BATCH) % 1
         with tf.GradientTape() as tape:
             at, slope = gamma(t)
-            scatter = tf.reduce_mean(tf.square(slope / 2 * squared_error(denoise, x_0, noise, at)))
+            with tape.stop_recording():
+                square = tf.square(slope / 2 * squared_error(denoise, x_0, noise, at))
+            scatter = tf.reduce_mean(tf.stop_gradient(square / slope) * slope)  # (2) knows gamma' once
         gradients = [tape.gradient(scatter, gamma.shape)]
         gradients.append(_gradient_of_ends(denoise, x_0, noise, gamma) if train_ends else tf.zeros(2))
         optimizer.apply(gradients, [gamma.shape, gamma.ends])
