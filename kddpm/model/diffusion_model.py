@@ -187,7 +187,8 @@ class DiffusionModel(GuardedModel):
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
         """Compute the loss of one batch under the averaged weights; image k of an evaluation has draws of its own."""
         x_0, label, invalid = self._unpack(data, "evaluation")
-        drawn = draws.draw_evaluation(self.seed, self.loss_tracker.count, x_0, self.schedule.num_timesteps)
+        steps, shares = self.schedule.num_timesteps, self._chosen_shares()
+        drawn = draws.draw_evaluation(self.seed, self.loss_tracker.count, x_0, steps, shares)
         arrays = [x_0, *drawn, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get no image of the last batch, but a network needs at least one.
@@ -230,16 +231,20 @@ class DiffusionModel(GuardedModel):
         return x_0, labels, tf.cast(~is_valid, tf.float32)
 
     def _draw(self, step, x_0, label):
-        sampling, shares = self.objective.timestep_sampling, None
+        sampling, shares = self.objective.timestep_sampling, self._chosen_shares()
         if sampling == "importance":
             shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
-        elif sampling == "log_normal":
-            shares = tf.constant(objectives.log_normal_probabilities(self.schedule), tf.float32)
         return draws.draw(
             self.seed, step, x_0, label, self.schedule.num_timesteps,
             shares=shares, undo_shares=sampling == "importance", evenly=sampling != "uniform",
             label_dropout=self.label_dropout, no_class=self.network.num_classes,
         )  # fmt: skip
+
+    def _chosen_shares(self):
+        """Return how much each t counts where that is part of the objective, (T,); None = evenly."""
+        if self.objective.timestep_sampling != "log_normal":
+            return None
+        return tf.constant(objectives.log_normal_probabilities(self.schedule), tf.float32)
 
     def _update_loss_history(self, t, losses, is_finite):
         """Update the running mean of the squared loss at each t from the global batch, for importance sampling."""

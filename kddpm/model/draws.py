@@ -75,7 +75,9 @@ def draw(
     return Draws(mine(t), mine(weight), mine(noise), label, mine(dropout_seed))
 
 
-def draw_evaluation(seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int) -> tuple[tf.Tensor, tf.Tensor]:
+def draw_evaluation(
+    seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int, shares: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the draws of a batch of an evaluation, in integers, so that they are the same everywhere.
 
         t_k = floor(T frac(u + k / golden ratio)),  u uniform
@@ -89,6 +91,7 @@ def draw_evaluation(seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int)
         seen: scalar, how many images came in earlier batches of all replicas; as float32, exact up to 2^24.
         x_0: images (B, H, W, C) of this replica.
         num_timesteps: T.
+        shares: as in `draw`; t_k is then where this place lies among the shares.
 
     Returns:
         t, int32 (B,), and the noise, float32 (B, H, W, C).
@@ -98,7 +101,7 @@ def draw_evaluation(seed: int, seen: Tensor, x_0: tf.Tensor, num_timesteps: int)
     stream = normal_noise.EVALUATION_STREAM
     start, _ = normal_noise.threefry2x32((seed, stream), (-1, 0))  # -1: no element of an image
     place = tf.cast(start + k * _GOLDEN, tf.int64) + 2**31  # of 2^32; the sum of int32 wraps
-    t = tf.cast(tf.bitwise.right_shift(place * num_timesteps, 32), tf.int32)
+    t = _of_places(place, num_timesteps) if shares is None else at_places(place, share_ends(shares))[0]
     return t, normal_noise.normal(k, stream, seed, tuple(x_0.shape[1:]))
 
 
@@ -110,7 +113,12 @@ def _uniform(key, batch, num_timesteps, evenly):
     """Return uniform t, int32 (batch,)."""
     if not evenly:
         return tf.random.stateless_uniform([batch], key, 0, num_timesteps, dtype=tf.int32)
-    return tf.cast(tf.bitwise.right_shift(_places(key, batch, evenly) * num_timesteps, 32), tf.int32)
+    return _of_places(_places(key, batch, evenly), num_timesteps)
+
+
+def _of_places(places, num_timesteps):
+    """Return the t of places among 2^32, int32 like the places."""
+    return tf.cast(tf.bitwise.right_shift(places * num_timesteps, 32), tf.int32)
 
 
 def _places(key, batch, evenly):

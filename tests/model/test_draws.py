@@ -182,6 +182,18 @@ def test_log_normal_draws_the_noise_of_edm_and_does_not_undo_it():
     np.testing.assert_array_equal(weight, 1)
 
 
+def test_an_evaluation_counts_what_training_counts():
+    """Its loss under log_normal is the mean over these shares of t, which 5,000 images, spread evenly, know to 0.001."""
+    model, n = small(timestep_sampling="log_normal"), 5000
+    shares = objectives.log_normal_probabilities(model.schedule)
+    t, _ = draws.draw_evaluation(0, 0, np.zeros((n, 1, 1, 1), np.float32), T, tf.constant(shares, tf.float32))
+    assert np.abs(np.bincount(t, minlength=T) / n - shares).max() < 5 / n
+    of_each = np.arange(1.0, T + 1).astype(np.float32)
+    model._image_losses = lambda network, x_0, t, *rest, **options: tf.gather(of_each, t)
+    found = evaluate(model, np.zeros((n, *SHAPE), np.uint8), batch_size=500)
+    assert found == pytest.approx(of_each @ shares, rel=2e-3) and abs(found - of_each.mean()) > 1
+
+
 def test_training_remembers_the_losses_of_each_t():
     """The unweighted ones, of every image; the weights of the network stay, so that they can be had by hand."""
     model = small(keras.optimizers.SGD(0.0), timestep_sampling="importance")
