@@ -183,7 +183,7 @@ def test_log_normal_draws_the_noise_of_edm_and_does_not_undo_it():
 
 
 def test_an_evaluation_counts_what_training_counts():
-    """Its loss under log_normal is the mean over these shares of t, which 5,000 images, spread evenly, know to 0.001."""
+    """Its loss under log_normal is the mean over these shares of t, known to 0.001 from 5,000 images."""
     model, n = small(timestep_sampling="log_normal"), 5000
     shares = objectives.log_normal_probabilities(model.schedule)
     t, _ = draws.draw_evaluation(0, 0, np.zeros((n, 1, 1, 1), np.float32), T, tf.constant(shares, tf.float32))
