@@ -25,6 +25,7 @@ from .sampling.samplers import Ancestral as Ancestral
 from .sampling.samplers import DPMSolver as DPMSolver
 from .sampling.samplers import Heun as Heun
 from .sampling.samplers import PredictorCorrector as PredictorCorrector
+from .theory import learned as learned
 from .theory import objectives as objectives
 from .theory import parametrization as parametrization
 from .theory import process as process

@@ -23,6 +23,7 @@ CHOICES = {
     "variance": parametrization.VARIANCES,
     "sampler": tuple(samplers.BY_NAME),
 }
+OF_DRAWS = {"timestep_sampling": parametrization.TIMESTEP_SAMPLINGS, "weighting": parametrization.WEIGHTINGS}
 SHAPE, CLASSES, STEPS = (4, 4, 1), 2, 3
 WHOLE = schedules.linear(T, 1e-3, 0.5)
 ZERO_SNR = schedules.zero_terminal_snr(WHOLE)
@@ -38,8 +39,9 @@ def table(*columns):
         *cells, statement = (cell.strip() for cell in line.strip("|").split("|"))
         chosen = []
         for column, cell in zip(columns, cells, strict=True):
-            names = CHOICES[column] if cell == "any" else tuple(re.split(r",\s*", cell))
-            assert set(names) <= set(CHOICES[column]), f"{cell} is no {column}"
+            every = (CHOICES | OF_DRAWS)[column]
+            names = every if cell == "any" else tuple(re.split(r",\s*", cell))
+            assert set(names) <= set(every), f"{cell} is no {column}"
             chosen.append(names)
         for combination in itertools.product(*chosen):
             said.setdefault(combination, []).append(statement)
@@ -47,7 +49,7 @@ def table(*columns):
 
 
 SAID, SAID_OF_ZERO_SNR = table(*CHOICES), table("prediction", "sampler")
-SAID_OF_LITTLE_SIGNAL = table("prediction", "weighting")
+SAID_OF_LITTLE_SIGNAL, SAID_OF_DRAWS = table("prediction", "weighting"), table(*OF_DRAWS)
 
 
 def test_the_document_says_one_thing_of_every_combination():
@@ -55,8 +57,9 @@ def test_the_document_says_one_thing_of_every_combination():
         (SAID, tuple(CHOICES)),
         (SAID_OF_ZERO_SNR, ("prediction", "sampler")),
         (SAID_OF_LITTLE_SIGNAL, ("prediction", "weighting")),
+        (SAID_OF_DRAWS, tuple(OF_DRAWS)),
     ):
-        every = list(itertools.product(*(CHOICES[column] for column in columns)))
+        every = list(itertools.product(*((CHOICES | OF_DRAWS)[column] for column in columns)))
         assert list(said) and sorted(said) == sorted(every)
         assert all(len(statements) == 1 for statements in said.values())
         assert all(re.fullmatch(r'works|refused: ".+"', statements[0]) for statements in said.values())
@@ -199,15 +202,29 @@ LOSSES = [
 ]
 
 
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS[1:])
 @pytest.mark.parametrize(("weighting", "variance"), LOSSES)
 @pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
-def test_importance_sampling_goes_with_every_loss(prediction, weighting, variance):
-    model = new_model(prediction, weighting, variance, timestep_sampling="importance")
-    model.loss_squares.assign(np.arange(1, T + 1))
-    model.loss_counts.assign(np.full(T, 10))
+def test_every_way_to_draw_t_goes_with_every_loss_as_documented(prediction, weighting, variance, timestep_sampling):
+    (statement,) = SAID_OF_DRAWS[timestep_sampling, weighting]
+    if statement != "works":
+        with pytest.raises(InputError) as refused:
+            new_model(prediction, weighting, variance, timestep_sampling=timestep_sampling)
+        assert statement.removeprefix("refused: ").strip('"') in str(refused.value)
+        return
+    model = new_model(prediction, weighting, variance, timestep_sampling=timestep_sampling)
+    if timestep_sampling == "importance":
+        model.loss_squares.assign(np.arange(1, T + 1))
+        model.loss_counts.assign(np.full(T, 10))
     loss, moved = take_a_step(model)
     assert np.isfinite(loss) and all(np.isfinite(distance) and distance > 0 for distance in moved)
-    assert np.isfinite(model.loss_squares).all() and model.loss_counts.numpy().sum() == 10 * T + 8
+    if timestep_sampling == "importance":
+        assert np.isfinite(model.loss_squares).all() and model.loss_counts.numpy().sum() == 10 * T + 8
+
+
+def test_log_normal_is_refused_where_it_never_draws_the_last_t():
+    with pytest.raises(InputError, match="log_normal never draws the last t, where sampling starts"):
+        new_model("edm", "simple", "small", ZERO_SNR, timestep_sampling="log_normal")
 
 
 @pytest.mark.parametrize("sampler", samplers.BY_NAME)

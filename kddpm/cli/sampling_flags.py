@@ -42,6 +42,10 @@ def define_sampler_flags(sampler: str, num_steps: str) -> None:
     flags.DEFINE_float("guidance_scale", None, "of classes: 1 = none, more = clearer; the run's if not given")
     flags.DEFINE_enum("variance", None, VARIANCES, "of the ancestral sampler; the run's if not given")
     flags.DEFINE_float("eta", None, "of ddim: 0 (deterministic, if not given) to 1 (as much noise as ancestral)")
+    flags.DEFINE_float("churn", None, "of heun: noise taken in on the way, S_churn of EDM; 0 (none) if not given")
+    flags.DEFINE_float("churn_min", None, "of heun: noise level above which that is so, S_tmin; 0 if not given")
+    flags.DEFINE_float("churn_max", None, "of heun: noise level below which that is so, S_tmax; any if not given")
+    flags.DEFINE_float("churn_noise", None, "of heun: factor of that noise, S_noise; 1 if not given")
     flags.DEFINE_integer("corrections", None, "of predictor_corrector: Langevin steps a step; 1 if not given")
     flags.DEFINE_float("snr", None, "of predictor_corrector: size of a Langevin step; 0.16 if not given")
 

@@ -40,7 +40,9 @@ def of_sampling(
     `network_calls` is the number of calls of `step`, or of `denoise`, for a picture. It is more than the sampler's
     `num_steps` for heun and predictor_corrector, which call the network several times a step.
     """
-    options = dataclasses.asdict(sampler)
+    options, num_steps = dataclasses.asdict(sampler), len(np.unique(table.timesteps))
+    if isinstance(sampler, samplers.Heun):  # whose churn visits steps between
+        num_steps = (table.num_rows + 1) // 2
     if "variance" in options and options["variance"] is None:
         options["variance"] = denoiser.objective.variance
     return {
@@ -49,7 +51,7 @@ def of_sampling(
         "num_classes": denoiser.num_classes,
         "prediction": denoiser.objective.prediction,
         "num_timesteps": denoiser.schedule.num_timesteps,
-        "sampler": {"name": samplers.name_of(sampler), "num_steps": len(np.unique(table.timesteps)), **options},
+        "sampler": {"name": samplers.name_of(sampler), "num_steps": num_steps, **options},
         "network_calls": table.num_rows,
         "guidance_scale": guidance_scale,
         "schedule": of_schedule(denoiser.schedule),

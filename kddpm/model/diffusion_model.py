@@ -33,7 +33,7 @@ from kddpm.theory.parametrization import Objective
 
 @keras.saving.register_keras_serializable("kddpm")
 class DiffusionModel(GuardedModel):
-    """A denoising diffusion probabilistic model around a network that predicts eps, x_0, mu or v.
+    """A denoising diffusion probabilistic model around a network that predicts x_0 or what determines it.
 
     Images are uint8, or float in [-1, 1]; (N, H, W, C). `fit` and `evaluate` take arrays, or a `tf.data.Dataset`,
     `PyDataset` or generator of images or of (images, labels); a network without classes ignores the labels. `evaluate`
@@ -46,11 +46,11 @@ class DiffusionModel(GuardedModel):
             be, and copied for the average.
         schedule: the `NoiseSchedule` to train on, or the name of one in `schedules.BY_NAME`, with T = 1000; None =
             linear. The meaning of mu and of a learned variance depends on every step of it.
-        prediction: what the network predicts: "eps", "x0", "mu" or "v".
+        prediction: what the network predicts: "eps", "x0", "mu", "v", "edm" or "velocity".
         weighting: of the loss: "simple", "vlb", "min_snr" or "hybrid"; `kddpm.parametrization` has the equations.
         variance: of p(x_{t-1} | x_t): "small", "large", or "learned" by a network of 2 C output channels.
-        timestep_sampling: "uniform", or "importance" = t with probability proportional to sqrt(E[L_t^2]) (Nichol &
-            Dhariwal 2021, section 3.3).
+        timestep_sampling: how training draws t: "uniform"; "stratified" = spread evenly over the batch; "importance" =
+            by the losses seen; "log_normal" = by their noise, as Karras et al. 2022. `Objective` says more.
         label_dropout: fraction of the labels that training replaces by "no class", for classifier-free guidance.
         seed: of every random draw in training and evaluation.
         ema_momentum: m, the fraction of the average that each step keeps; early on min(m, (1 + step) / (10 + step)).
@@ -187,7 +187,8 @@ class DiffusionModel(GuardedModel):
     def test_step(self, data: Tensor) -> dict[str, Tensor]:
         """Compute the loss of one batch under the averaged weights; image k of an evaluation has draws of its own."""
         x_0, label, invalid = self._unpack(data, "evaluation")
-        drawn = draws.draw_evaluation(self.seed, self.loss_tracker.count, x_0, self.schedule.num_timesteps)
+        steps, shares = self.schedule.num_timesteps, self._chosen_shares()
+        drawn = draws.draw_evaluation(self.seed, self.loss_tracker.count, x_0, steps, shares)
         arrays = [x_0, *drawn, label]
         if self.distribute_strategy.num_replicas_in_sync > 1 and x_0.shape[0] is None:
             # A replica may get no image of the last batch, but a network needs at least one.
@@ -230,13 +231,20 @@ class DiffusionModel(GuardedModel):
         return x_0, labels, tf.cast(~is_valid, tf.float32)
 
     def _draw(self, step, x_0, label):
-        shares = None
-        if self.objective.timestep_sampling == "importance":
+        sampling, shares = self.objective.timestep_sampling, self._chosen_shares()
+        if sampling == "importance":
             shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
         return draws.draw(
             self.seed, step, x_0, label, self.schedule.num_timesteps,
-            shares=shares, label_dropout=self.label_dropout, no_class=self.network.num_classes,
+            shares=shares, undo_shares=sampling == "importance", evenly=sampling != "uniform",
+            label_dropout=self.label_dropout, no_class=self.network.num_classes,
         )  # fmt: skip
+
+    def _chosen_shares(self):
+        """Return how much each t counts where that is part of the objective, (T,); None = evenly."""
+        if self.objective.timestep_sampling != "log_normal":
+            return None
+        return tf.constant(objectives.log_normal_probabilities(self.schedule), tf.float32)
 
     def _update_loss_history(self, t, losses, is_finite):
         """Update the running mean of the squared loss at each t from the global batch, for importance sampling."""

@@ -2,6 +2,7 @@ from .bits import rate_distortion as rate_distortion
 from .bits import trajectory_bound as trajectory_bound
 from .chains import learning_curves as learning_curves
 from .chains import vae_to_diffusion as vae_to_diffusion
+from .learned import learned_schedule as learned_schedule
 from .pictures import progressive as progressive
 from .processes import continuous_time as continuous_time
 from .processes import langevin as langevin

@@ -4,6 +4,7 @@
     python -m kddpm.plots --only=schedules,forward --out=figures
 
 schedules            signal, noise and log-SNR of every noise schedule
+learned              a noise schedule that was learned, beside the best one, and the loss that it makes even
 forward              a digit on its way to noise
 toy_points           four points in the plane turning into noise, and noise into points again (GIF)
 toy_moons            the same of two half moons (GIF)
@@ -30,6 +31,7 @@ from kddpm.base.files import check_output, expand
 from kddpm.cli import commands
 from kddpm.plots.bits import rate_distortion, trajectory_bound
 from kddpm.plots.chains import learning_curves, vae_to_diffusion
+from kddpm.plots.learned import learned_schedule
 from kddpm.plots.pictures import progressive
 from kddpm.plots.processes import continuous_time, langevin, reverse_conditional
 from kddpm.plots.runs import bits_by_term
@@ -37,6 +39,7 @@ from kddpm.plots.theory import estimators, forward, gaussian_bits, schedules, to
 
 FIGURES: dict[str, tuple[str, Callable[[pathlib.Path], None]]] = {
     "schedules": ("schedules.png", schedules),
+    "learned": ("learned.png", learned_schedule),
     "forward": ("forward.png", forward),
     "toy_points": ("toy_points.gif", lambda path: toy("points", path)),
     "toy_moons": ("toy_moons.gif", lambda path: toy("moons", path)),

@@ -22,18 +22,15 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
     """
     from kddpm.theory import schedules as kd_schedules
 
+    colours = (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE, style.INK, style.GREY, style.BROWN)
     lines: list[tuple[str, kd_schedules.NoiseSchedule, str, Any]] = [
         (name, kd_schedules.by_name(name, num_timesteps), colour, "-")
-        for name, colour in zip(
-            kd_schedules.BY_NAME,
-            (style.BLUE, style.RED, style.GREEN, style.PURPLE, style.ORANGE, style.INK),
-            strict=True,
-        )
+        for name, colour in zip(kd_schedules.BY_NAME, colours, strict=True)
     ]
     zero = kd_schedules.zero_terminal_snr(lines[0][1])
     lines.append(("linear, zero terminal SNR", zero, style.SKY, (0, (2, 1.5))))
 
-    figure, (signal, noise, snr) = style.subplots(10, 3.7, columns=3)
+    figure, (signal, noise, snr) = style.subplots(9.4, 3.3, columns=3)
     for name, schedule, colour, dashes in lines:
         kept, lost = schedule.alpha_bars, schedule.one_minus_alpha_bars
         with np.errstate(divide="ignore"):  # minus infinity without signal, which is not drawn
@@ -48,9 +45,7 @@ def schedules(path: str | os.PathLike, num_timesteps: int = 1000) -> None:
         ends = np.linspace(0, num_timesteps - 1, 4).round().astype(int)
         axes.set(xlabel="t", xlim=(0, num_timesteps - 1), xticks=ends)
         axes.grid(alpha=0.25)
-    figure.legend(
-        loc="outside lower center", ncols=len(lines), frameon=False, columnspacing=1.2, handlelength=1.9, fontsize=9
-    )
+    figure.legend(loc="outside lower center", ncols=-(-len(lines) // 2), frameon=False, columnspacing=1.4)
     style.save(figure, path)
 
 

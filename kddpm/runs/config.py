@@ -72,7 +72,9 @@ class TrainConfig:
     prediction: Annotated[str, f"what the network predicts: {_one_of(PREDICTIONS)}"] = "eps"
     weighting: Annotated[str, f"of the loss: {_one_of(WEIGHTINGS)}"] = "simple"
     variance: Annotated[str, f"of a reverse step: {_one_of(VARIANCES)}"] = "small"
-    timestep_sampling: Annotated[str, "uniform, or importance = by the losses seen"] = "uniform"
+    timestep_sampling: Annotated[
+        str, "uniform; stratified = even over the batch; importance = by the losses seen; log_normal = by the noise"
+    ] = "uniform"
     width: Annotated[int, "channels of the network's first level"] = 128
     multipliers: Annotated[tuple[int, ...], "channels of each level over the width; each level halves the size"] = (
         1,

@@ -23,6 +23,7 @@ from kddpm.data import labels as class_labels
 from kddpm.networks import contract
 from kddpm.sampling import samplers
 from kddpm.sampling.step_table import StepTable
+from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion
 from kddpm.theory.schedules import NoiseSchedule
@@ -142,6 +143,35 @@ class Denoiser:
 
         return predict
 
+    def x0_at(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        """Return x_0 as predicted at any log SNR, with eps on a line between those of the two nearest t.
+
+        This is what `kddpm.learned.schedule` takes as `denoise`.
+
+        Args:
+            z: sqrt(sigmoid(log_snr)) x_0 + sqrt(sigmoid(-log_snr)) eps, float32 (B, H, W, C).
+            log_snr: (B,).
+
+        Returns:
+            A tensor of the shape of z; of no class, if the network has classes.
+        """
+        levels, wanted = self.schedule.log_sigmas.astype(np.float32), -log_snr / 2
+        after = tf.clip_by_value(tf.searchsorted(levels, wanted, side="right"), 1, max(len(levels) - 1, 1))
+        before, after = after - 1, tf.minimum(after, len(levels) - 1)
+        apart = tf.gather(levels, after) - tf.gather(levels, before)
+        share = tf.clip_by_value(tf.math.divide_no_nan(wanted - tf.gather(levels, before), apart), 0.0, 1.0)
+        eps = (1 - _of_pictures(share)) * self._eps(z, before) + _of_pictures(share) * self._eps(z, after)
+        signal, noise = (_of_pictures(tf.sqrt(tf.sigmoid(sign * log_snr))) for sign in (1, -1))
+        return (z - noise * eps) / signal
+
+    def _eps(self, x_t, index):
+        """Return eps at the indices (B,) of the schedule, of no class."""
+        none = tf.fill(index.shape, self.num_classes) if self.num_classes else None
+        output = self.predictor(none)(x_t, tf.gather(self.schedule.timesteps.astype(np.int32), index))
+        tables = parametrization.eps_coefficients(self.schedule, self.objective.prediction)
+        of_xt, of_output = (_of_pictures(tf.gather(table.astype(np.float32), index)) for table in tables)
+        return of_xt * x_t + of_output * output
+
     def compiled(self, key: Hashable, make: Callable[[], object]) -> Any:
         """Return what `make` compiles for `key`, from a cache of the most recently used."""
         kept = self._compiled
@@ -210,6 +240,11 @@ class Denoiser:
                 "needs a model trained with label_dropout: this one never saw pictures without their class",
                 guidance_scale,
             )
+
+
+def _of_pictures(values):
+    """Return (B,) values as (B, 1, 1, 1)."""
+    return tf.reshape(values, [-1, 1, 1, 1])
 
 
 def denoiser_of(model: Denoiser | HasDenoiser) -> Denoiser:

@@ -21,6 +21,9 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
          half with the x_0 found there. The last step, to an infinite w, is Euler's only. Karras et al. integrate in
          x / s and n / s, where a step that changes n / s tenfold, like the first of a cosine schedule, overshoots by
          as much.
+         With churn (algorithm 2) each of N steps but the first begins at a higher level. The row before ends there:
+         x'' = s''/s' x' + churn_noise s'' sqrt(u''^2 - u'^2) z,  u = n / s,  u'' = (1 + min(churn / N, sqrt(2) - 1)) u'
+         rounded to a level of the schedule.
     (7)  PredictorCorrector (Song et al. 2021b, algorithms 3 and 5): after each ancestral row, Langevin rows at t_prev,
          x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
          step size with the mean of |score|^2 for one known picture, d / n^2 (d elements), so that no image depends on
@@ -36,6 +39,7 @@ schedule that the network was trained on.
 
 import abc
 import dataclasses
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -72,6 +76,10 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Return the rows on a (respaced) schedule, from noise to data; `variance` is the model's."""
+
+    def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
+        """Return the rows in the steps `kept` of a schedule, with `at` an index into that schedule."""
+        return _rows_in(self, schedule, kept, variance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,23 +177,66 @@ class Heun(Sampler):
     """Heun's method on the probability-flow ODE (Karras et al. 2022), equation (6): two network calls a step.
 
     Args:
+        churn: noise taken in before the steps, S_churn of the paper's algorithm 2; 0 = none, and nothing is random.
+            Noise levels are rounded to those of the schedule, so that little churn on few steps of T may be none.
+        churn_min: noise level n / s from which on noise is taken in, S_tmin.
+        churn_max: noise level up to which it is taken in, S_tmax; None = any.
+        churn_noise: factor of the noise, S_noise.
         clip, spacing: see `Sampler`.
     """
 
     order: ClassVar[int] = 2
     spacing: str = dataclasses.field(default="karras", kw_only=True)
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float | None = None
+    churn_noise: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("churn", "churn_min", "churn_max", "churn_noise"):
+            if getattr(self, name) is None and name == "churn_max":
+                continue
+            object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
+            if getattr(self, name) < 0:
+                raise InputError(name, "must be at least 0", getattr(self, name))
 
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Return the Euler and Heun rows of equation (6) on a (respaced) schedule: 2 N - 1 rows for N steps."""
-        ratio, towards = (column[::-1] for column in _euler(schedule))
-        step = np.repeat(np.arange(schedule.num_timesteps), 2)[:-1]  # step of each row, from noise to data
+        return self.rows_in(schedule, np.arange(schedule.num_timesteps), variance)
+
+    def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
+        """Return the rows in the steps `kept` of a schedule; churn leads to steps between them."""
+        signal, noise_ = _levels(schedule)
+        raised = self._raised(schedule, kept)
+        begin, end = raised[::-1] + 1, np.append(-1, kept[:-1])[::-1] + 1  # of the levels, which begin with the data
+        ratio = noise_[end] / noise_[begin]
+        towards = signal[end] - signal[begin] * ratio
+        step = np.repeat(np.arange(len(kept)), 2)[:-1]  # step of each row, from noise to data
         second = np.arange(len(step)) % 2 == 1
-        at = schedule.num_timesteps - 1 - step - second
         ratio, towards, zero = np.where(second, 0.0, ratio[step]), towards[step], np.zeros(len(step))
+        lift, std = zero + 1, zero.copy()
+        lift[second], std[second] = (column[::-1] for column in self._churned(schedule, kept[:-1], raised[:-1]))
         return Rows(
-            at, np.where(second, towards / 2, towards), ratio, zero, from_memory=np.where(second, 1.0, 0.0),
+            np.where(second, end[step], begin[step]) - 1,
+            lift * np.where(second, towards / 2, towards), ratio, std, from_memory=np.where(second, lift, 0.0),
             memory_from_x0=np.where(second, 0.0, towards / 2), memory_from_xt=ratio, memory_from_memory=zero,
         )  # fmt: skip
+
+    def _raised(self, schedule, kept):
+        """Return the steps of the schedule at which the kept steps begin; the last of them, taken first, as it is."""
+        log_sigmas, most = schedule.log_sigmas, np.inf if self.churn_max is None else self.churn_max
+        with np.errstate(divide="ignore", over="ignore"):
+            noisy = (log_sigmas >= np.log(self.churn_min)) & (log_sigmas <= np.log(most))
+        wanted = log_sigmas + np.where(noisy, np.log1p(min(self.churn / len(kept), math.sqrt(2) - 1)), 0.0)
+        nearest = np.searchsorted((log_sigmas[1:] + log_sigmas[:-1]) / 2, wanted[kept[:-1]])
+        return np.append(np.maximum(nearest, kept[:-1]), kept[-1])
+
+    def _churned(self, schedule, reached, raised):
+        """Return by what x grows, and the deviation of the noise, from the steps reached to the raised ones."""
+        lift = np.exp((schedule.log_alpha_bars[raised] - schedule.log_alpha_bars[reached]) / 2)
+        kept = np.exp(2 * (schedule.log_sigmas[reached] - schedule.log_sigmas[raised]))  # share of the noise's variance
+        return lift, self.churn_noise * np.sqrt(schedule.one_minus_alpha_bars[raised] * (1 - kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +314,10 @@ class Inversion:
         _check_clip_and_spacing(self.clip, self.spacing)
         object.__setattr__(self, "iterations", arguments.count("iterations", self.iterations))
 
+    def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
+        """As `Sampler.rows_in`."""
+        return _rows_in(self, schedule, kept, variance)
+
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
         """Return the fixed-point iterations of equation (8) on a (respaced) schedule: `iterations` rows a step."""
         if schedule.zero_terminal_snr:
@@ -336,17 +391,21 @@ def step_table(
     objective = objective or Objective()
     whole = kept_steps(sampler, schedule, num_steps)
     kept = kept_steps(sampler, schedule, num_steps, strength)
-    respaced = schedule if len(kept) == schedule.num_timesteps else schedule.respace(kept)
     variances = getattr(sampler, "variance", None)
     if isinstance(variances, tuple):
         taken: Config = {"variance": _checked_variances(variances, whole)[: len(kept)]}
         sampler = dataclasses.replace(sampler, **taken)
     if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
         raise InputError("variance", "learned needs a model that learned one", f"a model with {objective.variance!r}")
-    rows = sampler.rows(respaced, objective.variance)
-    at = kept[rows.at]
-    a, b = (column[at] for column in parametrization.x0_coefficients(schedule, objective.prediction))
-    return StepTable(schedule.timesteps[at], a, b, rows, sampler.clip)
+    rows = sampler.rows_in(schedule, kept, objective.variance)
+    a, b = (column[rows.at] for column in parametrization.x0_coefficients(schedule, objective.prediction))
+    return StepTable(schedule.timesteps[rows.at], a, b, rows, sampler.clip)
+
+
+def _rows_in(sampler, schedule, kept, variance) -> Rows:
+    """Return the rows of a sampler that visits no other steps than those it keeps."""
+    rows = sampler.rows(schedule if len(kept) == schedule.num_timesteps else schedule.respace(kept), variance)
+    return dataclasses.replace(rows, at=kept[rows.at])
 
 
 def kept_steps(

@@ -26,6 +26,7 @@ from kddpm.base.types import Tensor
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
 from kddpm.theory.process import GaussianDiffusion, as_float, at_t, split_output
+from kddpm.theory.schedules import NoiseSchedule
 
 _HYBRID_BOUND_WEIGHT = 0.001 / math.log(2)  # Nichol & Dhariwal 2021, eq. 16, whose bound is in bits
 _HALF_BIN = 1 / 255  # half the distance between uint8 values scaled to [-1, 1]
@@ -35,6 +36,7 @@ _TINY = 1e-37  # keeps logarithms finite in the branch that is not selected
 _HISTORY_DECAY = 0.9  # averages over about 10 losses of each t, as many as Nichol & Dhariwal 2021, section 3.3
 _HISTORY_NEEDED = 10
 _UNIFORM_SHARE = 0.001
+_LOG_SIGMA_MEAN, _LOG_SIGMA_STD = -1.2, 1.2  # Karras et al. 2022, table 1
 _LARGEST_LOSS = 1e15  # its square still fits float32
 
 
@@ -360,7 +362,26 @@ def bound_from_one_sample_nats(
     return prior_nats(diffusion, x_0) + diffusion.schedule.num_timesteps * term
 
 
-# Importance sampling of t.
+# How t is drawn.
+
+
+def log_normal_probabilities(schedule: NoiseSchedule) -> np.ndarray:
+    """Return the probability to draw each t if log(sigma) is N(-1.2, 1.2^2), sigma = sqrt((1 - alpha_bar) / alpha_bar).
+
+    A t gets the mass of all log(sigma) that are nearest to its own (Karras et al. 2022, table 1 and section 5). Their
+    loss is the mean over these t, with "edm" and "simple": the distribution stands for a choice of weights, and is not
+    undone by 1 / (T p_t).
+
+    Args:
+        schedule: of all T steps; it leaves some signal at the end.
+
+    Returns:
+        float64 (T,), of sum 1.
+    """
+    log_sigmas = schedule.log_sigmas
+    borders = (log_sigmas[1:] + log_sigmas[:-1]) / 2
+    below = [0.5 * math.erfc((_LOG_SIGMA_MEAN - border) / _LOG_SIGMA_STD * math.sqrt(0.5)) for border in borders]
+    return np.diff(below, prepend=0.0, append=1.0)
 
 
 def importance_probabilities(squares: Tensor, counts: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ whose relation is (2). The functions are plain `keras.ops` and take tensors of a
 import numpy as np
 from keras import ops
 
-from kddpm.base.errors import InputError
 from kddpm.base.types import Tensor
 from kddpm.theory import parametrization
 from kddpm.theory.parametrization import Objective
@@ -117,7 +116,7 @@ class GaussianDiffusion:
         return -at_t(self._sqrt_one_minus_alpha_bars, t, score) * score
 
     def x0_from(self, x_t: Tensor, t: Tensor, output: Tensor, prediction: str) -> Tensor:
-        """Return x_0 from the output of a network that predicts "eps", "x0", "mu" or "v"."""
+        """Return x_0 from the output of a network with one of the `parametrization.PREDICTIONS`."""
         if prediction == "eps":
             return self.x0_from_eps(x_t, t, output)
         if prediction == "x0":
@@ -126,10 +125,12 @@ class GaussianDiffusion:
             return self.x0_from_mu(x_t, t, output)
         if prediction == "v":
             return self.x0_from_v(x_t, t, output)
-        raise _unknown(prediction)
+        x_t, output = _same_dtype(x_t, output)
+        a, b = self._x0_coefficients(t, x_t, prediction)
+        return a * x_t + b * output
 
     def from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor, prediction: str) -> Tensor:
-        """Return the target at x_t of a network that predicts "eps", "x0", "mu" or "v": the inverse of `x0_from`."""
+        """Return the target at x_t of a network with one of the `parametrization.PREDICTIONS`; inverts `x0_from`."""
         if prediction == "eps":
             return self.eps_from_x0(x_t, t, x_0)
         if prediction == "x0":
@@ -138,7 +139,13 @@ class GaussianDiffusion:
             return self.mu_from_x0(x_t, t, x_0)
         if prediction == "v":
             return self.v_from_x0(x_t, t, x_0)
-        raise _unknown(prediction)
+        x_t, x_0 = _same_dtype(x_t, x_0)
+        a, b = self._x0_coefficients(t, x_t, prediction)
+        return (x_0 - a * x_t) / b
+
+    def _x0_coefficients(self, t, x_t, prediction):
+        """Return a and b of `kddpm.parametrization`, equation (1), to broadcast against x_t."""
+        return (at_t(table, t, x_t) for table in parametrization.x0_coefficients(self.schedule, prediction))
 
     def log_variance(self, x_t: Tensor, t: Tensor, variance: str, fraction: Tensor = None) -> Tensor:
         """Return log sigma_t^2 of p(x_{t-1} | x_t), equation (6), as `kddpm.parametrization`, equation (3), defines it.
@@ -192,10 +199,6 @@ def learned_log_variance(fraction: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def split_output(output: Tensor, objective: Objective) -> tuple[Tensor, Tensor | None]:
     """Split a network's output into (prediction, fraction of a learned variance or None)."""
     return ops.split(output, 2, axis=-1) if objective.variance == "learned" else (output, None)
-
-
-def _unknown(prediction):
-    return InputError("prediction", f"must be one of {', '.join(parametrization.PREDICTIONS)}", repr(prediction))
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 
+_KARRAS_RHO = 7
+_KARRAS_RANGE = 0.002, 80.0  # of sigma, Karras et al. 2022, table 1
 _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last steps of a vanishing alpha_bar finite
 
 
@@ -195,8 +197,52 @@ def variance_exploding(num_timesteps: int = 1000, sigma_min: float = 0.02, sigma
     low, high = arguments.number("sigma_min", sigma_min), arguments.number("sigma_max", sigma_max)
     if not 0 < low < high:
         raise InputError("sigma_min", "must lie between 0 and {sigma_max}", sigma_min, sigma_max=sigma_max)
-    variances = np.geomspace(low, high, _steps(num_timesteps)) ** 2
-    return NoiseSchedule(np.diff(variances, prepend=0.0) / (1 + variances))
+    return from_sigmas(np.geomspace(low, high, _steps(num_timesteps)))
+
+
+def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
+    """Return the schedule whose sigma^(1/7) rises linearly, sigma = sqrt((1 - alpha_bar) / alpha_bar).
+
+    This is eq. 5 of Karras et al. 2022, whose steps count from the noise. T = 1 is sigma_max alone.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise InputError("sigma_min", "must lie between 0 and {sigma_max}", sigma_min, sigma_max=sigma_max)
+    share = np.linspace(1, 0, _steps(num_timesteps))[::-1]
+    low, high = sigma_min ** (1 / _KARRAS_RHO), sigma_max ** (1 / _KARRAS_RHO)
+    return from_sigmas((low + share * (high - low)) ** _KARRAS_RHO)
+
+
+def flow(num_timesteps: int = 1000) -> NoiseSchedule:
+    """Return the schedule of flow matching, x = (1 - u) x_0 + u eps, at u = 1/T .. 1; the last beta clipped at 0.999.
+
+    A sample of this process divided by its norm sqrt((1 - u)^2 + u^2) is an x_t, with sigma = u / (1 - u) (Lipman et
+    al. 2023, section 4.1; Liu et al. 2023).
+    """
+    steps = _steps(num_timesteps)
+    taken = np.arange(1, steps + 1)
+    with np.errstate(divide="ignore"):  # u = 1 is pure noise
+        sigmas = taken / (steps - taken)
+    return NoiseSchedule(np.minimum(from_sigmas(sigmas).betas, _MAX_BETA))
+
+
+def from_sigmas(sigmas: Sequence[float] | np.ndarray) -> NoiseSchedule:
+    """Return the schedule with these ratios of noise to signal, sigma = sqrt((1 - alpha_bar) / alpha_bar).
+
+    beta = (sigma^2 - sigma_prev^2) / (1 + sigma^2), since alpha_bar = 1 / (1 + sigma^2).
+
+    Args:
+        sigmas: increasing positive numbers, (T,); the last may be infinite, which leaves no signal.
+
+    Raises:
+        InputError: the sigmas do not increase from above 0.
+    """
+    sigmas = np.array(sigmas, np.float64)
+    if sigmas.ndim != 1 or sigmas.size == 0 or not np.all(np.diff(sigmas, prepend=0.0) > 0):
+        raise InputError("sigmas", "must be increasing positive numbers", f"{sigmas!r:.80}")
+    before = np.append(0.0, sigmas[:-1])
+    with np.errstate(invalid="ignore", over="ignore"):  # the infinite sigma has beta = 1
+        betas = (sigmas - before) * (sigmas + before) / (1 + sigmas**2)
+    return NoiseSchedule(np.where(np.isinf(sigmas), 1.0, betas))
 
 
 def from_alpha_bar(function: Callable[[float], float], num_timesteps: int = 1000) -> NoiseSchedule:
@@ -244,6 +290,8 @@ BY_NAME: dict[str, Callable[..., NoiseSchedule]] = {
     "quadratic": quadratic,
     "constant": constant,
     "variance_exploding": variance_exploding,
+    "karras": karras,
+    "flow": flow,
 }
 
 
@@ -255,8 +303,6 @@ def by_name(name: str, num_timesteps: int = 1000) -> NoiseSchedule:
 
 
 SPACINGS = ("trailing", "linspace", "quadratic", "karras")
-_KARRAS_RHO = 7
-_KARRAS_RANGE = 0.002, 80.0  # of sigma, Karras et al. 2022, table 1
 
 
 def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str = "trailing") -> np.ndarray:

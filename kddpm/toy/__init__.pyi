@@ -8,6 +8,7 @@ from .gaussians import gaussian_chain_bits as gaussian_chain_bits
 from .gaussians import gaussian_eps as gaussian_eps
 from .gaussians import gaussian_images as gaussian_images
 from .gaussians import gaussian_variances as gaussian_variances
+from .gaussians import gaussian_x0 as gaussian_x0
 from .langevin import annealed_paths as annealed_paths
 from .langevin import langevin_paths as langevin_paths
 from .langevin import log_acceptance as log_acceptance

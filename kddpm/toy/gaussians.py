@@ -49,6 +49,23 @@ def gaussian_eps(schedule: NoiseSchedule, x_t: Tensor, t: Tensor, mean: float, s
     return at_t(slopes, t, x_t) * (x_t - at_t(np.sqrt(schedule.alpha_bars) * mean, t, x_t))
 
 
+def gaussian_x0(z: Tensor, log_snr: Tensor, mean: float, std: float) -> Tensor:
+    """Return E[x_0 | z] for data N(mean, std^2) at any log SNR, as `kddpm.learned` takes a denoiser; from (1).
+
+    Args:
+        z: float (B, ...), of unit noise and signal: z = sqrt(sigmoid(log_snr)) x_0 + sqrt(sigmoid(-log_snr)) eps.
+        log_snr: (B,).
+        mean: mean of the data.
+        std: standard deviation of the data.
+
+    Returns:
+        A tensor of the shape of z.
+    """
+    log_snr = ops.reshape(log_snr, (-1,) + (1,) * (len(z.shape) - 1))
+    signal, noise = ops.sqrt(ops.sigmoid(log_snr)), ops.sqrt(ops.sigmoid(-log_snr))
+    return mean + std**2 * signal / (std**2 * signal**2 + noise**2) * (z - signal * mean)
+
+
 def gaussian_variances(schedule: NoiseSchedule, std: float) -> np.ndarray:
     """Return Var[x_{t-1} | x_t] for data N(mean, std^2) at every t, equation (2), (T,)."""
     of_x0 = std**2 / (schedule.alpha_bars * std**2 / schedule.one_minus_alpha_bars + 1)

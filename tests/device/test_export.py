@@ -114,27 +114,28 @@ SCHEDULES = {
     [pair for pair in itertools.product(parametrization.PREDICTIONS, SCHEDULES) if pair != ("eps", "to pure noise")],
 )
 def test_denoise_gives_eps_whatever_the_network_predicts(give_weights, prediction, schedule):
-    """Converted by hand, Ho et al. 2020, eq. 4 and 7, and Salimans & Ho 2022, section 4."""
+    """Converted by hand, Ho et al. 2020, eq. 4 and 7, Salimans & Ho 2022, section 4, and as below."""
     schedule = SCHEDULES[schedule]
     network = OneConv((8, 8, 1), out_channels=2, num_timesteps=1000)
     model = kddpm.DiffusionModel(network, schedule, prediction=prediction, variance="learned", weighting="hybrid")
     give_weights(model)
-    table = model.denoiser.steps("ddim", 2)
-    denoise = signatures.signatures(model.denoiser, table, batch_size=1)["denoise"]
+    denoise = signatures.signatures(model.denoiser, model.denoiser.steps("ddim", 2), batch_size=1)["denoise"]
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     alpha_bars = np.concatenate([[1.0], schedule.alpha_bars])
     for index, name in enumerate(schedule.timesteps):
         t = as_batch([name])
         output = model.ema_network([x, t]).numpy()[..., :1].astype(float)
         before, after = alpha_bars[index : index + 2]
-        beta = 1 - after / before
-        if prediction == "x0":
-            x_0 = output
-        elif prediction == "mu":
-            x_0 = output * (1 - after) - np.sqrt(after / before) * (1 - before) * x
-            x_0 /= np.sqrt(before) * beta
+        beta, x_0 = 1 - after / before, output
+        if prediction == "mu":
+            x_0 = (output * (1 - after) - np.sqrt(after / before) * (1 - before) * x) / (np.sqrt(before) * beta)
+        elif prediction == "edm":  # Karras et al. 2022, eq. 7, in x_t
+            c = 1 - 0.75 * after
+            x_0 = 0.25 * np.sqrt(after) / c * x + 0.5 * np.sqrt((1 - after) / c) * output
         if prediction == "v":
             expected = np.sqrt(after) * output + np.sqrt(1 - after) * x
+        elif prediction == "velocity":  # eps - x_0
+            expected = (x + np.sqrt(after) * output) / (np.sqrt(after) + np.sqrt(1 - after))
         elif prediction == "eps":
             expected = output
         else:

@@ -32,12 +32,15 @@ def gaussian_denoiser(schedule, mean, std, prediction="eps"):
     x_t = np.array([np.ones(len(gain)), np.zeros(len(gain))])  # lines are rows (slope, offset)
     x_0 = np.array([gain, mean - gain * np.sqrt(alpha_bars) * mean])
     eps = (x_t - np.sqrt(alpha_bars) * x_0) / np.sqrt(1 - alpha_bars)
+    of_unit = 1 - 0.75 * alpha_bars  # alpha_bar (sigma^2 + sigma_data^2) of Karras et al. 2022, eq. 7
     of_x0, of_xt = np.sqrt(before) * schedule.betas, np.sqrt(1 - schedule.betas) * (1 - before)
     slopes, offsets = {
         "eps": eps,
         "x0": x_0,
         "mu": (of_x0 * x_0 + of_xt * x_t) / (1 - alpha_bars),  # Ho et al. 2020, eq. 7
         "v": np.sqrt(alpha_bars) * eps - np.sqrt(1 - alpha_bars) * x_0,  # Salimans & Ho 2022, section 4
+        "edm": (x_0 - 0.25 * np.sqrt(alpha_bars) / of_unit * x_t) * np.sqrt(4 * of_unit / (1 - alpha_bars)),
+        "velocity": eps - x_0,  # Lipman et al. 2023
     }[prediction]
 
     def at(table, t, x):

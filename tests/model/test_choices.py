@@ -17,7 +17,7 @@ from kddpm.theory import schedules
 @pytest.mark.parametrize(
     ("choices", "out_channels", "message"),
     [
-        ({"prediction": "score"}, 1, "`prediction` must be one of eps, x0, mu, v. Received: 'score'"),
+        ({"prediction": "score"}, 1, "`prediction` must be one of eps, x0, mu, v, edm, velocity. Received: 'score'"),
         (
             {"prediction": "v", "weighting": "mu"},
             1,
@@ -28,7 +28,7 @@ from kddpm.theory import schedules
         (
             {"timestep_sampling": "uneven"},
             1,
-            "`timestep_sampling` must be one of uniform, importance. Received: 'uneven'",
+            "`timestep_sampling` must be one of uniform, stratified, importance, log_normal. Received: 'uneven'",
         ),
         *(
             (
@@ -63,8 +63,8 @@ from kddpm.theory import schedules
         (
             {"schedule": ZERO_SNR},
             1,
-            r"`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): there "
-            "eps is x_t itself and says nothing about the image. Received: 'eps'",
+            r"`prediction` must be x0, mu, v, edm or velocity where the schedule ends at alpha_bar = 0 \(zero "
+            r"terminal SNR\): there eps is x_t itself and says nothing about the image. Received: 'eps'",
         ),
         ({"label_dropout": 1.0}, 1, r"`label_dropout` must lie in \[0, 1\). Received: 1.0"),
         ({"label_dropout": -0.1}, 1, r"`label_dropout` must lie in \[0, 1\). Received: -0.1"),

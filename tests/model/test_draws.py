@@ -13,11 +13,12 @@ from kddpm.model import draws
 from kddpm.theory import objectives, parametrization
 
 
-def test_draws_depend_on_seed_and_step_alone():
+@pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
+def test_draws_depend_on_seed_and_step_alone(timestep_sampling):
     x_0, y = np.zeros((64, *SHAPE), np.float32), np.arange(64) % 3
 
     def drawn(step=3, seed=5):
-        model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5)
+        model = small(network={"num_classes": 3}, seed=seed, label_dropout=0.5, timestep_sampling=timestep_sampling)
         t, _, eps, label, dropout_seed = drawn_by(model, step, x_0, y)
         return [part.tolist() for part in (t, eps, label, dropout_seed)]
 
@@ -128,6 +129,69 @@ def test_a_rare_t_is_drawn_as_often_as_its_weight_says(size, rarest, jit_compile
     for t, weight in zip(first_and_last[::2], first_and_last[1::2], strict=True):
         np.testing.assert_array_equal(t, np.arange(size))
         np.testing.assert_allclose(weight * counts, 2**32 / size, rtol=3e-7)  # what depends on t has its uniform mean
+
+
+def even_draws(steps, batch, num_timesteps, **choices):
+    """t of the given steps, int (steps, batch), and their weights."""
+    x_0 = np.zeros((batch, 1, 1, 1), np.float32)
+    drawn = [draws.draw(7, tf.constant(k, tf.int64), x_0, None, num_timesteps, **choices) for k in range(steps)]
+    return np.array([each.t for each in drawn]), np.array([each.weight for each in drawn])
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_stratified_t_are_uniform_and_spread_evenly(batch):
+    """A t is B / T times in a batch, up to less than 1; an image has it in 1 / T of 400 steps, to 5 standard errors."""
+    steps, of_each = 400, 10
+    t, weight = even_draws(steps, batch, of_each, evenly=True)
+    counts = np.stack([(t == i).sum(axis=1) for i in range(of_each)])
+    assert np.all(np.abs(counts - batch / of_each) < 1)
+    shares = np.stack([(t == i).mean(axis=0) for i in range(of_each)])
+    assert np.all(np.abs(shares - 1 / of_each) < 5 * np.sqrt(0.1 * 0.9 / steps))
+    np.testing.assert_array_equal(weight, 1)
+
+
+def test_a_mean_over_stratified_t_scatters_less():
+    """Of t / T it has 1 / B of the variance, 1 / (12 B^2) for 1 / (12 B); 300 steps know a ratio to 12 %."""
+    batch, of_each = 64, 10_000
+    means = [(even_draws(300, batch, of_each, evenly=evenly)[0] / of_each).mean(axis=1) for evenly in (False, True)]
+    for mean, variance in zip(means, (1 / (12 * batch), 1 / (12 * batch**2)), strict=True):
+        assert np.var(mean) == pytest.approx(variance, rel=0.4)
+        assert abs(np.mean(mean) - 0.5) < 5 * np.sqrt(variance / 300)
+
+
+def test_t_by_shares_are_spread_evenly_too():
+    """Every count is B p(t) up to less than 1, and the weights are those of independent draws."""
+    shares = np.array([1.0, 2.0, 0.5, 4.0])
+    choices = {"shares": tf.constant(shares, tf.float32), "evenly": True}
+    t, weight = even_draws(100, 33, 4, **choices)
+    counts = np.stack([(t == i).sum(axis=1) for i in range(4)], axis=1)
+    assert np.all(np.abs(counts - 33 * shares / shares.sum()) < 1)
+    np.testing.assert_allclose(weight, (shares.sum() / 4 / shares)[t], rtol=1e-6)
+    assert np.all(even_draws(3, 33, 4, **choices, undo_shares=False)[1] == 1)
+
+
+def test_log_normal_draws_the_noise_of_edm_and_does_not_undo_it():
+    """Bounds of 5 standard errors of independent draws; these are spread evenly and scatter less."""
+    n, model = 20_000, small(timestep_sampling="log_normal")
+    t, weight, *_ = drawn_by(model, 0, np.zeros((n, *SHAPE), np.float32))
+    log_sigma = np.random.default_rng(0).normal(-1.2, 1.2, n)
+    levels = np.log((1 - model.schedule.alpha_bars) / model.schedule.alpha_bars) / 2
+    nearest = np.argmin(np.abs(log_sigma[:, np.newaxis] - levels), axis=1)
+    expected = np.bincount(nearest, minlength=T) / n
+    assert (abs(np.bincount(t, minlength=T) / n - expected) < 5 * np.sqrt(2 * (expected + 1 / n) / n)).all()
+    np.testing.assert_array_equal(weight, 1)
+
+
+def test_an_evaluation_counts_what_training_counts():
+    """Its loss under log_normal is the mean over these shares of t, known to 0.001 from 5,000 images."""
+    model, n = small(timestep_sampling="log_normal"), 5000
+    shares = objectives.log_normal_probabilities(model.schedule)
+    t, _ = draws.draw_evaluation(0, 0, np.zeros((n, 1, 1, 1), np.float32), T, tf.constant(shares, tf.float32))
+    assert np.abs(np.bincount(t, minlength=T) / n - shares).max() < 5 / n
+    of_each = np.arange(1.0, T + 1).astype(np.float32)
+    model._image_losses = lambda network, x_0, t, *rest, **options: tf.gather(of_each, t)
+    found = evaluate(model, np.zeros((n, *SHAPE), np.uint8), batch_size=500)
+    assert found == pytest.approx(of_each @ shares, rel=2e-3) and abs(found - of_each.mean()) > 1
 
 
 def test_training_remembers_the_losses_of_each_t():

@@ -60,7 +60,7 @@ def largest(ours, theirs):
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 results = []
 for unet, model in (
-    (None, {"clip_norm": None, "accumulation": 2}),
+    (None, {"clip_norm": None, "accumulation": 2, "timestep_sampling": "stratified"}),
     (None, {"clip_norm": 0.1}),
     (
         {"num_classes": 3, "out_channels": 2, "dropout": 0.3},

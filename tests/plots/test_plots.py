@@ -12,7 +12,7 @@ from PIL import Image
 import kddpm
 from kddpm import data, toy
 from kddpm.base.errors import InputError
-from kddpm.plots import __main__, bits, chains, pictures, processes, runs, style, theory
+from kddpm.plots import __main__, bits, chains, learned, pictures, processes, runs, style, theory
 from kddpm.theory import schedules as kd_schedules
 
 
@@ -252,6 +252,22 @@ def test_the_trajectory_bound_falls_to_the_exact_value(drawn):
     assert len({line.get_color() for line in measured}) == 3
 
 
+def test_a_learned_schedule_is_beside_the_best(drawn):
+    figure = drawn(learned.learned_schedule, steps=300)
+    left, right = figure.axes
+    straight, found, best = (line.get_ydata() for line in left.lines)
+    for line in (straight, found, best):
+        np.testing.assert_allclose(line[[0, -1]], [8, -4], atol=1e-3)
+    assert np.abs(found - best)[:950].max() < 0.2 < 3 < np.abs(straight - best).max()
+    (_, rising), (_, even), (_, level) = (line.get_data() for line in right.lines)
+    # The bound, the area below, is the same: (log(1 + std^2 e^8) - log(1 + std^2 e^-4)) / 2.
+    area = (np.log1p(0.0625 * np.exp(8)) - np.log1p(0.0625 * np.exp(-4))) / 2
+    for loss in (rising, even, level):
+        assert np.mean(loss) == pytest.approx(area, rel=1e-5)
+    assert np.ptp(level) < 1e-6 and np.abs(even[:-1] / area - 1).max() < 0.12 and np.ptp(rising) > 2 * area
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1] == "learned"
+
+
 def test_a_toy_animation_goes_to_noise_and_back(tmp_path):
     model = kddpm.DiffusionModel(toy.MLP(width=8, depth=1), kd_schedules.cosine(6))
     theory.toy("moons", tmp_path / "moons.gif", model, count=40, frames=4)
@@ -306,7 +322,7 @@ def run(*flags, cwd=ROOT):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--only=schedules,loops"], "--only must be among schedules, forward, toy_points, toy_moons, vae, "),
+        (["--only=schedules,loops"], "--only must be among schedules, learned, forward, toy_points, toy_moons, vae, "),
         (["--only="], "--only must be among "),
         (["--out=taken"], "--out must be a folder. Received: taken"),
         (["schedules"], "flags must begin with --. Received: schedules"),

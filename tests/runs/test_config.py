@@ -86,9 +86,9 @@ def test_flags_of_another_type_are_named(name, text):
         ),
         (
             {"schedule": "cosin"},
-            "--schedule must be one of linear, cosine, .*, constant, variance_exploding. Received: 'cosin'",
+            "--schedule must be one of linear, cosine, .*, variance_exploding, karras, flow. Received: 'cosin'",
         ),
-        ({"prediction": "score"}, "--prediction must be one of eps, x0, mu, v. Received: 'score'"),
+        ({"prediction": "score"}, "--prediction must be one of eps, x0, mu, v, edm, velocity. Received: 'score'"),
         (
             {"weighting": "mu", "prediction": "v"},
             "--weighting must be one of simple, vlb, min_snr, hybrid, each in the form that belongs to --prediction. "
@@ -97,7 +97,17 @@ def test_flags_of_another_type_are_named(name, text):
         ({"variance": "fixed"}, "--variance must be one of small, large, learned. Received: 'fixed'"),
         (
             {"timestep_sampling": "uneven"},
-            "--timestep_sampling must be one of uniform, importance. Received: 'uneven'",
+            "--timestep_sampling must be one of uniform, stratified, importance, log_normal. Received: 'uneven'",
+        ),
+        (
+            {"timestep_sampling": "log_normal", "weighting": "vlb"},
+            "--timestep_sampling log_normal is itself a choice of what counts and goes with --weighting=simple or "
+            "'hybrid'. Received: weighting='vlb'",
+        ),
+        (
+            {"timestep_sampling": "log_normal", "prediction": "edm", "zero_terminal_snr": True},
+            r"--timestep_sampling must be another where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): "
+            "log_normal never draws the last t, where sampling starts. Received: 'log_normal'",
         ),
         (
             {"weighting": "hybrid"},
@@ -111,8 +121,8 @@ def test_flags_of_another_type_are_named(name, text):
         ),
         (
             {"zero_terminal_snr": True},
-            r"--prediction must be x0, mu or v where the schedule ends at alpha_bar = 0 \(zero terminal SNR\): there "
-            "eps is x_t itself and says nothing about the image. Received: 'eps'",
+            r"--prediction must be x0, mu, v, edm or velocity where the schedule ends at alpha_bar = 0 \(zero "
+            r"terminal SNR\): there eps is x_t itself and says nothing about the image. Received: 'eps'",
         ),
         (
             {"zero_terminal_snr": True, "prediction": "v", "num_timesteps": 1},
@@ -120,8 +130,9 @@ def test_flags_of_another_type_are_named(name, text):
         ),
         (
             {"num_timesteps": 10**5},
-            r"--prediction must be x0 or v where a schedule leaves so little signal: the factor 1 / sqrt\(alpha_bar\) "
-            "by which x_0 follows from eps or mu leaves float32 from t=36717. Received: 'eps', and alpha_bar=0 at",
+            r"--prediction must be x0, v, edm or velocity where a schedule leaves so little signal: the factor "
+            r"1 / sqrt\(alpha_bar\) by which x_0 follows from eps or mu leaves float32 from t=36717. "
+            "Received: 'eps', and alpha_bar=0 at",
         ),
         ({"zero_terminal_snr": "yes"}, "--zero_terminal_snr must be true or false. Received: 'yes'"),
         ({"label_dropout": 1.0}, r"--label_dropout must be in \[0, 1\). Received: 1.0"),

@@ -5,11 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from helpers.closed_form import gaussian_denoiser
 
 import kddpm
 from kddpm import editing, generation, likelihood
 from kddpm.base.errors import InputError
 from kddpm.device import export
+from kddpm.theory import parametrization, schedules
 
 SHAPE, T = (8, 8, 1), 20
 SCHEDULE = kddpm.schedules.linear(T, 1e-3, 0.5)
@@ -77,7 +80,9 @@ def test_guidance_needs_a_network_that_knows_no_class():
 
 
 def test_what_means_nothing_is_refused():
-    with pytest.raises(InputError, match="`prediction` must be x0, mu or v where the schedule ends at alpha_bar = 0"):
+    with pytest.raises(
+        InputError, match="`prediction` must be x0, mu, v, edm or velocity where the schedule ends at alpha_bar = 0"
+    ):
         kddpm.Denoiser(own_network(), kddpm.schedules.zero_terminal_snr(SCHEDULE))
 
 
@@ -92,3 +97,25 @@ def test_output_channels_must_be_those_of_the_objective():
     learned = kddpm.Objective(weighting="hybrid", variance="learned")
     with pytest.raises(InputError, match="`network` must have 2 output channels for variance='learned'"):
         kddpm.Denoiser(own_network(), SCHEDULE, learned)
+
+
+@pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
+def test_x0_at_any_log_snr_is_that_of_the_levels_about_it(prediction):
+    """The best network for N(0.1, 0.25^2): at a level what it says, between two of 1000 levels nearly."""
+    schedule, std, mean = schedules.cosine(1000), 0.25, 0.1
+    predict = gaussian_denoiser(schedule, mean, std, prediction)
+
+    class Best(keras.Model):
+        image_shape, num_classes = SHAPE, None
+
+        def call(self, inputs, training=False):
+            return predict(*inputs)
+
+    denoiser = kddpm.Denoiser(Best(), schedule, kddpm.Objective(prediction))
+    levels = -2 * schedule.log_sigmas[[10, 100, 500, 900]]
+    z = np.random.default_rng(0).normal(size=(4, *denoiser.image_shape)).astype(np.float32)
+    for log_snr, atol in ((levels, 1e-3), (0.6 * levels + 0.4 * (-2 * schedule.log_sigmas[[11, 101, 501, 901]]), 2e-3)):
+        found = denoiser.x0_at(tf.constant(z), tf.constant(log_snr, tf.float32))
+        signal, noise = (np.sqrt(1 / (1 + np.exp(sign * log_snr))).reshape(-1, 1, 1, 1) for sign in (-1, 1))
+        expected = mean + std**2 * signal / (std**2 * signal**2 + noise**2) * (z - signal * mean)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)

@@ -167,7 +167,7 @@ def test_the_variance_is_the_models_where_the_sampler_leaves_it():
     assert samplers.step_table(PredictorCorrector(), linear_100, 10, LEARNED).learned_variance is True
 
 
-@pytest.mark.parametrize("sampler", EVERY_KIND, ids=str)
+@pytest.mark.parametrize("sampler", [*EVERY_KIND, Heun(churn=50.0)], ids=str)
 def test_every_table_is_finite(sampler):
     """Also where nothing is left of the image at the end, and where there is one step."""
     for name in schedules.BY_NAME:
@@ -192,7 +192,7 @@ def test_every_table_is_finite(sampler):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("sampler", EVERY_KIND, ids=str)
+@pytest.mark.parametrize("sampler", [*EVERY_KIND, Heun(churn=50.0)], ids=str)
 def test_every_table_is_finite_in_float32_where_a_schedule_is_accepted(sampler, schedule):
     for prediction, spacing in itertools.product(parametrization.PREDICTIONS, schedules.SPACINGS):
         try:
@@ -315,7 +315,7 @@ def test_names_and_steps():
         ),
         (
             lambda: samplers.step_table(DDIM(), linear_100, 10, Objective("score")),
-            "`prediction` must be one of eps, x0, mu, v. Received: 'score'",
+            "`prediction` must be one of eps, x0, mu, v, edm, velocity. Received: 'score'",
         ),
     ],
 )

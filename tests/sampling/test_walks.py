@@ -212,7 +212,7 @@ def test_zero_terminal_snr_is_walked_whatever_the_prediction(sampler):
     ends = [
         draw(denoiser_of(schedule, prediction), samplers.step_table(sampler, schedule, 7, Objective(prediction)),
              range(3), (4, 4, 1), "eager")
-        for prediction in ("x0", "v", "mu")
+        for prediction in ("x0", "v", "mu", "edm", "velocity")
     ]  # fmt: skip
     assert np.all(np.isfinite(ends)) and np.std(ends[0]) > 0.1
     for end in ends[1:]:

@@ -78,7 +78,9 @@ def test_every_loss_and_its_gradient_are_numbers_at_every_end(name):
 @pytest.mark.parametrize("name", ["1e-155", "0 in float64", "exponential"])
 @pytest.mark.parametrize("prediction", ["eps", "mu"])
 def test_a_prediction_that_float32_cannot_turn_into_x_0_is_refused(prediction, name):
-    with pytest.raises(InputError, match=r"`prediction` must be x0 or v .* 1 / sqrt\(alpha_bar\)") as caught:
+    with pytest.raises(
+        InputError, match=r"`prediction` must be x0, v, edm or velocity .* 1 / sqrt\(alpha_bar\)"
+    ) as caught:
         Objective(prediction).check_schedule(EVERY_KIND[name])
     assert f"Received: {prediction!r}, and alpha_bar=" in str(caught.value) and "\n" not in str(caught.value)
     Objective(prediction).check_schedule(EVERY_KIND["1e-56"])  # 1e28 fits

@@ -88,7 +88,9 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     def said(x):  # what a network says that means x; Salimans & Ho 2022, section 4, for v
         eps = (x_t - np.sqrt(alpha_bar) * x) / np.sqrt(1 - alpha_bar)
         v = np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x
-        return {"eps": eps, "x0": x, "mu": mean(x), "v": v}[prediction]
+        y, sigma = x_t / np.sqrt(alpha_bar), np.sqrt(1 / snr)  # of Karras et al. 2022, whose F this is
+        edm = (x - 0.25 / (sigma**2 + 0.25) * y) / (0.5 * sigma / np.sqrt(sigma**2 + 0.25))
+        return {"eps": eps, "x0": x, "mu": mean(x), "v": v, "edm": edm, "velocity": eps - x}[prediction]
 
     squared = over_pixels((said(x_0) - said(predicted)) ** 2)
     if weighting == "simple":
@@ -96,6 +98,7 @@ def numpy_loss(x_0, x_t, noise, predicted, fraction, prediction, weighting, vari
     if weighting == "min_snr":  # Hang et al. 2023, section 3.4, with a least 0.1; mu as an affine function of x0
         low, floored = np.minimum(snr, 5), np.clip(snr, 0.1, 5)
         of = {"eps": low / snr, "x0": floored, "mu": low / to_mu**2, "v": floored / (snr + 1)}
+        of |= {"edm": floored / (4 + snr), "velocity": floored / (1 + np.sqrt(snr)) ** 2}
         return of[prediction].ravel() * squared
     small = at(SCHEDULE.betas) * (1 - previous) / (1 - alpha_bar)
     small[0] = small[1]  # STEPS begin with 0 and 1
@@ -128,6 +131,41 @@ def test_training_loss_is_that_of_the_papers(prediction, weighting, variance):
     assert single.dtype == "float32"
     # x_0' is 0.01 from x_0: float32 keeps 1e-5 of that, and less where eps or mu says x_0 in its last digits.
     np.testing.assert_allclose(single[:-2], expected[:-2], rtol=3e-3)
+
+
+def test_edm_with_simple_is_the_loss_of_karras_et_al():
+    """Table 1: lambda |D - x_0|^2, lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, in y and sigma alone."""
+    x_0, x_t, noise, output, _ = a_batch(0.5)
+    alpha_bar = SCHEDULE.alpha_bars[STEPS].reshape(-1, 1, 1, 1)
+    sigma, y = np.sqrt((1 - alpha_bar) / alpha_bar), x_t / np.sqrt(alpha_bar)
+    denoised = 0.25 / (sigma**2 + 0.25) * y + 0.5 * sigma / np.sqrt(sigma**2 + 0.25) * output
+    expected = np.mean((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * (denoised - x_0) ** 2, axis=(1, 2, 3))
+    loss = objectives.training_loss(DIFFUSION, x_t, STEPS, x_0, noise, output, Objective("edm"))
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+def test_a_velocity_is_that_of_the_straight_line():
+    """The target is eps - x_0; the data of sigma_data = 0.5 and its eps give EDM's target unit variance at every t."""
+    x_0, x_t, noise, _, _ = a_batch(0.5)
+    np.testing.assert_allclose(DIFFUSION.from_x0(x_t, STEPS, x_0, "velocity"), noise - x_0, rtol=0, atol=1e-12)
+    a, b = parametrization.x0_coefficients(SCHEDULE, "edm")
+    s, n = np.sqrt(SCHEDULE.alpha_bars), np.sqrt(SCHEDULE.one_minus_alpha_bars)
+    of_x0, of_eps = (1 - a * s) / b, -a * n / b
+    np.testing.assert_allclose(0.25 * of_x0**2 + of_eps**2, 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["linear", "karras", "flow"])
+def test_log_normal_probabilities_are_masses_of_the_nearest_levels(name):
+    """By quadrature: a fine grid of log(sigma), each point to the level that is nearest to it."""
+    schedule = schedules.by_name(name, 50)
+    grid = np.linspace(-1.2 - 10 * 1.2, -1.2 + 10 * 1.2, 400_001)
+    levels = np.log(np.expm1(-np.cumsum(np.log1p(-schedule.betas)))) / 2
+    nearest = np.argmin(np.abs(grid[:, np.newaxis] - levels), axis=1)
+    density = np.exp(-(((grid + 1.2) / 1.2) ** 2) / 2)
+    expected = np.bincount(nearest, density / density.sum(), minlength=50)
+    found = objectives.log_normal_probabilities(schedule)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)  # the grid's step times the density
+    assert found.sum() == pytest.approx(1, abs=1e-15)
 
 
 @pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)

@@ -49,7 +49,7 @@ def test_coefficients_are_the_named_conversions(name):
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_one_x0_has_one_vlb_loss_whatever_it_is_said_in(name, variance):
-    """The network's x_0' written as eps, x0, mu and v; the loss is (c0 (x_0 - x_0'))^2 / (2 sigma^2) in all of them."""
+    """The network's x_0' written as each of them; the loss is (c0 (x_0 - x_0'))^2 / (2 sigma^2) in all of them."""
     schedule = SCHEDULES[name]
     diffusion = GaussianDiffusion(schedule)
     t, x_0, noise, predicted = of_every_t(schedule)
@@ -101,13 +101,15 @@ def test_eps_weight_of_the_bound_has_the_digits_of_mpmath(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_min_snr_is_that_of_hang_et_al(name):
-    """But for x0 and v the minimum of the SNR and 5 is at least 0.1."""
+    """But for x0, v, edm and velocity the minimum of the SNR and 5 is at least 0.1."""
     schedule = SCHEDULES[name]
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = schedule.alpha_bars / schedule.one_minus_alpha_bars
         low, floored = np.minimum(snr, 5), np.clip(snr, 0.1, 5)
         to_mu = schedule.posterior_coefs_x0
-        expected = {"eps": low / snr, "x0": floored, "v": floored * (1 - schedule.alpha_bars), "mu": low / to_mu**2}
+        expected = {"eps": low / snr, "x0": floored, "v": floored / (snr + 1), "mu": low / to_mu**2}
+        expected["edm"] = floored / (4 + snr)  # c_out^2, of sigma_data = 0.5
+        expected["velocity"] = floored / (1 + np.sqrt(snr)) ** 2  # u^2
     for prediction in without_eps(name):
         weights = parametrization.loss_weights(schedule, Objective(prediction, "min_snr"))
         np.testing.assert_allclose(weights, expected[prediction], rtol=1e-11, err_msg=prediction)
@@ -153,7 +155,9 @@ def test_check_refuses_an_unknown_name(name):
 
 def test_tables_refuse_an_unknown_name():
     schedule = SCHEDULES["linear"]
-    with pytest.raises(InputError, match="`prediction` must be one of eps, x0, mu, v. Received: 'score'"):
+    with pytest.raises(
+        InputError, match="`prediction` must be one of eps, x0, mu, v, edm, velocity. Received: 'score'"
+    ):
         parametrization.x0_coefficients(schedule, "score")
     with pytest.raises(InputError, match="`prediction` must be one of .*Received: 'score'"):
         parametrization.eps_coefficients(schedule, "score")

@@ -153,8 +153,16 @@ def test_from_x0_is_the_inverse_of_x0_from(prediction, name):
 @pytest.mark.parametrize("prediction", parametrization.PREDICTIONS)
 def test_x0_from_is_the_named_conversion(prediction):
     x_t, output = normals(6, 3)
-    named = {**{name: pair[0] for name, pair in INVERSES.items()}, "x0": lambda x_t, t, x_0: x_0}[prediction]
-    np.testing.assert_array_equal(DIFFUSION.x0_from(x_t, STEPS, output, prediction), named(x_t, STEPS, output))
+    if prediction in ("edm", "velocity"):  # which have no name of their own: in the variables of their papers
+        alpha_bar = column(SCHEDULE.alpha_bars)
+        y, sigma = x_t / np.sqrt(alpha_bar), np.sqrt((1 - alpha_bar) / alpha_bar)
+        c_skip, c_out = 0.5**2 / (sigma**2 + 0.5**2), 0.5 * sigma / np.sqrt(0.5**2 + sigma**2)
+        u = sigma / (1 + sigma)
+        expected = c_skip * y + c_out * output if prediction == "edm" else (1 - u) * y - u * output
+        np.testing.assert_allclose(DIFFUSION.x0_from(x_t, STEPS, output, prediction), expected, rtol=0, atol=1e-12)
+    else:
+        named = {**{name: pair[0] for name, pair in INVERSES.items()}, "x0": lambda x_t, t, x_0: x_0}[prediction]
+        np.testing.assert_array_equal(DIFFUSION.x0_from(x_t, STEPS, output, prediction), named(x_t, STEPS, output))
     low = tf.cast(output, tf.bfloat16)
     assert DIFFUSION.x0_from(low, STEPS, low, prediction).dtype == tf.float32
 
@@ -162,7 +170,9 @@ def test_x0_from_is_the_named_conversion(prediction):
 def test_an_unknown_prediction_or_variance_is_refused():
     x_t, output = normals(6, 3)
     for method in (DIFFUSION.x0_from, DIFFUSION.from_x0):
-        with pytest.raises(InputError, match="`prediction` must be one of eps, x0, mu, v. Received: 'score'"):
+        with pytest.raises(
+            InputError, match="`prediction` must be one of eps, x0, mu, v, edm, velocity. Received: 'score'"
+        ):
             method(x_t, STEPS, output, "score")
     with pytest.raises(InputError, match='`variance` must be "small" or "large".* Received: \'tiny\''):
         DIFFUSION.log_variance(x_t, STEPS, "tiny")

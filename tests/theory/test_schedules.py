@@ -80,6 +80,21 @@ def test_each_name_has_its_shape():
     assert made.betas[-1] == 0.999
 
 
+@pytest.mark.parametrize("steps", [2, 18, 1000])
+def test_the_sigmas_of_karras_and_of_a_straight_line(steps):
+    """Karras et al. 2022, eq. 5, counted from the noise; and sigma = u / (1 - u) at u = 1/T .. (T - 1)/T."""
+    i = np.arange(steps)
+    sigmas = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    made = np.sqrt(np.expm1(-np.cumsum(np.log1p(-schedules.karras(steps).betas))))
+    np.testing.assert_allclose(made[::-1], sigmas, rtol=1e-12)
+    u, made = np.arange(1, steps) / steps, schedules.flow(steps)
+    np.testing.assert_allclose(made.alpha_bars[:-1], (1 - u) ** 2 / ((1 - u) ** 2 + u**2), rtol=1e-12)
+    assert made.betas[-1] == 0.999
+    endless = schedules.from_sigmas([0.1, 2.0, math.inf])
+    assert endless.zero_terminal_snr
+    np.testing.assert_allclose(endless.alpha_bars, [1 / 1.01, 1 / 5, 0], rtol=1e-14)
+
+
 def test_a_function_is_scaled_to_begin_at_one_and_clipped_at_its_end():
     schedule = schedules.from_alpha_bar(lambda u: 0.9 * math.exp(-u), 10)
     np.testing.assert_allclose(schedule.alpha_bars, np.exp(-np.arange(1, 11) / 10), rtol=1e-12)
@@ -267,6 +282,9 @@ def test_tables_are_read_only_and_apart_from_what_was_given():
         (lambda: schedules.from_alpha_bar(lambda u: 1.5 - u, 10), "`function` must decrease strictly within"),
         (lambda: schedules.from_alpha_bar(lambda u: 0.5 - u, 10), "`function` must decrease strictly within"),
         (lambda: schedules.from_alpha_bar(lambda u: math.nan, 10), "`function` must decrease strictly within"),
+        (lambda: schedules.from_sigmas([1.0, 0.5]), "`sigmas` must be increasing positive numbers. .*0.5"),
+        (lambda: schedules.from_sigmas([0.0, 0.5]), "`sigmas` must be increasing positive numbers"),
+        (lambda: schedules.karras(10, 2.0, 1.0), "`sigma_min` must lie between 0 and sigma_max=1.0. Received: 2.0"),
         (lambda: schedules.by_name("square"), "`schedule` must be one of linear, cosine, .*. Received: 'square'"),
         (
             lambda: schedules.timestep_grid(schedules.constant(10), 11),
