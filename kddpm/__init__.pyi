@@ -31,6 +31,7 @@ from .theory import parametrization as parametrization
 from .theory import process as process
 from .theory import schedules as schedules
 from .theory import sde as sde
+from .theory import timesteps as timesteps
 from .theory.parametrization import Objective as Objective
 from .theory.process import GaussianDiffusion as GaussianDiffusion
 from .theory.schedules import NoiseSchedule as NoiseSchedule

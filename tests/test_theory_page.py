@@ -146,7 +146,7 @@ def test_quotes_about_the_linear_schedule():
 
 @pytest.mark.parametrize("name", schedules.BY_NAME)
 def test_identities_between_tables(name):
-    """Equation (12), its second form, and the half of (18) from (16) and (17)."""
+    """Equation (17), its second form, and the half of (24) from (22) and (23)."""
     schedule = schedules.by_name(name, 100)
     snr = schedule.alpha_bars / schedule.one_minus_alpha_bars
     weights = parametrization.loss_weights(schedule, Objective("x0", "vlb", "small"))

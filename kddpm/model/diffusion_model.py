@@ -27,7 +27,7 @@ from kddpm.model.guarded import GuardedModel, refuse_weights
 from kddpm.networks import contract
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
-from kddpm.theory import objectives, schedules
+from kddpm.theory import objectives, schedules, timesteps
 from kddpm.theory.parametrization import Objective
 
 
@@ -233,7 +233,7 @@ class DiffusionModel(GuardedModel):
     def _draw(self, step, x_0, label):
         sampling, shares = self.objective.timestep_sampling, self._chosen_shares()
         if sampling == "importance":
-            shares = objectives.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
+            shares = timesteps.importance_probabilities(self.loss_squares.value, self.loss_counts.value)
         return draws.draw(
             self.seed, step, x_0, label, self.schedule.num_timesteps,
             shares=shares, undo_shares=sampling == "importance", evenly=sampling != "uniform",
@@ -244,7 +244,7 @@ class DiffusionModel(GuardedModel):
         """Return how much each t counts where that is part of the objective, (T,); None = evenly."""
         if self.objective.timestep_sampling != "log_normal":
             return None
-        return tf.constant(objectives.log_normal_probabilities(self.schedule), tf.float32)
+        return tf.constant(timesteps.log_normal_probabilities(self.schedule), tf.float32)
 
     def _update_loss_history(self, t, losses, is_finite):
         """Update the running mean of the squared loss at each t from the global batch, for importance sampling."""
@@ -253,7 +253,7 @@ class DiffusionModel(GuardedModel):
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             t, losses = context.all_gather(t, axis=0), context.all_gather(losses, axis=0)
-        squares, counts = objectives.updated_loss_history(self.loss_squares.value, self.loss_counts.value, t, losses)
+        squares, counts = timesteps.updated_loss_history(self.loss_squares.value, self.loss_counts.value, t, losses)
         self.loss_squares.assign(tf.where(is_finite, squares, self.loss_squares.value))
         self.loss_counts.assign(tf.where(is_finite, counts, self.loss_counts.value))
 

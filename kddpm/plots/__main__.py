@@ -20,6 +20,7 @@ continuous_time      paths of the forward SDE, the reverse SDE and the probabili
 langevin             Langevin dynamics in the plane: plain, annealed, and corrected (MALA)
 """
 
+import logging
 import pathlib
 from collections.abc import Callable
 
@@ -66,6 +67,7 @@ def main() -> None:
     check_output("out", out, is_folder=True)
     extras.need("plots", "A figure")
     commands.start_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of a loop that is traced for many step tables
     for number, name in enumerate(names, 1):
         file, draw = FIGURES[name]
         print(f"{number}/{len(names)} {name} ...", flush=True)

@@ -1,12 +1,12 @@
 """The equations of DDPM, without networks, in the order of docs/theory.md. Uses `base`.
 
 Begin with `schedules`, then `process` (q and what follows from it), `parametrization` (what a network predicts,
-and the loss weight and variance that go with it) and `objectives` (losses and the variational bound). `learned` trains
-a schedule for a given denoiser, and `sde` has the process in continuous time.
+and the loss weight and variance that go with it) and `objectives` (losses and the variational bound). `timesteps` says
+how often each t is drawn, `learned` trains a schedule for a given denoiser, and `sde` has continuous time.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["learned", "objectives", "parametrization", "process", "schedules", "sde"]
+    __name__, ["learned", "objectives", "parametrization", "process", "schedules", "sde", "timesteps"]
 )

@@ -10,7 +10,7 @@ from helpers.small_models import SHAPE, Replica, drawn_by, evaluate, give_histor
 
 from kddpm.data import images
 from kddpm.model import draws
-from kddpm.theory import objectives, parametrization
+from kddpm.theory import parametrization, timesteps
 
 
 @pytest.mark.parametrize("timestep_sampling", parametrization.TIMESTEP_SAMPLINGS)
@@ -185,7 +185,7 @@ def test_log_normal_draws_the_noise_of_edm_and_does_not_undo_it():
 def test_an_evaluation_counts_what_training_counts():
     """Its loss under log_normal is the mean over these shares of t, known to 0.001 from 5,000 images."""
     model, n = small(timestep_sampling="log_normal"), 5000
-    shares = objectives.log_normal_probabilities(model.schedule)
+    shares = timesteps.log_normal_probabilities(model.schedule)
     t, _ = draws.draw_evaluation(0, 0, np.zeros((n, 1, 1, 1), np.float32), T, tf.constant(shares, tf.float32))
     assert np.abs(np.bincount(t, minlength=T) / n - shares).max() < 5 / n
     of_each = np.arange(1.0, T + 1).astype(np.float32)
@@ -205,7 +205,7 @@ def test_training_remembers_the_losses_of_each_t():
         t, weight, eps, _, _ = drawn_by(model, k, x_0)
         x_t = model.diffusion.q_sample(x_0, t, eps)
         losses = np.square(eps - model.network([x_t, t]).numpy()).mean((1, 2, 3))
-        squares, counts = objectives.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)
+        squares, counts = timesteps.updated_loss_history(tf.constant(squares), tf.constant(counts), t, losses)
         reported.append(np.mean(weight * losses))
         history = train(model, x[4 * k : 4 * k + 4])
         np.testing.assert_allclose(history["loss"], reported[-1:], rtol=1e-5)
