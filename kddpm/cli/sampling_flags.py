@@ -202,7 +202,7 @@ def check_form(out: pathlib.Path, edit: str | None) -> None:
     """Check that --out has a suffix that the edit can write, to which --frames and --columns, if given, apply.
 
     Raises:
-        InputError: another suffix, or a flag that does not apply to it.
+        InputError: another suffix, a flag that does not apply to it, or --frames in another format.
     """
     animated = edit in (None, "interpolate")
     if out.suffix.lower() not in (".png", ".gif" if animated else ".png", ".npz", ""):
@@ -210,6 +210,7 @@ def check_form(out: pathlib.Path, edit: str | None) -> None:
         raise InputError(
             f"--out must end in {forms}, or be a folder{f', for --{edit}' if edit else ''}. Received: {out}"
         )
+    frames()  # its format
     suffix, stages, columns = out.suffix.lower(), flags.FLAGS.frames, flags.FLAGS.columns
     if stages is not None and suffix not in (".png", ".gif"):
         raise InputError(f"--frames belongs to .png, a filmstrip, or .gif. Received: --out={out}")

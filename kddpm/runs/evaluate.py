@@ -113,14 +113,8 @@ def evaluate(
         source = _read(spec, config, trained_on, skip_bad_images=skip_bad_images, **reading)
         model = build.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
-    facts = {
-        "kddpm": __version__,
-        "run_dir": str(run_dir),
-        **_facts(run, spec, source, trained_on),
-        "max_images": max_images,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
+    chosen = {"max_images": max_images, "seed": seed, "batch_size": batch_size}
+    facts = {"kddpm": __version__, "run_dir": str(run_dir), **_facts(run, spec, source, trained_on), **chosen}
     out = run.evaluation_path if out is None else pathlib.Path(expand(out))
     options: dict[str, Any] = {
         "num_terms": num_terms,

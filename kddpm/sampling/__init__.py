@@ -7,5 +7,5 @@ runs its steps inside the graph. `denoiser` is the interface to a network; users
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["denoiser", "editing", "generation", "noise", "samplers", "step_table", "walks"]
+    __name__, ["denoiser", "editing", "generation", "inversion", "noise", "samplers", "step_table", "walks"]
 )

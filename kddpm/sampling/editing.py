@@ -10,6 +10,7 @@ from kddpm.data import images as kd_images
 from kddpm.data import inputs, masks
 from kddpm.sampling import generation, noise, samplers
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
+from kddpm.sampling.inversion import Inversion
 
 _JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
 
@@ -26,7 +27,7 @@ def invert(
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
-    """Return the x_T from which DDIM in the same steps generates these images (`kddpm.samplers`, equation (8)).
+    """Return the x_T from which DDIM in the same steps generates these images (`kddpm.sampling.inversion`).
 
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
@@ -52,7 +53,7 @@ def invert(
     denoiser = denoiser_of(model)
     x_0 = _checked(_guard(denoiser), images)
     labels = denoiser.labels_of_images(labels, len(x_0))
-    inversion = samplers.Inversion(iterations, clip, spacing)
+    inversion = Inversion(iterations, clip, spacing)
     return _inverted(denoiser, inversion, x_0, num_steps, labels, batch_size=batch_size, verbose=verbose)
 
 
@@ -121,7 +122,7 @@ def interpolate(
             labels=labels_between, guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose,
             task="Interpolating",
         )  # fmt: skip
-    inversion = samplers.Inversion(iterations)
+    inversion = Inversion(iterations)
     start, end = _inverted(denoiser, inversion, ends, num_steps, labels, batch_size=batch_size, verbose=verbose)
     floats, _ = generation.paint(
         denoiser,

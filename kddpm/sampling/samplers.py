@@ -28,10 +28,6 @@ The samplers differ in c to h and sigma. With s = sqrt(alpha_bar), n = sqrt(1 - 
          x' = x + delta score + sqrt(2 delta) z,  score = (s x_0 - x) / n^2,  delta = 2 alpha snr^2 n^2: the authors'
          step size with the mean of |score|^2 for one known picture, d / n^2 (d elements), so that no image depends on
          others.
-    (8)  Inversion of DDIM (Song et al. 2021, section 4.3), from data to noise: the x' from which DDIM's step, clipping
-         included, leads to x. It needs fixed-point iteration, because x' is also the input of the network:
-         x' = s'/s x + (n' - s'/s n) eps  while there is more signal than noise (s s' > n n'),
-         x' = n'/n x + (s' - n'/n s) x_0  afterwards: each form where it contracts faster.
 
 Fewer steps than T use a respaced schedule, whose betas are those between the kept steps; a and b remain those of the
 schedule that the network was trained on.
@@ -40,7 +36,7 @@ schedule that the network was trained on.
 import abc
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -53,6 +49,24 @@ from kddpm.theory.parametrization import Objective
 from kddpm.theory.schedules import SPACINGS, NoiseSchedule, checked_steps, timestep_grid
 
 _SAFE_STEP = 0.5  # of log(s / n), up to which DPM-Solver++ extrapolates however short the step before was
+
+
+class HasRows(Protocol):
+    """A `Sampler`, or an `Inversion`."""
+
+    @property
+    def clip(self) -> bool | str:
+        """As in `Sampler`."""
+
+    @property
+    def spacing(self) -> str:
+        """As in `Sampler`."""
+
+    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
+        """As in `Sampler`."""
+
+    def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
+        """As in `Sampler`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +85,7 @@ class Sampler(abc.ABC):
     spacing: str = dataclasses.field(default="trailing", kw_only=True)
 
     def __post_init__(self):
-        _check_clip_and_spacing(self.clip, self.spacing)
+        check_clip_and_spacing(self.clip, self.spacing)
 
     @abc.abstractmethod
     def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
@@ -79,7 +93,7 @@ class Sampler(abc.ABC):
 
     def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
         """Return the rows in the steps `kept` of a schedule, with `at` an index into that schedule."""
-        return _rows_in(self, schedule, kept, variance)
+        return respaced_rows(self, schedule, kept, variance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +221,7 @@ class Heun(Sampler):
 
     def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
         """Return the rows in the steps `kept` of a schedule; churn leads to steps between them."""
-        signal, noise_ = _levels(schedule)
+        signal, noise_ = schedule.levels
         raised = self._raised(schedule, kept)
         begin, end = raised[::-1] + 1, np.append(-1, kept[:-1])[::-1] + 1  # of the levels, which begin with the data
         ratio = noise_[end] / noise_[begin]
@@ -283,7 +297,7 @@ class PredictorCorrector(Sampler):
         return Rows(at, **columns, log_variance_range=(low, high))
 
 
-def _check_clip_and_spacing(clip: bool | str, spacing: str) -> None:
+def check_clip_and_spacing(clip: bool | str, spacing: str) -> None:
     """Check that `clip` and `spacing` are known.
 
     Raises:
@@ -293,51 +307,6 @@ def _check_clip_and_spacing(clip: bool | str, spacing: str) -> None:
         raise InputError("clip", 'must be True, False or "dynamic"', repr(clip))
     if spacing not in SPACINGS:
         raise InputError("spacing", f"must be one of {', '.join(SPACINGS)}", repr(spacing))
-
-
-@dataclasses.dataclass(frozen=True)
-class Inversion:
-    """DDIM backwards, from an image to the x_T from which DDIM in the same steps generates it, equation (8).
-
-    It is not a `Sampler`, because it does not generate, but `clip` and `spacing` mean the same.
-
-    Args:
-        iterations: fixed-point iterations, each a network call, per step; 1 calls it only at the x of the step's start.
-        clip, spacing: those of the `DDIM` sampler that generates the images again.
-    """
-
-    iterations: int = 3
-    clip: bool | str = True
-    spacing: str = "trailing"
-
-    def __post_init__(self):
-        _check_clip_and_spacing(self.clip, self.spacing)
-        object.__setattr__(self, "iterations", arguments.count("iterations", self.iterations))
-
-    def rows_in(self, schedule: NoiseSchedule, kept: np.ndarray, variance: str = "small") -> Rows:
-        """As `Sampler.rows_in`."""
-        return _rows_in(self, schedule, kept, variance)
-
-    def rows(self, schedule: NoiseSchedule, variance: str = "small") -> Rows:
-        """Return the fixed-point iterations of equation (8) on a (respaced) schedule: `iterations` rows a step."""
-        if schedule.zero_terminal_snr:
-            raise InputError(
-                "schedule", "must not end at alpha_bar = 0 (zero terminal SNR): no image is left to invert"
-            )
-        signal, noise_ = _levels(schedule)
-        s, s_next, n, n_next = signal[:-1], signal[1:], noise_[:-1], noise_[1:]
-        kept = np.sqrt(schedule.alphas)  # s' / s
-        of_eps = n_next - kept * n  # times eps = (x' - s' x_0) / n' of the iterate
-        early = s * s_next > n * n_next
-        with np.errstate(divide="ignore", invalid="ignore"):  # n = 0 at the data, where the other form is used
-            c = np.where(early, -of_eps * s_next / n_next, s_next - n_next / n * s)
-            e = np.where(early, kept, n_next / n)
-        d = np.where(early, of_eps / n_next, 0.0)
-        at = np.repeat(np.arange(schedule.num_timesteps), self.iterations)
-        c, d, e = c[at], d[at], e[at]
-        last = np.arange(len(at)) % self.iterations == self.iterations - 1
-        # The memory holds the x that the step starts from; the last iteration replaces it by x'.
-        return Rows(at, c, d, np.zeros(len(at)), e, last * c, last * d, np.where(last, e, 1.0))
 
 
 BY_NAME: dict[str, type[Sampler]] = {
@@ -366,7 +335,7 @@ def name_of(sampler: Sampler) -> str:
 
 
 def step_table(
-    sampler: Sampler | Inversion,
+    sampler: HasRows,
     schedule: NoiseSchedule,
     num_steps: int | Integers | None = None,
     objective: Objective | None = None,
@@ -391,9 +360,8 @@ def step_table(
     objective = objective or Objective()
     whole = kept_steps(sampler, schedule, num_steps)
     kept = kept_steps(sampler, schedule, num_steps, strength)
-    variances = getattr(sampler, "variance", None)
-    if isinstance(variances, tuple):
-        taken: Config = {"variance": _checked_variances(variances, whole)[: len(kept)]}
+    if isinstance(sampler, Ancestral) and isinstance(sampler.variance, tuple):
+        taken: Config = {"variance": _checked_variances(sampler.variance, whole)[: len(kept)]}
         sampler = dataclasses.replace(sampler, **taken)
     if getattr(sampler, "variance", None) == "learned" and objective.variance != "learned":
         raise InputError("variance", "learned needs a model that learned one", f"a model with {objective.variance!r}")
@@ -402,14 +370,14 @@ def step_table(
     return StepTable(schedule.timesteps[rows.at], a, b, rows, sampler.clip)
 
 
-def _rows_in(sampler, schedule, kept, variance) -> Rows:
+def respaced_rows(sampler: HasRows, schedule: NoiseSchedule, kept: np.ndarray, variance: str) -> Rows:
     """Return the rows of a sampler that visits no other steps than those it keeps."""
     rows = sampler.rows(schedule if len(kept) == schedule.num_timesteps else schedule.respace(kept), variance)
     return dataclasses.replace(rows, at=kept[rows.at])
 
 
 def kept_steps(
-    sampler: Sampler | Inversion,
+    sampler: HasRows,
     schedule: NoiseSchedule,
     num_steps: int | Integers | None = None,
     strength: float = 1.0,
@@ -464,17 +432,11 @@ def _ancestral_rows(schedule, variance) -> Rows:
     return Rows(down, from_x0, from_xt, std[::-1], log_variance_range=learned)
 
 
-def _levels(schedule):
-    """Return s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar) of the data and of every step, (T + 1,) each."""
-    signal = np.sqrt(np.concatenate([[1.0], schedule.alpha_bars]))
-    return signal, np.sqrt(np.concatenate([[0.0], schedule.one_minus_alpha_bars]))
-
-
 def _euler(schedule):
     """Return n'/n and s' - s n'/n of every step, (T,) each.
 
     x' = n'/n x + (s' - s n'/n) x_0 is Euler's step, and DDIM's.
     """
-    signal, noise_ = _levels(schedule)
+    signal, noise_ = schedule.levels
     ratio = noise_[:-1] / noise_[1:]
     return ratio, signal[:-1] - signal[1:] * ratio

@@ -98,6 +98,12 @@ class NoiseSchedule:
         return (np.log(self.one_minus_alpha_bars) - self.log_alpha_bars) / 2
 
     @property
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Signal sqrt(alpha_bar) and noise sqrt(1 - alpha_bar) of the data and of every step, (T + 1,) each."""
+        signal = np.sqrt(np.concatenate([[1.0], self.alpha_bars]))
+        return signal, np.sqrt(np.concatenate([[0.0], self.one_minus_alpha_bars]))
+
+    @property
     def pairs(self) -> list[tuple[int, int]]:
         """The steps from noise to data as (t, t_prev) pairs of `timesteps`; the last t_prev is -1, the data."""
         steps = [-1, *self.timesteps.tolist()]

@@ -25,7 +25,7 @@ def test_a_file_paints_what_keras_paints(prediction, name, signatures, tmp_path)
     assert about["sampler"]["num_steps"] == STEPS and about["prediction"] == prediction
     assert about["network_calls"] == (STEPS if name == "ddim" else 2 * STEPS - 1)
     assert (sum(std > 0 for std in about["steps"]["noise_std"]) > STEPS / 2) == (name == "churn")
-    painted = edge.Generator(path).generate(SEEDS)
+    painted = np.stack(list(edge.Generator(path).generate(SEEDS)))
     expected = model.generate(SEEDS, sampler, STEPS, verbose=False)
     assert painted.dtype == np.uint8 and np.abs(painted.astype(int) - expected).max() <= 1
     assert len({picture.tobytes() for picture in painted}) == len(SEEDS)

@@ -19,7 +19,8 @@ from helpers.places import GOLDENS
 
 from kddpm.base.errors import InputError
 from kddpm.sampling import noise, samplers, walks
-from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.sampling.inversion import Inversion
+from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, PredictorCorrector
 from kddpm.theory import parametrization, schedules
 from kddpm.theory.parametrization import Objective
 

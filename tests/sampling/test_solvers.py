@@ -7,7 +7,8 @@ import tensorflow as tf
 from helpers.closed_form import gaussian_denoiser, mixture_x0, walked
 
 from kddpm.sampling import samplers
-from kddpm.sampling.samplers import DDIM, DPMSolver, Heun, Inversion
+from kddpm.sampling.inversion import Inversion
+from kddpm.sampling.samplers import DDIM, DPMSolver, Heun
 from kddpm.theory import schedules
 from kddpm.theory.parametrization import Objective
 

@@ -8,7 +8,8 @@ from helpers.closed_form import MODES, draw, gaussian_denoiser
 from helpers.networks import LEARNED
 
 from kddpm.sampling import noise, samplers, walks
-from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, Inversion, PredictorCorrector
+from kddpm.sampling.inversion import Inversion
+from kddpm.sampling.samplers import DDIM, Ancestral, DPMSolver, Heun, PredictorCorrector
 from kddpm.theory import schedules
 from kddpm.theory.parametrization import PREDICTIONS, Objective
 
