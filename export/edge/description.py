@@ -89,7 +89,7 @@ def _fault(about: dict) -> str | None:
         "file": lambda of: isinstance(of, str),
         "precision": lambda of: isinstance(of, str),
         "sha256": lambda of: isinstance(of, str),
-        "min_runtime_version": lambda of: re.fullmatch(r"\d{1,3}\.\d{1,3}\.\d{1,3}", of) is not None,
+        "min_runtime_version": lambda of: re.fullmatch(r"[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}", of) is not None,
         "schedule": _is_schedule,
         "steps": lambda of: _are_steps(of, about["schedule"], about["network_calls"]),
         "sampler": lambda of: _is_sampler(of),

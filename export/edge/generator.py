@@ -24,6 +24,24 @@ from .walks import image, walked
 _JUMP_LENGTH = 10  # Lugmayr et al. 2022, section 5.1
 
 
+def _fault(path: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}")
+
+
+class _Signature:
+    """A signature. Its first call prepares the operators, which ends in a line where they do not fit each other."""
+
+    def __init__(self, path: pathlib.Path, runner):
+        self._path, self._runner = path, runner
+        self.get_input_details, self.get_output_details = runner.get_input_details, runner.get_output_details
+
+    def __call__(self, **inputs):
+        try:
+            return self._runner(**inputs)
+        except RuntimeError as error:
+            raise _fault(self._path, error) from None
+
+
 class Generator:
     """An exported model.
 
@@ -42,11 +60,12 @@ class Generator:
         self.about = read(path)
         try:
             name, runtime = load(path, threads, xnnpack, self.about["min_runtime_version"])
-            self._run = {name: runtime.get_signature_runner(name) for name in runtime.get_signature_list()}
+            names = runtime.get_signature_list()
+            self._run = {name: _Signature(path, runtime.get_signature_runner(name)) for name in names}
         except InputError as error:
             raise InputError(f"{path} {error}") from None
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"{path} cannot be run by LiteRT: {str(error).splitlines()[0]}") from None
+            raise _fault(path, error) from None
         self.runtime = f"{name}, {count(threads, 'thread')}, {'with' if xnnpack else 'without'} XNNPACK"
         signatures.check(self._run, self.about, path)
         self._way = signatures.way(self._run, path)

@@ -10,6 +10,8 @@ import numpy as np
 
 from .description import InputError
 
+# The versions of TensorFlow Lite that ai-edge-litert 1.0 and 2.0 begin with.
+_LITERT_1, _LITERT_2 = [2, 17, 0], [2, 21, 0]
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
 
 
@@ -25,11 +27,11 @@ def load(path: pathlib.Path, threads: int, xnnpack: bool, needed: str):
     name, interpreter = _runtime()
     version = getattr(importlib.import_module(name), "__version__", "of an unknown version")
     runtime = f"{name.replace('_', '-')} {version}"
-    # ai-edge-litert begins at 1.0 after TensorFlow's 2.17, the most that a file needs.
-    if name != "ai_edge_litert" and _numbers_of(version) < _numbers_of(needed):
-        raise InputError(
-            f"needs TensorFlow Lite {needed} or newer, or ai-edge-litert of any version. Received: {runtime}"
-        )
+    found, other = _numbers_of(version), ", or ai-edge-litert of any version"
+    if name == "ai_edge_litert":
+        found, other = _LITERT_1 if found < [2] else _LITERT_2, ""
+    if found < _numbers_of(needed):
+        raise InputError(f"needs TensorFlow Lite {needed} or newer{other}. Received: {runtime}")
     options = {} if xnnpack else {"experimental_op_resolver_type": _without_delegates(interpreter)}
     try:
         try:

@@ -8,3 +8,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["likelihood", "ode_likelihood"])
 
 METRICS = ("bits_per_dim", "ode_bits_per_dim")  # names, available without TensorFlow
+DIVERGENCES = ("hutchinson", "exact")  # and dequantizations, of the ODE
+DEQUANTIZATIONS = ("noise", "uniform")

@@ -31,6 +31,7 @@ import tensorflow as tf
 from kddpm.base import progress
 from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
+from kddpm.evaluation import DEQUANTIZATIONS, DIVERGENCES
 from kddpm.evaluation.batches import Batches, on_replicas, signature_of
 from kddpm.evaluation.chain import Chain
 from kddpm.evaluation.terms import CALLS_AT_ONCE
@@ -38,8 +39,6 @@ from kddpm.sampling import noise
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 from kddpm.theory import objectives
 
-DIVERGENCES = ("hutchinson", "exact")
-DEQUANTIZATIONS = ("noise", "uniform")
 _BINS = 127.5  # bins of a pixel in a unit of x_0
 
 

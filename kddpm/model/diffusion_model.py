@@ -20,7 +20,7 @@ from kddpm.base.types import Config, Integers, Tensor
 from kddpm.data import inputs
 from kddpm.device import export
 from kddpm.distribution import replicas, strategies
-from kddpm.evaluation import likelihood
+from kddpm.evaluation import likelihood, ode_likelihood
 from kddpm.model import checks, draws, means, network_state
 from kddpm.model.gradients import descend, loss_and_gradients
 from kddpm.model.guarded import GuardedModel, refuse_weights
@@ -360,6 +360,12 @@ class DiffusionModel(GuardedModel):
     def bits_per_dim(self, images: Tensor, labels: Integers | None = None, **kwargs) -> likelihood.BitsPerDim:
         """Return the variational bound of images; arguments, result and errors as in `likelihood.bits_per_dim`."""
         return likelihood.bits_per_dim(self, images, labels, **kwargs)
+
+    def ode_bits_per_dim(
+        self, images: Tensor, labels: Integers | None = None, **kwargs
+    ) -> ode_likelihood.OdeBitsPerDim:
+        """Return the bits of images by the ODE; arguments, result and errors as in `likelihood.ode_bits_per_dim`."""
+        return ode_likelihood.ode_bits_per_dim(self, images, labels, **kwargs)
 
     def export(
         self,

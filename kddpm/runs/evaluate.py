@@ -6,7 +6,7 @@
     ode_bits_per_dim.json  the bits by the probability-flow ODE
 
 The bound is `total` = `prior` (L_T) + `middle` (L_1 + ... + L_{T-1}) + `decoder` (L_0), in bits per dimension, means
-over the images; with `num_trajectories` the three add up to `elbo`, and `total` is at most that. `terms` are
+over the images; with `num_trajectories` the three add up to `elbo`, and `total` is at most that on average. `terms` are
 L_0 .. L_{T-1}, `distortions` and `rates` as in `likelihood.BitsPerDim`, `images` the totals of the images, `indices`
 their indices in the data set, null = all in order. Memory is that of this process.
 """
@@ -40,7 +40,7 @@ from kddpm.runs.directory import RunDirectory
 _QUESTION = ("weights_sha256", "digest", "max_images", "seed")
 _OPTIONS = {  # of each metric, and part of its question
     "bits_per_dim": ("num_terms", "num_trajectories", "num_steps", "clip"),
-    "ode_bits_per_dim": ("num_steps", "clip"),
+    "ode_bits_per_dim": ("num_steps", "divergence", "dequantization", "clip"),
 }
 _MOST_KINDS = 4  # kinds of changes to images that an error lists
 
@@ -54,6 +54,8 @@ def evaluate(
     num_terms: int | None = None,
     num_trajectories: int | None = None,
     num_steps: int | None = None,
+    divergence: str = "hutchinson",
+    dequantization: str = "noise",
     clip: bool = True,
     batch_size: int = 64,
     seed: int = 0,
@@ -75,7 +77,9 @@ def evaluate(
         num_terms: as in `likelihood.bits_per_dim`; not of the ODE.
         num_trajectories: the same.
         num_steps: as in `likelihood.bits_per_dim`, and in `likelihood.ode_bits_per_dim`.
-        clip: the same.
+        divergence: as in `likelihood.ode_bits_per_dim`.
+        dequantization: the same.
+        clip: as in both.
         batch_size: the same.
         seed: of the noise and of the choice of terms and images; int32.
         out: folder for the files; None = evaluation/ of the run.
@@ -120,14 +124,17 @@ def evaluate(
         "num_terms": num_terms,
         "num_trajectories": num_trajectories,
         "num_steps": num_steps,
+        "divergence": divergence,
+        "dequantization": dequantization,
         "clip": clip,
         "seed": seed,
         "batch_size": batch_size,
         "verbose": "auto" if verbose else False,
     }
     results = {}
-    for name in dict.fromkeys(metrics):
+    for name in metrics:
         _check_place(out / f"{name}.json", facts, {key: options[key] for key in _OPTIONS[name]}, overwrite)
+    for name in dict.fromkeys(metrics):
         with workers.using(strategy):
             results[name] = METRICS[name](model, source, indices, facts, options, out if is_chief else None, say)
     return results
@@ -155,6 +162,7 @@ def _read(spec: str, config: TrainConfig, trained_on: dict, **options) -> data.I
 
 def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
     """Compute the bound; unless `out` is None, write a JSON file and figures of its terms; pass a table to `say`."""
+    options = {name: options[name] for name in (*_OPTIONS["bits_per_dim"], "seed", "batch_size", "verbose")}
     result = model.bits_per_dim(*_images(model, source, indices), **options)
     decoder = float(result.terms[0])
     middle = result.elbo - result.prior - decoder
@@ -184,6 +192,7 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
     if np.isfinite(result.terms).all():
         figures["rate_distortion.png"] = plots.rate_distortion
     if out:
+        (out / "rate_distortion.png").unlink(missing_ok=True)  # of an earlier result, where this one has none
         _write_json(out / "bits_per_dim.json", content)
         for name, draw in figures.items() if need is None else ():
             draw(result, out / name)
@@ -193,7 +202,7 @@ def _bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts,
 
 def _ode_bits_per_dim(model: DiffusionModel, source: data.ImageData, indices, facts, options, out, say) -> dict:
     """Compute the bits by the ODE; unless `out` is None, write a JSON file; pass a line to `say`."""
-    options = {name: options[name] for name in ("num_steps", "clip", "seed", "batch_size", "verbose")}
+    options = {name: options[name] for name in (*_OPTIONS["ode_bits_per_dim"], "seed", "batch_size", "verbose")}
     result = likelihood.ode_bits_per_dim(model, *_images(model, source, indices), **options)
     content = {
         **facts,
@@ -233,6 +242,7 @@ def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on
     last = len(result.terms) - 1
     rows = {
         "total": f"{result.total:.4f} +- {result.standard_error:.4f}{result.share_of_sampling}",
+        **({} if result.trajectories is None else {"one trajectory": f"{result.elbo:.4f}"}),
         f"prior, L_{last + 1}": f"{result.prior:.4f}",
         f"L_1 .. L_{last}": f"{middle:.4f}",
         "decoder, L_0": f"{result.terms[0]:.4f}",
@@ -241,6 +251,9 @@ def _table(result: BitsPerDim, middle: float, source: data.ImageData, trained_on
     if math.isfinite(result.bytes_per_image):
         rows["memory"] = f"{result.bytes_per_image / 1e6:.3g} MB for each image of a batch"
     rows["peak memory"] = f"{memory.peak() / 1e6:,.0f} MB"
+    if np.isfinite(result.terms).all() and result.distortions is not None:
+        for t in np.unique(np.linspace(last, 0, 5).round().astype(int))[::-1]:
+            rows[f"down to x_{t}"] = f"{result.rates[t]:.4f}, x_0 known to {result.distortions[t]:.2f} grey levels"
     for name, text in rows.items():
         yield f"  {name:<15} {text}"
 

@@ -154,7 +154,14 @@ class Denoiser:
 
         Returns:
             A tensor of the shape of z; of no class, if the network has classes.
+
+        Raises:
+            InputError: the network has classes and was trained without label dropout.
         """
+        if self.num_classes and not self.knows_no_class:
+            raise InputError(
+                "network", "must know pictures without their class, by label_dropout", f"{self.num_classes} classes"
+            )
         levels, wanted = self.schedule.log_sigmas.astype(np.float32), -log_snr / 2
         after = tf.clip_by_value(tf.searchsorted(levels, wanted, side="right"), 1, max(len(levels) - 1, 1))
         before, after = after - 1, tf.minimum(after, len(levels) - 1)

@@ -66,10 +66,10 @@ def interpolate(
     *,
     labels: Integers | None = None,
     t: int | None = None,
-    seed: int = 0,
-    sampler: str | samplers.Sampler = "ancestral",
-    guidance_scale: float = 1.0,
-    iterations: int = 3,
+    seed: int | None = None,
+    sampler: str | samplers.Sampler | None = None,
+    guidance_scale: float | None = None,
+    iterations: int | None = None,
     batch_size: int = 64,
     verbose: bool | str = "auto",
 ) -> np.ndarray:
@@ -90,11 +90,11 @@ def interpolate(
         count: number of pictures, both ends included.
         num_steps: as in `generation.generate`.
         labels: the classes of a and b, for a model with classes; every picture has the class of the nearer end.
-        t: the level at which x_t are interpolated, 0 .. T - 1, as near as the steps come; None = by inversion.
-        seed: of the noise, with a t.
-        sampler: as in `generation.generate`, with a t.
-        guidance_scale: likewise.
-        iterations: as in `invert`, without a t.
+        t: the level at which x_t are mixed, 0 .. T - 1; the nearest that the sampler visits. None = by inversion.
+        seed: with a t, of the noise; None = 0.
+        sampler: with a t, as in `generation.generate`; None = "ancestral".
+        guidance_scale: with a t, as in `generation.generate`; None = 1.
+        iterations: without a t, as in `invert`; None = 3.
         batch_size: as in `invert`.
         verbose: as in `generation.generate`.
 
@@ -112,17 +112,18 @@ def interpolate(
     shares = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, 1, 1, 1)
     nearer = (shares.ravel() > 0.5).astype(np.int32)
     labels_between = None if labels is None else labels[nearer]
+    given = {"seed": seed, "sampler": sampler, "guidance_scale": guidance_scale}
+    for name, value in given.items() if t is None else [("iterations", iterations)]:
+        if value is not None:
+            raise InputError(name, f"has no meaning {'without' if t is None else 'with'} {{t}}", value, t=...)
     if t is not None:
-        denoiser.check_guidance(guidance_scale)
-        timesteps = denoiser.schedule.timesteps
-        strength = np.searchsorted(timesteps, generation.checked_t(denoiser, t), side="right") / len(timesteps)
-        seeds = arguments.int32("seed", [seed] * count)
-        return _denoised_from(
-            denoiser, (1 - shares) * ends[0] + shares * ends[1], float(strength), seeds, sampler, num_steps,
-            labels=labels_between, guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose,
-            task="Interpolating",
+        denoiser.check_guidance(1.0 if guidance_scale is None else guidance_scale)
+        return _mixed(
+            denoiser, (1 - shares) * ends[0] + shares * ends[1], generation.checked_t(denoiser, t), seed or 0,
+            sampler or "ancestral", num_steps, labels=labels_between,
+            guidance_scale=1.0 if guidance_scale is None else guidance_scale, batch_size=batch_size, verbose=verbose,
         )  # fmt: skip
-    inversion = Inversion(iterations)
+    inversion = Inversion(3 if iterations is None else iterations)
     start, end = _inverted(denoiser, inversion, ends, num_steps, labels, batch_size=batch_size, verbose=verbose)
     floats, _ = generation.paint(
         denoiser,
@@ -178,10 +179,19 @@ def variations(
     x_0, seeds = _images_and_seeds(denoiser, images, seeds)
     labels = denoiser.labels_of_images(labels, len(seeds))
     denoiser.check_guidance(guidance_scale)
-    return _denoised_from(
-        denoiser, x_0, strength, seeds, sampler, num_steps,
-        labels=labels, guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
+    batch_size = arguments.count("batch_size", batch_size)
+    sampler = samplers.by_name(sampler)
+    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
+    if not len(kept):
+        return kd_images.to_uint8(x_0).numpy()
+    x = None
+    if kept[-1] < denoiser.schedule.num_timesteps - 1:
+        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
+    floats, _ = generation.paint(
+        denoiser, denoiser.steps(sampler, num_steps, strength), seeds, labels, x=x,
+        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task="Varying",
     )  # fmt: skip
+    return kd_images.to_uint8(floats).numpy()
 
 
 def inpaint(
@@ -263,22 +273,16 @@ def _checked_jump(jump_length, resamplings, num_steps) -> int:
     return jump_length
 
 
-def _denoised_from(
-    denoiser, x_0, strength, seeds, sampler, num_steps, *, labels, guidance_scale, batch_size, verbose, task
-) -> np.ndarray:
-    """Return pictures, uint8 (N, H, W, C): x_0 noised up to a level by the seeds' noise, and denoised from there."""
+def _mixed(denoiser, x_0, t, seed, sampler, num_steps, *, batch_size, **options) -> np.ndarray:
+    """Return pictures, uint8 (N, H, W, C): x_0 noised to the level nearest to t, all by one seed, and denoised."""
+    sampler, schedule = samplers.by_name(sampler), denoiser.schedule
     batch_size = arguments.count("batch_size", batch_size)
-    sampler = samplers.by_name(sampler)
-    kept = samplers.kept_steps(sampler, denoiser.schedule, num_steps, strength)
-    if not len(kept):
-        return kd_images.to_uint8(x_0).numpy()
-    x = None
-    if kept[-1] < denoiser.schedule.num_timesteps - 1:
-        x = _noised(denoiser, x_0, kept[-1], seeds, batch_size)
-    floats, _ = generation.paint(
-        denoiser, denoiser.steps(sampler, num_steps, strength), seeds, labels, x=x,
-        guidance_scale=guidance_scale, batch_size=batch_size, verbose=verbose, task=task,
-    )  # fmt: skip
+    kept = samplers.kept_steps(sampler, schedule, num_steps)
+    level = kept[np.argmin(np.abs(schedule.timesteps[kept] - t))]
+    seeds = arguments.int32("seed", [seed] * len(x_0))
+    table = denoiser.steps(sampler, num_steps, (level + 1) / schedule.num_timesteps)
+    x = _noised(denoiser, x_0, level, seeds, batch_size)
+    floats, _ = generation.paint(denoiser, table, seeds, x=x, batch_size=batch_size, task="Interpolating", **options)
     return kd_images.to_uint8(floats).numpy()
 
 

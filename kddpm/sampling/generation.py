@@ -110,7 +110,7 @@ def shared_until(
     Args:
         model: a `Denoiser`, or a `DiffusionModel`.
         seeds: int32 numbers, one a picture, of the noise below t.
-        t: the level down to which they share x_t, 0 .. T - 1, as near as the steps come from above.
+        t: the level down to which they share x_t, 0 .. T - 1; the nearest that the sampler visits.
         sampler: one that draws noise and has no memory, such as "ancestral", or `samplers.DDIM` with an eta.
         num_steps: as in `generate`.
         labels: as in `generate`; down to t that of the first counts.
@@ -133,7 +133,7 @@ def shared_until(
     if table.has_memory or not table.is_noisy:
         why = "remembers the way" if table.has_memory else "draws no noise: pictures of one x_t are all the same"
         raise InputError("sampler", "must draw noise and have no memory", f"{samplers.name_of(sampler)}, which {why}")
-    first = int(np.flatnonzero(table.timesteps >= checked_t(denoiser, t))[-1])  # the row that leaves x_t
+    first = table.row_from(checked_t(denoiser, t))
     x = walks.initial_noise(seeds[:1], denoiser.image_shape).numpy()
     how: dict[str, Any] = {"guidance_scale": guidance_scale, "batch_size": batch_size, "verbose": verbose}
     if first:
@@ -188,7 +188,7 @@ def _frames(return_trajectory, frames, table, last_timestep) -> Frames | None:
         wanted = arguments.int32("frames", frames)
         if wanted.min() < 0 or wanted.max() > last_timestep:
             raise InputError("frames", f"must be a number, or t in 0 .. {last_timestep}", wanted.tolist())
-        rows = [int(np.argmin(np.abs(table.timesteps - t))) for t in wanted]
+        rows = [table.row_from(t) for t in wanted]
     return Frames(tuple(sorted(set(rows))), of)
 
 

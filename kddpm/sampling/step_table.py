@@ -72,6 +72,11 @@ class StepTable:
         """Whether a step adds noise."""
         return bool(np.any(self.rows.noise_std))
 
+    def row_from(self, t: int) -> int:
+        """Return the row that starts from x_t, at the nearest t that is visited: of several rows there, the last."""
+        nearest = self.timesteps[np.argmin(np.abs(self.timesteps - t))]
+        return int(np.flatnonzero(self.timesteps == nearest)[-1])
+
     @property
     def fingerprint(self) -> tuple:
         """A hashable key, equal for tables with the same steps."""

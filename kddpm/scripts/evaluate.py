@@ -11,10 +11,17 @@ from absl import flags
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands
-from kddpm.evaluation import METRICS
+from kddpm.evaluation import DEQUANTIZATIONS, DIVERGENCES, METRICS
 from kddpm.runs import directory
 
 FLAGS = flags.FLAGS
+
+_OF_A_METRIC = {
+    "num_terms": "bits_per_dim",
+    "num_trajectories": "bits_per_dim",
+    "divergence": "ode_bits_per_dim",
+    "dequantization": "ode_bits_per_dim",
+}
 
 
 def define_flags() -> None:
@@ -26,6 +33,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
     flags.DEFINE_integer("num_trajectories", None, "whole trajectories of each image, for the tighter K-sample bound")
     flags.DEFINE_integer("num_steps", None, "bound or ODE in fewer steps; all T if not given")
+    flags.DEFINE_enum("divergence", "hutchinson", DIVERGENCES, "of the ODE; exact is for small images")
+    flags.DEFINE_enum("dequantization", "noise", DEQUANTIZATIONS, "of the ODE")
     flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
@@ -41,6 +50,9 @@ def evaluate() -> None:
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
     commands.check_among("metrics", FLAGS.metrics, METRICS)
     commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1)
+    for name, metric in _OF_A_METRIC.items():
+        if FLAGS[name].present and metric not in FLAGS.metrics:
+            raise InputError(f"--{name} belongs to --metrics={metric}. Received: --metrics={','.join(FLAGS.metrics)}")
     if not -(2**31) <= FLAGS.seed < 2**31:
         raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")
     run = directory.RunDirectory(run_dir)
@@ -59,6 +71,8 @@ def evaluate() -> None:
         num_terms=FLAGS.num_terms,
         num_trajectories=FLAGS.num_trajectories,
         num_steps=FLAGS.num_steps,
+        divergence=FLAGS.divergence,
+        dequantization=FLAGS.dequantization,
         clip=FLAGS.clip,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,

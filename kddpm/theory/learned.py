@@ -33,6 +33,7 @@ from kddpm.theory.schedules import NoiseSchedule
 _PIECES = 100
 _BATCH = 128
 _LEARNING_RATE = 0.05
+_LARGEST_PIXEL = 4.0  # of normal pixels some lie beyond 1; those of uint8 pictures lie beyond this
 
 
 class Gamma(tf.Module):
@@ -94,22 +95,31 @@ def schedule(
         seed: of all draws.
 
     Raises:
-        InputError: a number out of range, or ends that do not increase.
+        InputError: images that are not floats around [-1, 1], a number out of range, or ends that do not increase.
 
     Example:
         >>> images = np.random.default_rng(0).normal(0, 0.25, (4000, 64))
         >>> kddpm.learned.schedule(lambda z, log_snr: kddpm.toy.gaussian_x0(z, log_snr, 0.0, 0.25), images)
     """
-    images, num_timesteps = np.asarray(images, np.float32), arguments.count("num_timesteps", num_timesteps)
-    steps = arguments.count("steps", steps)
-    if not ends[0] < ends[1]:
-        raise InputError("ends", "must increase", ends)
+    images, num_timesteps = _checked(images), arguments.count("num_timesteps", num_timesteps)
+    steps, (seed,) = arguments.count("steps", steps), arguments.int32("seed", [seed])
+    if np.shape(ends) != (2,) or not np.all(np.isfinite(ends)) or not ends[0] < ends[1]:
+        raise InputError("ends", "must be two finite numbers that increase", repr(ends))
     gamma = Gamma(ends)
     step = _training_step(denoise, tf.constant(images), gamma, train_ends, steps, seed)
     for number in range(steps):
         step(tf.constant(number, tf.int64))
     at = np.linspace(1, 0, num_timesteps, dtype=np.float32)[::-1]
     return schedules.from_sigmas(np.exp(gamma(tf.constant(at))[0].numpy().astype(np.float64) / 2))
+
+
+def _checked(images) -> np.ndarray:
+    """Check images and return them as float32."""
+    images = np.asarray(images)
+    if images.dtype.kind != "f" or not images.size or not np.all(np.abs(images) < _LARGEST_PIXEL):
+        expected = "must be float, in or about [-1, 1], at least one: `images.to_float` makes them of uint8"
+        raise InputError("images", expected, f"{images.dtype} {images.shape}")
+    return images.astype(np.float32)
 
 
 def _training_step(denoise, images, gamma, train_ends, steps, seed):

@@ -13,7 +13,7 @@ x_t and any of them. With s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar):
 
 In y = x_t / s and sigma = n / s, edm is D(y) = c_skip y + c_out F, d being sigma_data. The network of Karras et al.
 sees y / sqrt(sigma^2 + d^2); ours sees x_t = y / sqrt(sigma^2 + 1), their input for d = 1. With d = 1, F would be -v.
-Velocity is eps - x_0, the derivative of (1 - u) x_0 + u eps by u = n / (s + n).
+Velocity is eps - x_0, the derivative of (1 - tau) x_0 + tau eps by tau = n / (s + n).
 
 So an output error e is an error b_t e of x_0, and a weight w of |x_0 - x_0'|^2 is a weight w b_t^2 of |e|^2:
 

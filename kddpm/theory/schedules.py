@@ -211,6 +211,7 @@ def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float
 
     This is eq. 5 of Karras et al. 2022, whose steps count from the noise. T = 1 is sigma_max alone.
     """
+    sigma_min, sigma_max = arguments.number("sigma_min", sigma_min), arguments.number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max:
         raise InputError("sigma_min", "must lie between 0 and {sigma_max}", sigma_min, sigma_max=sigma_max)
     share = np.linspace(1, 0, _steps(num_timesteps))[::-1]
@@ -219,14 +220,14 @@ def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float
 
 
 def flow(num_timesteps: int = 1000) -> NoiseSchedule:
-    """Return the schedule of flow matching, x = (1 - u) x_0 + u eps, at u = 1/T .. 1; the last beta clipped at 0.999.
+    """Return the schedule of flow matching, y = (1 - tau) x_0 + tau eps, at tau = 1/T .. 1; betas are at most 0.999.
 
-    A sample of this process divided by its norm sqrt((1 - u)^2 + u^2) is an x_t, with sigma = u / (1 - u) (Lipman et
+    A sample of this process over the norm sqrt((1 - tau)^2 + tau^2) is an x_t, with sigma = tau / (1 - tau) (Lipman et
     al. 2023, section 4.1; Liu et al. 2023).
     """
     steps = _steps(num_timesteps)
     taken = np.arange(1, steps + 1)
-    with np.errstate(divide="ignore"):  # u = 1 is pure noise
+    with np.errstate(divide="ignore"):  # tau = 1 is pure noise
         sigmas = taken / (steps - taken)
     return NoiseSchedule(np.minimum(from_sigmas(sigmas).betas, _MAX_BETA))
 
@@ -242,7 +243,10 @@ def from_sigmas(sigmas: Sequence[float] | np.ndarray) -> NoiseSchedule:
     Raises:
         InputError: the sigmas do not increase from above 0.
     """
-    sigmas = np.array(sigmas, np.float64)
+    try:
+        sigmas = np.array(sigmas, np.float64)
+    except (TypeError, ValueError):
+        raise InputError("sigmas", "must be increasing positive numbers", f"{sigmas!r:.80}") from None
     if sigmas.ndim != 1 or sigmas.size == 0 or not np.all(np.diff(sigmas, prepend=0.0) > 0):
         raise InputError("sigmas", "must be increasing positive numbers", f"{sigmas!r:.80}")
     before = np.append(0.0, sigmas[:-1])

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Tensor
 from kddpm.theory import objectives
@@ -43,7 +44,7 @@ class Descent:
         steps: int = 2000,
         learning_rate: float = 4e-3,
     ):
-        if steps % STEPS_A_CALL:
+        if arguments.count("steps", steps) % STEPS_A_CALL:
             raise InputError("steps", f"must be a multiple of {STEPS_A_CALL}", steps)
         self.steps = steps
         self._optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.theory import objectives, parametrization, schedules
 from kddpm.theory.process import GaussianDiffusion
@@ -94,9 +95,9 @@ def learning_curves(
     Raises:
         InputError: `calls`, `steps` or `every` is not such a multiple, or an estimator is not one of the three.
     """
-    if calls % num_timesteps:
+    if arguments.count("calls", calls) % num_timesteps:
         raise InputError("calls", f"must be a multiple of {num_timesteps} steps", calls)
-    if every % STEPS_A_CALL:
+    if arguments.count("every", every) % STEPS_A_CALL:
         raise InputError("every", f"must be a multiple of {STEPS_A_CALL}", every)
     network, schedule = MLP(out_channels=2 * IMAGE_SHAPE[-1]), schedules.cosine(num_timesteps)
     reverse = reverse_of(schedule, network)

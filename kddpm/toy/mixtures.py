@@ -105,7 +105,7 @@ class MixtureNetwork(keras.Model):
     Args:
         image_shape: (H, W, C), of H W C = d numbers.
         schedule: a `NoiseSchedule` with timesteps 0 .. T - 1.
-        mixture: a `Mixture` in d dimensions; a dictionary of its arguments when it is loaded.
+        mixture: a `Mixture` in d dimensions.
 
     Raises:
         InputError: the mixture has another number of dimensions, or the schedule is respaced.

@@ -71,6 +71,15 @@ def test_what_the_side_file_requires_is_compared(exported, installed, tmp_path):
         side.write_text(json.dumps({**about, "min_runtime_version": needed}))
         with pytest.raises(edge.InputError, match=rf"{error}[^\n]*$"):
             edge.Generator(tmp_path / "copy.tflite")
+    for litert, newest in (("1.0.1", "2.17.0"), ("2.3.0", "2.21.0")):  # as new as these of TensorFlow
+        installed(ai_edge_litert=litert)
+        side.write_text(json.dumps({**about, "min_runtime_version": newest}))
+        edge.Generator(tmp_path / "copy.tflite")
+        side.write_text(json.dumps({**about, "min_runtime_version": "2.22.0"}))
+        with pytest.raises(
+            edge.InputError, match=rf"needs TensorFlow Lite 2.22.0 or newer. Received: ai-edge-litert {litert}$"
+        ):
+            edge.Generator(tmp_path / "copy.tflite")
 
 
 def test_without_a_runtime_it_says_what_to_install(exported, installed):

@@ -1,7 +1,9 @@
 """export/vectors.tflite, a small file to try clients with: each paints the pictures that its side file holds."""
 
 import base64
+import hashlib
 import io
+import json
 import pathlib
 import subprocess
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 from export import site
 from export.certificate import certificate
+from export.edge.description import InputError
 from export.edge.generator import Generator
 
 EXPORT = pathlib.Path(site.__file__).parent
@@ -48,3 +51,36 @@ def test_node_paints_the_vectors(vectors, needs, tmp_path):
     subprocess.run([*command, f"--out={tmp_path / 'picture.png'}"], check=True)
     found = np.asarray(Image.open(tmp_path / "picture.png"))
     assert found.shape == expected.shape and np.abs(found - expected).max() <= 1
+
+
+# A model that loads, but has an operator that no runtime can prepare: a factor's type is another.
+
+_TYPE_OF_A_FACTOR = 295_869  # of this byte of the file, an int32 where the other factor is a float32
+
+
+@pytest.fixture(scope="module")
+def unfit(described, tmp_path_factory):
+    path, content = tmp_path_factory.mktemp("unfit") / "m.tflite", bytearray(VECTORS.read_bytes())
+    assert content[_TYPE_OF_A_FACTOR] == 2
+    content[_TYPE_OF_A_FACTOR] = 0
+    path.write_bytes(content)
+    about = {**described(VECTORS), "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return path
+
+
+def test_a_call_that_fails_ends_in_a_line_in_python(unfit):
+    with pytest.raises(InputError, match=f"{unfit} cannot be run by LiteRT: .*input1->type != input2->type"):
+        list(Generator(unfit).generate([7]))
+
+
+def test_a_call_that_fails_ends_in_a_line_in_node(unfit, needs, tmp_path):
+    """LiteRT.js itself returns as if nothing had been, and the picture would be noise."""
+    needs("node", "npm")
+    site.install()
+    command = ["node", EXPORT / "web" / "generate" / "paint.js", unfit, "--seed=7", f"--out={tmp_path / 'picture.png'}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and not (tmp_path / "picture.png").exists()
+    assert (
+        result.stderr.startswith("paint.js: The model cannot be run by LiteRT.js: ") and result.stderr.count("\n") == 1
+    )

@@ -143,6 +143,30 @@ def test_an_interpolation_at_a_t_mixes_noised_images(model, painted):
     assert apart(model.interpolate(*PHOTOS[:2], 3, t=0, sampler="ddim")[1], 127.5 * ((a + b) / 2 + 1)) <= 30
 
 
+@pytest.mark.parametrize(("num_steps", "t", "level"), [(None, 19, 19), (5, 18, 19), (5, 0, 3), (5, 8, 7)])
+def test_an_interpolation_begins_at_the_nearest_level_from_noised_images(model, painted, num_steps, t, level):
+    alpha_bars = np.cumprod(1 - model.schedule.betas)
+    model.interpolate(*PHOTOS[:2], 2, num_steps=num_steps, t=t)
+    (walked,) = painted
+    assert walked.table.timesteps[0] == level
+    apart = (PHOTOS[0].astype(float) - PHOTOS[1]) / 127.5
+    np.testing.assert_allclose(walked.x[0] - walked.x[1], np.sqrt(alpha_bars[level]) * apart, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"sampler": "heun"}, "`sampler` has no meaning without `t`. Received: heun"),
+        ({"seed": 3}, "`seed` has no meaning without `t`. Received: 3"),
+        ({"guidance_scale": 2.0}, "`guidance_scale` has no meaning without `t`. Received: 2.0"),
+        ({"t": 3, "iterations": 2}, "`iterations` has no meaning with `t`. Received: 2"),
+    ],
+)
+def test_what_an_interpolation_does_not_use_is_refused(model, given, text):
+    with pytest.raises(InputError, match=text):
+        model.interpolate(*PHOTOS[:2], **given)
+
+
 def test_an_interpolation_at_a_t_takes_sampler_and_classes(model_with_classes, painted):
     model_with_classes.interpolate(*PHOTOS[:2], 4, num_steps=4, labels=[2, 0], t=14, sampler="heun")
     (walked,) = painted

@@ -208,6 +208,19 @@ def test_frames_at_chosen_t_are_those_of_the_nearest_steps(model):
     np.testing.assert_array_equal(chosen, every[[0, 2, 4, 5]])
 
 
+@pytest.mark.parametrize("sampler", ["heun", "predictor_corrector"])
+def test_a_frame_at_a_t_is_what_the_step_from_there_gets(model, sampler):
+    """Not where Euler's half of Heun's step lands, nor what a predictor leaves to its correctors."""
+    table = model.denoiser.steps(sampler, 5)
+    t = int(table.timesteps[2])
+    row = max(np.flatnonzero(table.timesteps == t))
+    assert row == table.row_from(t) > np.argmax(table.timesteps == t)
+    frame = model.generate(SEEDS, sampler, 5, return_trajectory=True, frames=[t])[1][0]
+    state = walks.initial_state(walks.initial_noise(SEEDS, SHAPE), table)
+    state = walks.walk(model.denoiser.predictor(), table, state, tf.constant(SEEDS), 0, row)
+    assert apart(frame, images.to_uint8(walks.picture_of(state, table)).numpy()) <= 1
+
+
 # Pictures that share a part of their way.
 
 

@@ -142,9 +142,25 @@ def test_the_ends_minimise_the_bound():
 
 
 def test_unusable_values_are_named():
-    with pytest.raises(InputError, match=r"`ends` must increase. Received: \(1, 1\)"):
+    with pytest.raises(InputError, match=r"`ends` must be two finite numbers that increase. Received: \(1, 1\)"):
         learned.schedule(best, images(10), ends=(1, 1))
     with pytest.raises(InputError, match="`steps` must be an integer of at least 1. Received: 0"):
         learned.schedule(best, images(10), steps=0)
     with pytest.raises(InputError, match="`num_timesteps` must be an integer of at least 1. Received: 0"):
         learned.schedule(best, images(10), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"images": np.zeros((3, 4), np.uint8)}, "`images` must be float, in or about"),
+        ({"images": np.full((3, 4), 200.0)}, "`images` must be float, in or about"),
+        ({"images": np.zeros((0, 4))}, "`images` must be float, in or about"),
+        ({"ends": 3}, "`ends` must be two finite numbers that increase. Received: 3"),
+        ({"ends": (-np.inf, 1.0)}, "`ends` must be two finite numbers that increase"),
+        ({"seed": 2**40}, "`seed` must .*int32"),
+    ],
+)
+def test_what_no_schedule_can_be_learned_of(change, text):
+    with pytest.raises(InputError, match=text):
+        learned.schedule(lambda z, log_snr: z, **{"images": np.zeros((3, 4)), "steps": 1, **change})

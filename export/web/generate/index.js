@@ -3,6 +3,7 @@
  * runs in a browser's window, in its workers and in Node.
  */
 import { checkFacts, checkMask, checkWish, toFloats, toPixels } from "./description.js";
+import { errors } from "./litert.js";
 import { lastRows, otherRows, ownRows, resampled, whyNotEdit, whyNotSteps } from "./tables.js";
 import { STREAM, stepWalk, tableWalk, wholeWalk } from "./walks.js";
 
@@ -227,7 +228,10 @@ export class Model {
       }
       /** @type {Record<string, any>} */
       const outputs = {};
-      for (const [output, tensor] of Object.entries(await compiled.run(name, inputs))) {
+      const before = errors.length;
+      const made = Object.entries(await compiled.run(name, inputs));
+      if (errors.length > before) throw cannotRun(errors[before]);
+      for (const [output, tensor] of made) {
         outputs[output] = (await tensor.data()).slice(); // the tensor's own memory is WebAssembly's
         tensor.delete();
       }
@@ -261,9 +265,11 @@ async function compile(litert, bytes, threads) {
   try {
     return await litert.loadAndCompile(bytes, { accelerator: "wasm", cpuOptions: { numThreads: threads } });
   } catch (/** @type {any} */ error) {
-    throw new Error(`The model cannot be run by LiteRT.js: ${firstLine(error)}`);
+    throw cannotRun(error);
   }
 }
+
+const cannotRun = (/** @type {any} */ error) => new Error(`The model cannot be run by LiteRT.js: ${firstLine(error)}`);
 
 const firstLine = (/** @type {any} */ error) => String(error?.message ?? error).split("\n")[0];
 

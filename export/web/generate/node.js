@@ -19,7 +19,7 @@ export async function loadLiteRt() {
     const make = new Function("require", "__dirname", "__filename", script);
     global.ModuleFactory = make(createRequire(file), path.dirname(file), file);
   };
-  prepare({ printErr: (/** @type {string} */ line) => line.startsWith("ERROR") && console.error(line) });
+  prepare({}, () => {});
   const litert = await import("@litertjs/core");
   await litert.loadLiteRt(path.join(PACKAGE, "wasm/"));
   return litert;
