@@ -121,16 +121,10 @@ def evaluate(
     facts = {"kddpm": __version__, "run_dir": str(run_dir), **_facts(run, spec, source, trained_on), **chosen}
     out = run.evaluation_path if out is None else pathlib.Path(expand(out))
     options: dict[str, Any] = {
-        "num_terms": num_terms,
-        "num_trajectories": num_trajectories,
-        "num_steps": num_steps,
-        "divergence": divergence,
-        "dequantization": dequantization,
-        "clip": clip,
-        "seed": seed,
-        "batch_size": batch_size,
-        "verbose": "auto" if verbose else False,
-    }
+        "num_terms": num_terms, "num_trajectories": num_trajectories, "num_steps": num_steps,
+        "divergence": divergence, "dequantization": dequantization, "clip": clip,
+        "seed": seed, "batch_size": batch_size, "verbose": "auto" if verbose else False,
+    }  # fmt: skip
     results = {}
     for name in metrics:
         _check_place(out / f"{name}.json", facts, {key: options[key] for key in _OPTIONS[name]}, overwrite)
