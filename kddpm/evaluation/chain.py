@@ -13,7 +13,7 @@ from kddpm.theory import objectives
 from kddpm.theory.process import GaussianDiffusion, split_output
 
 
-class Chain:
+class ReverseChain:
     """A network as a chain of Gaussians, in float64.
 
     Args:

@@ -16,7 +16,7 @@ from kddpm.base.types import Integers
 from kddpm.evaluation import terms as bound_terms
 from kddpm.evaluation import trajectories
 from kddpm.evaluation.batches import Batches
-from kddpm.evaluation.chain import Chain
+from kddpm.evaluation.chain import ReverseChain
 from kddpm.evaluation.ode_likelihood import ode_bits_per_dim as ode_bits_per_dim
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 from kddpm.theory import objectives
@@ -123,7 +123,7 @@ def bits_per_dim(
     if not isinstance(clip, bool | np.bool_):
         raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
     batches = Batches(denoiser, images, labels, seed, batch_size)
-    chain = Chain(denoiser, num_steps, "trailing", clip)
+    chain = ReverseChain(denoiser, num_steps, "trailing", clip)
     way = _way(chain, num_terms, num_trajectories)
     # Compile before the time is measured; on one image, so that the memory of the others can be measured.
     way.warm_up(*batches.first())

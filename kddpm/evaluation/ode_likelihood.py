@@ -33,7 +33,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 from kddpm.evaluation import DEQUANTIZATIONS, DIVERGENCES
 from kddpm.evaluation.batches import Batches, on_replicas, signature_of
-from kddpm.evaluation.chain import Chain
+from kddpm.evaluation.chain import ReverseChain
 from kddpm.evaluation.terms import CALLS_AT_ONCE
 from kddpm.sampling import noise
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
@@ -122,7 +122,7 @@ def ode_bits_per_dim(
         raise InputError("clip", "must be True or False for bits per dimension", repr(clip))
     denoiser = denoiser_of(model)
     batches = Batches(denoiser, images, labels, seed, batch_size)
-    chain = Chain(denoiser, num_steps, "quadratic", clip)
+    chain = ReverseChain(denoiser, num_steps, "quadratic", clip)
     flow = denoiser.compiled(
         ("ode", chain.key, divergence, dequantization), lambda: _Flow(chain, divergence, dequantization)
     )

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm.evaluation.batches import on_replicas, signature_of
-from kddpm.evaluation.chain import Chain
+from kddpm.evaluation.chain import ReverseChain
 from kddpm.sampling import noise
 from kddpm.theory import objectives
 
@@ -41,7 +41,7 @@ class Terms:
         calls: calls of the network on a batch.
     """
 
-    def __init__(self, chain: Chain, each: int):
+    def __init__(self, chain: ReverseChain, each: int):
         self.calls = each
         self._chain = chain
         self._compute = chain.denoiser.compiled(("terms", chain.key), lambda: _compiled(chain))

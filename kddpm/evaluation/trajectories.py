@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kddpm.base.errors import InputError
 from kddpm.evaluation.batches import on_replicas, signature_of
-from kddpm.evaluation.chain import Chain
+from kddpm.evaluation.chain import ReverseChain
 from kddpm.evaluation.terms import CALLS_AT_ONCE, Measured
 from kddpm.sampling import noise
 from kddpm.theory import objectives
@@ -76,7 +76,7 @@ class Trajectories:
         calls: calls of the network on a batch.
     """
 
-    def __init__(self, chain: Chain, count: int):
+    def __init__(self, chain: ReverseChain, count: int):
         self.calls = count * chain.num_steps
         self._steps, self._count = chain.num_steps, count
         self._compute = chain.denoiser.compiled(("trajectories", chain.key), lambda: _compiled(chain))

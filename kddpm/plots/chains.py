@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kddpm.plots import style
-from kddpm.plots.theory import ESTIMATORS
+from kddpm.plots.theory import ESTIMATOR_LOOKS
 
 if TYPE_CHECKING:
     from kddpm.toy.vae import Compared
@@ -57,7 +57,7 @@ def learning_curves(path: str | os.PathLike, measured: tuple[np.ndarray, dict[st
     floor = kd_toy.exact_nats(plane, plane.draw(500, seed=1))
     figure, axes = style.subplots(7.2, 4.3)
     for name, rows in curves.items():
-        label, colour, _ = ESTIMATORS[name]
+        label, colour, _ = ESTIMATOR_LOOKS[name]
         above = rows - floor
         axes.plot(calls[1:], above[:, 1:].T, color=colour, linewidth=0.7, alpha=0.5)
         axes.plot(calls[1:], above[:, 1:].mean(axis=0), color=colour, linewidth=2.2, label=label.split(":")[0])

@@ -157,7 +157,7 @@ def gaussian_bits() -> "BitsPerDim":
     return model.bits_per_dim(kd_toy.gaussian_images(64, shape, mean, std), clip=False)
 
 
-ESTIMATORS = {
+ESTIMATOR_LOOKS = {
     "trajectory": ("a whole trajectory: T network calls", style.ORANGE, "s"),
     "pair": ("one pair $x_{t-1}, x_t$: 1 network call", style.RED, "^"),
     "one_sample": ("one $x_t$, KL in closed form: 1 network call", style.BLUE, "o"),
@@ -176,7 +176,7 @@ def estimators(path: str | os.PathLike, lengths: tuple[int, ...] = (10, 30, 100,
 
     measured = [kd_toy.estimator_variances(length, images) for length in lengths]
     figure, (left, right) = style.subplots(10, 4.1, columns=2)
-    for name, (label, colour, marker) in ESTIMATORS.items():
+    for name, (label, colour, marker) in ESTIMATOR_LOOKS.items():
         values, gradients = np.array([row[name] for row in measured]).T
         calls = np.array(lengths) if name == "trajectory" else np.ones(len(lengths))
         look = {"color": colour, "marker": marker, "markersize": 6, "linewidth": 1.8}

@@ -59,8 +59,8 @@ class Order:
     mask: np.ndarray | None
 
 
-Frames = np.ndarray | None
-Painted = tuple[np.ndarray, Frames]  # the pictures, and their stages if requested
+Stages = np.ndarray | None
+Painted = tuple[np.ndarray, Stages]  # the pictures, and their stages if requested
 
 
 def _generate(model: "DiffusionModel", order: Order, common: dict) -> Painted:
@@ -90,11 +90,11 @@ def _interpolate(model: "DiffusionModel", order: Order, common: dict) -> Painted
     return model.interpolate(first, last, FLAGS.count, **common), None
 
 
-def _save(order: Order, pictures: np.ndarray, frames: Frames) -> None:
+def _save(order: Order, pictures: np.ndarray, frames: Stages) -> None:
     picture_files.save(order.out, pictures, order.seeds, order.painted, frames, FLAGS.columns)
 
 
-def _save_way(order: Order, pictures: np.ndarray, frames: Frames) -> None:
+def _save_way(order: Order, pictures: np.ndarray, frames: Stages) -> None:
     picture_files.save_way(order.out, pictures, FLAGS.columns)
 
 
@@ -108,7 +108,7 @@ class Kind:
     """
 
     paint: Callable[["DiffusionModel", Order, dict], Painted]
-    save: Callable[[Order, np.ndarray, Frames], None] = _save
+    save: Callable[[Order, np.ndarray, Stages], None] = _save
 
 
 KINDS = {

@@ -51,10 +51,9 @@ def test_decimals():
     ("text", "total"), [("0-2147483647", 2**31), ("0-99999,7", 100_001), ("-2147483648-2147483647", 2**32)]
 )
 def test_numbers_are_counted_before_they_are_listed(text, total):
-    began = time.perf_counter()
+    """Listed, they would take minutes and all of the memory."""
     with refused(rf"--seeds must be at most 100000 numbers in all\. Received: {total}"):
         flags.numbers("--seeds", text)
-    assert time.perf_counter() - began < 1  # listed, they would take minutes and all of the memory
 
 
 @pytest.mark.parametrize(
