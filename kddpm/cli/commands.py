@@ -192,13 +192,13 @@ def start_tensorflow() -> None:
     print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
 
 
-def start_strategy() -> "tf.distribute.Strategy":
-    """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for."""
+def start_strategy(rows: int = 1) -> "tf.distribute.Strategy":
+    """Start TensorFlow and make the `tf.distribute.Strategy` that the flags ask for, for batches of this many rows."""
     check_least(cpu_replicas=1)
     start_tensorflow()
     from kddpm.distribution import strategies, workers
 
-    strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas)
+    strategy = strategies.make(flags.FLAGS.strategy, flags.FLAGS.cpu_replicas, rows)
     if text := workers.describe(strategy):
         print(text, flush=True)
     with workers.using(strategy):

@@ -1,11 +1,14 @@
 """Operations across replicas: devices that share the rows of every batch, each with a copy of the variables."""
 
+import concurrent.futures
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from kddpm.base.types import Tensor
+from kddpm.distribution import cores
 
 
 def summed(values: list) -> list:
@@ -37,7 +40,7 @@ def place_of(count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SharedRows:
-    """Runs functions on arrays whose rows are split among the replicas.
+    """Runs functions on arrays whose rows are split among the replicas, or among the cores of a CPU.
 
     Args:
         strategy: strategy of the model whose variables the functions read.
@@ -45,21 +48,29 @@ class SharedRows:
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
-        self.replicas = strategy.num_replicas_in_sync
+        self._replicas = strategy.num_replicas_in_sync
 
     def compile(self, function: Callable, **kwargs) -> Callable:
-        """Return a `tf.function` that each replica calls with its rows of `share`d arguments and with all others."""
+        """Return a `tf.function` that is called with its rows of `share`d arguments, and with all others, everywhere."""
         one = tf.function(function, autograph=False, **kwargs)
-        if self.replicas == 1:
-            return one
+        if self._replicas == 1:
+            return functools.partial(_on_cores, one)
         # `run` would unwrap a bare `tf.function`, and XLA would have to compile all replicas as one.
         return tf.function(lambda *args: self._strategy.run(lambda *mine: one(*mine), args), autograph=False)
 
+    def full(self, rows: int) -> int:
+        """Return the next larger number of rows that can be shared."""
+        parts = self._replicas if self._replicas > 1 else cores.most_parts(rows, self._strategy)
+        return -(-rows // parts) * parts
+
     def share(self, array: np.ndarray | None) -> Tensor:
-        """Split an array (B, ...), B a multiple of the replicas, for `compile`d functions; None stays None."""
-        if array is None or self.replicas == 1:
-            return None if array is None else tf.constant(array)
-        size = len(array) // self.replicas
+        """Split an array (B, ...), B of `full`, for `compile`d functions; None stays None."""
+        if array is None:
+            return None
+        if self._replicas == 1:
+            parts = cores.most_parts(len(array), self._strategy)
+            return tf.constant(array) if parts == 1 else _Parts(map(tf.constant, np.split(array, parts)))
+        size = len(array) // self._replicas
 
         def mine(context):
             first = context.replica_id_in_sync_group * size
@@ -68,5 +79,28 @@ class SharedRows:
         return self._strategy.experimental_distribute_values_from_function(mine)
 
     def join(self, value: object) -> Tensor:
-        """Gather the rows of all replicas, (B, ...)."""
-        return value if self.replicas == 1 else self._strategy.gather(value, axis=0)
+        """Gather the rows from everywhere, (B, ...)."""
+        if isinstance(value, _Parts):
+            return tf.concat(value.rows, axis=0)
+        return value if self._replicas == 1 else self._strategy.gather(value, axis=0)
+
+
+class _Parts:
+    """A tensor whose rows are split among the cores."""
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+
+
+def _on_cores(function, *arguments):
+    """Call a function once for each part, all at the same time, and split its results in the same way."""
+    parts = max((len(value.rows) for value in tf.nest.flatten(arguments) if isinstance(value, _Parts)), default=1)
+    if parts == 1:
+        return function(*arguments)
+
+    def call(part):
+        return function(*tf.nest.map_structure(lambda x: x.rows[part] if isinstance(x, _Parts) else x, arguments))
+
+    with concurrent.futures.ThreadPoolExecutor(parts) as threads:
+        results = list(threads.map(call, range(parts)))
+    return tf.nest.map_structure(lambda *rows: _Parts(rows), *results)

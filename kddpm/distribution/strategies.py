@@ -14,19 +14,20 @@ import threading
 import tensorflow as tf
 
 from kddpm.base.errors import InputError, first_line
-from kddpm.distribution import STRATEGIES
+from kddpm.distribution import STRATEGIES, cores
 
 _MINUTES_FOR_ALL = 15
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 
-def make(strategy: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
+def make(strategy: str, cpu_replicas: int = 1, rows: int = 1) -> tf.distribute.Strategy:
     """Make a strategy by its name, before anything else in TensorFlow is initialised.
 
     Args:
         strategy: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu";
             or "auto", the largest that is available.
         cpu_replicas: number of replicas that "mirrored" makes of the CPU, to try several replicas without GPUs.
+        rows: of the batches to come, which the cores of "one" device share as `cores.divide_batches` says.
 
     Raises:
         InputError: unknown name, missing devices, missing or wrong TF_CONFIG.
@@ -37,6 +38,8 @@ def make(strategy: str, cpu_replicas: int = 1) -> tf.distribute.Strategy:
         strategy = _largest(cpu_replicas)
     if cpu_replicas > 1 and strategy != "mirrored":
         raise InputError("cpu_replicas", "needs {strategy}", strategy, strategy="mirrored")
+    if strategy == "one":
+        cores.divide_batches(rows)
     return _MAKERS[strategy](cpu_replicas)
 
 

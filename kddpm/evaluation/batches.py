@@ -10,6 +10,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 from kddpm.data import inputs
 from kddpm.distribution import replicas
+from kddpm.networks import fused
 from kddpm.sampling.denoiser import Denoiser
 
 
@@ -86,11 +87,16 @@ def on_replicas(
     """
     rows = replicas.SharedRows(denoiser.strategy)
     signature = [*arrays, *[tf.TensorSpec((), tf.int32)] * scalars]
-    compiled = rows.compile(function, input_signature=signature)
+
+    def on_each(*given):
+        with fused.allowed():
+            return function(*given)
+
+    compiled = rows.compile(on_each, input_signature=signature)
 
     def compute(*given):
         count = len(given[0])
-        size = -(-count // rows.replicas) * rows.replicas
+        size = rows.full(count)
         shared = [rows.share(np.resize(array, (size, *array.shape[1:]))) for array in given[: len(arrays)]]
         results = compiled(*shared, *(tf.constant(number, tf.int32) for number in given[len(arrays) :]))
         return tuple(rows.join(result)[:count].numpy() for result in results)

@@ -19,12 +19,12 @@ from kddpm.base.files import expand
 from kddpm.base.types import Config, Integers, Tensor
 from kddpm.data import inputs
 from kddpm.device import export
-from kddpm.distribution import replicas, strategies
+from kddpm.distribution import cores, replicas, strategies
 from kddpm.evaluation import likelihood, ode_likelihood
 from kddpm.model import checks, draws, means, network_state
 from kddpm.model.gradients import descend, loss_and_gradients
 from kddpm.model.guarded import GuardedModel, refuse_weights
-from kddpm.networks import contract
+from kddpm.networks import contract, fused
 from kddpm.sampling import editing, generation, samplers
 from kddpm.sampling.denoiser import Denoiser
 from kddpm.theory import objectives, schedules, timesteps
@@ -169,7 +169,9 @@ class DiffusionModel(GuardedModel):
             added = network_state.layer_losses(self.network, self.network)
             return sum(added, tf.reduce_mean(weight * losses)), losses
 
-        loss, losses, weights, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], self.accumulation)
+        at_once = self._parts_at_once(x_0)
+        parts = self.accumulation * at_once
+        loss, losses, weights, gradients = loss_and_gradients(loss_of, weights, [x_0, *drawn], parts, at_once)
         global_loss, invalid, *gradients = replicas.averaged([loss, invalid, *gradients])
         gradient_norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(global_loss) & tf.math.is_finite(gradient_norm) & (invalid == 0)
@@ -202,6 +204,12 @@ class DiffusionModel(GuardedModel):
         self._invalid_batches.update_state(invalid)
         return self._logs({"loss": self.loss_tracker.result()})
 
+    def _parts_at_once(self, x_0):
+        """Return how many parts of a micro-batch are computed at the same time; they must not write to variables."""
+        if x_0.shape[0] is None or self.network.non_trainable_variables:
+            return 1
+        return cores.equal_parts(x_0.shape[0] // self.accumulation, self.distribute_strategy)
+
     def _logs(self, results):
         """Return results in the shape that Keras averages over replicas: with several workers it needs an axis."""
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -213,7 +221,8 @@ class DiffusionModel(GuardedModel):
         x_t = self.diffusion.q_sample(x_0, t, noise)
         arguments = [x for x in (x_t, self._timestep_names(t), label) if x is not None]
         options = {"seed": seed} if contract.takes_seed(network) else {}
-        output = network(arguments, training=training, **options)
+        with fused.allowed():
+            output = network(arguments, training=training, **options)
         return objectives.training_loss(self.diffusion, x_t, t, x_0, noise, output, self.objective)
 
     def _unpack(self, data, purpose):

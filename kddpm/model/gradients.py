@@ -14,15 +14,16 @@ from kddpm.base.types import Tensor
 
 
 def loss_and_gradients(
-    loss_of: Callable, weights: list, arrays: list, parts: int = 1
+    loss_of: Callable, weights: list, arrays: list, parts: int = 1, at_once: int = 1
 ) -> tuple[Tensor, Tensor, list, list[Tensor]]:
-    """Return the loss of a batch and its gradients, computed one micro-batch after the other.
+    """Return the loss of a batch and its gradients, computed in micro-batches, some of them at the same time.
 
     Args:
         loss_of: (*arrays) -> the mean loss and the loss of each image (B,).
         weights: variables to differentiate by.
         arrays: tensors (B, ...), or None, which is passed on.
         parts: number of micro-batches, all of the same size.
+        at_once: how many of them are computed at the same time.
 
     Returns:
         The mean loss, the loss of each image (B,), the weights on which it depends, and its gradients by them.
@@ -35,6 +36,7 @@ def loss_and_gradients(
     def of_part(arrays):
         with tf.GradientTape() as tape:
             loss, losses = loss_of(*arrays)
+            loss /= parts
         gradients = tape.gradient(loss, weights)
         without.update(index for index, gradient in enumerate(gradients) if gradient is None)
         # The label embedding has sparse gradients with repeated rows, which must be summed before a norm is taken.
@@ -47,7 +49,7 @@ def loss_and_gradients(
             ],
         )
 
-    loss, losses, gradients = of_part(arrays) if parts == 1 else _in_parts(of_part, weights, arrays, parts)
+    loss, losses, gradients = of_part(arrays) if parts == 1 else _in_parts(of_part, weights, arrays, parts, at_once)
     _warn_of_untrained(weights, without)
     kept = [index for index in range(len(weights)) if index not in without]
     return loss, losses, [weights[index] for index in kept], [gradients[index] for index in kept]
@@ -76,8 +78,8 @@ def _warn_of_untrained(weights, without):
         warnings.warn(f"These weights do not enter the loss and will not be trained: {names}", stacklevel=2)
 
 
-def _in_parts(of_part, weights, arrays, parts):
-    """Return the mean loss, the loss of each image and the gradients, from `parts` calls of `of_part` in a loop."""
+def _in_parts(of_part, weights, arrays, parts, at_once):
+    """Return the loss, the loss of each image and the gradients, from `parts` calls of `of_part` in a loop."""
     batch = arrays[0].shape[0]
     if batch is None or batch % parts:
         raise InputError(
@@ -91,8 +93,8 @@ def _in_parts(of_part, weights, arrays, parts):
     def add(index, loss, losses, sums):
         part = [None if row is None else row[index] for row in rows]
         more, each, gradients = of_part(part)
-        sums = [total + gradient / parts for total, gradient in zip(sums, gradients, strict=True)]
-        return index + 1, loss + more / parts, losses.write(index, each), sums
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+        return index + 1, loss + more, losses.write(index, each), sums
 
     start = (
         tf.constant(0),
@@ -101,7 +103,7 @@ def _in_parts(of_part, weights, arrays, parts):
         [tf.zeros(weight.shape, weight.dtype) for weight in weights],
     )
     try:
-        _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=1)
+        _, loss, losses, sums = tf.while_loop(lambda index, *_: index < parts, add, start, parallel_iterations=at_once)
     except RuntimeError as error:
         if "merge_call" not in str(error):
             raise

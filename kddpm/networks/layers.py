@@ -18,6 +18,7 @@ from keras import ops
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.types import Config, Shape, Tensor
+from kddpm.networks import fused
 
 CHANNELS_LAST = {"data_format": "channels_last"}  # of every convolution, whatever Keras's image_data_format is
 _for_devices = contextvars.ContextVar("for_devices", default=False)
@@ -144,6 +145,8 @@ class GroupNormalization(keras.layers.Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return x, normalised."""
+        if fused.is_allowed():
+            return fused.normalized(x, self.scale, self.offset, self.groups, self.epsilon)
         h = ops.cast(x, "float32")
         mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
         centred = h - mean
@@ -154,6 +157,23 @@ class GroupNormalization(keras.layers.Layer):
         else:
             y = centred * scale + self.offset
         return ops.cast(y, self.compute_dtype)
+
+    def activated(
+        self,
+        x: Tensor,
+        shift: Tensor = None,
+        dropout: "Dropout | None" = None,
+        seed: Tensor = None,
+        training: bool = False,
+    ) -> Tensor:
+        """Return dropout(SiLU(norm(x + shift))) of x (B, H, W, C); shift: (B, C), seed: int32 (B,), of the dropout."""
+        drops = dropout is not None and training and dropout.rate > 0
+        if fused.is_allowed() and (seed is not None or not drops):
+            kept = dropout.kept_of_65536 if drops else 2**16
+            weights = self.scale, self.offset, self.groups, self.epsilon
+            return fused.normalized(x, *weights, activate=True, shift=shift, kept_of_65536=kept, seed=seed)
+        h = ops.silu(self(x if shift is None else x + ops.expand_dims(shift, (1, 2))))
+        return dropout(h, seed=seed, training=training) if drops else h
 
     def _average_groups(self, channel_means):
         """Return for each channel the mean of its group, (B, 1, 1, C)."""
@@ -190,7 +210,7 @@ class Dropout(keras.layers.Layer):
         self.rate = rate = arguments.number("dropout", rate)
         if not 0 <= rate < 1:
             raise InputError("dropout", "must lie in [0, 1)", rate)
-        self._kept_of_65536 = max(1, round((1 - rate) * 2**16))
+        self.kept_of_65536 = max(1, round((1 - rate) * 2**16))
         self.built = True
 
     def call(self, x: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
@@ -200,14 +220,8 @@ class Dropout(keras.layers.Layer):
         shape = ops.shape(x)
         if seed is None:
             seed = keras.random.randint(shape[:1], 0, 2**31 - 1, dtype="int32")
-        size = math.prod(shape[1:])
-        places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
-        words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
-        # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
-        below = self._kept_of_65536 - 1
-        lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
-        kept = ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
-        return x * ops.cast(kept, x.dtype) * (2**16 / self._kept_of_65536)
+        kept = dropout_mask(seed, shape, self.kept_of_65536)
+        return x * ops.cast(kept, x.dtype) * (2**16 / self.kept_of_65536)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of the input."""
@@ -216,6 +230,17 @@ class Dropout(keras.layers.Layer):
     def get_config(self) -> Config:
         """Return the arguments of `__init__`."""
         return {**super().get_config(), "rate": self.rate}
+
+
+def dropout_mask(seed: Tensor, shape: Shape, kept_of_65536: int) -> Tensor:
+    """Return which elements `Dropout` keeps, bool of the shape (B, ...), from seeds int32 (B,)."""
+    size = math.prod(shape[1:])
+    places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
+    words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
+    # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
+    below = kept_of_65536 - 1
+    lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
+    return ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
 
 
 _GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: spreads neighbouring positions far apart
@@ -329,8 +354,11 @@ class AttentionBlock(keras.layers.Layer):
         """Return x + attention(norm(x)), (B, H, W, C)."""
         _, height, width, channels = x.shape
         h = ops.reshape(self.norm(x), (-1, height * width, channels))
-        qkv = self.qkv(h)  # sliced, not split: see `sampling.walks.halves`
-        query, key, value = (qkv[:, :, start : start + channels] for start in range(0, 3 * channels, channels))
+        qkv = self.qkv(h)
+        if _for_devices.get():  # sliced, not split: see `sampling.walks.halves`
+            query, key, value = (qkv[:, :, start : start + channels] for start in range(0, 3 * channels, channels))
+        else:  # the gradient of a slice pads with zeros and adds, that of a split is one concatenation
+            query, key, value = ops.split(qkv, 3, axis=-1)
         logits = ops.matmul(query * channels**-0.5, ops.transpose(key, (0, 2, 1)))
         weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), self.compute_dtype)
         return x + ops.reshape(self.out(ops.matmul(weights, value)), (-1, height, width, channels))
@@ -385,9 +413,8 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, x: Tensor, embedding: Tensor, seed: Tensor = None, training: bool = False) -> Tensor:
         """Return (B, H, W, channels) from x (B, H, W, C), the embedding (B, E) and dropout seeds int32 (B,)."""
-        h = self.conv_1(ops.silu(self.norm_1(x)))
-        h = h + ops.expand_dims(self.timestep(embedding), (1, 2))
-        h = self.dropout(ops.silu(self.norm_2(h)), seed=seed, training=training)
+        h = self.conv_1(self.norm_1.activated(x))
+        h = self.norm_2.activated(h, self.timestep(embedding), self.dropout, seed, training)
         h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
         return h if self.attention is None else self.attention(h)
 

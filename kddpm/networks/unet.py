@@ -200,7 +200,7 @@ class UNet(keras.Model):
             if isinstance(layer, ResidualBlock):
                 h = ops.concatenate([h, skips.pop()], axis=-1)
             h = run(layer, h)
-        return self.conv_out(ops.silu(self.norm_out(h)))
+        return self.conv_out(self.norm_out.activated(h))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (B, H, W, out_channels)."""

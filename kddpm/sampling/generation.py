@@ -12,6 +12,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.types import Integers
 from kddpm.data import images
 from kddpm.distribution import replicas
+from kddpm.networks import fused
 from kddpm.sampling import samplers, walks
 from kddpm.sampling.denoiser import Denoiser, HasDenoiser, denoiser_of
 from kddpm.sampling.step_table import StepTable
@@ -247,7 +248,7 @@ def paint(
     rows = replicas.SharedRows(denoiser.strategy)
     # A power of two, so that few shapes are traced for all numbers of seeds.
     batch = min(batch_size, 2 ** (len(seeds) - 1).bit_length())
-    batch = -(-batch // rows.replicas) * rows.replicas
+    batch = rows.full(batch)
     first, last = span or (0, table.num_rows)
     stops = _stops(first, last, frames.rows if frames else ())
     of_x0 = frames is not None and frames.of == "x0"
@@ -310,11 +311,13 @@ def _walk_functions(denoiser, table, batch, guidance_scale, edit, jit_compile):
         def walk(state, seeds, label, scale, start, stop, *arrays):
             after = None if edit is None else lambda x, index: edit.function(x, index, seeds, *arrays)
             predict = denoiser.predictor(label, scale if guided else guidance_scale, table.learned_variance)
-            return walks.walk(predict, table, state, seeds, start, stop, after)
+            with fused.allowed():
+                return walks.walk(predict, table, state, seeds, start, stop, after)
 
         def predicted(state, label, scale, index):
             predict = denoiser.predictor(label, scale if guided else guidance_scale, table.learned_variance)
-            return walks.predicted_x0(predict, table, state, index)
+            with fused.allowed():
+                return walks.predicted_x0(predict, table, state, index)
 
         rows = replicas.SharedRows(denoiser.strategy)
         return tuple(rows.compile(function, jit_compile=jit_compile) for function in (begin, walk, predicted))

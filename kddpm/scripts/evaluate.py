@@ -59,7 +59,7 @@ def evaluate() -> None:
     run.read()
     out = FLAGS.out or run.evaluation_path
     check_output("out", out, is_folder=True)
-    strategy = commands.start_strategy()
+    strategy = commands.start_strategy(rows=FLAGS.batch_size)
 
     from kddpm.runs import evaluate as measuring
 

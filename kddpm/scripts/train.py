@@ -47,7 +47,7 @@ def train() -> None:
     if FLAGS.dry_run:
         return
     run_dir = commands.needed("run_dir", "the directory that the run is kept in")
-    strategy = commands.start_strategy()
+    strategy = commands.start_strategy(rows=config.batch_size // config.accumulation)
 
     from kddpm.runs import training
 

@@ -1,0 +1,155 @@
+"""Normalisation, SiLU and dropout as one operation for TensorFlow on a CPU, with a gradient of its own.
+
+TensorFlow computes a chain of elementwise operators one after the other, each a pass over the feature map; together
+they take as long as the convolutions. Here XLA compiles the chain into two or three passes, the convolutions stay
+oneDNN's, and what is kept for the gradient is the input and numbers of (B, C). The gradient is written out, because
+XLA is slow at sums over pixels: as products with ones they are fast.
+"""
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from kddpm.base.types import Tensor
+
+_allowed = contextvars.ContextVar("fused_allowed", default=False)
+
+
+@contextlib.contextmanager
+def allowed() -> Iterator[None]:
+    """Let layers that are called inside the context use the operation of this module, where it is the fastest form."""
+    token = _allowed.set(_is_worth_it())
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def is_allowed() -> bool:
+    """Return whether to use it now."""
+    return _allowed.get()
+
+
+@functools.cache
+def _is_worth_it():
+    """Return whether TensorFlow runs on a CPU alone: where there is an accelerator nothing was measured."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+
+
+def normalized(
+    x: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    groups: int,
+    epsilon: float,
+    *,
+    activate: bool = False,
+    shift: Tensor = None,
+    kept_of_65536: int = 2**16,
+    seed: Tensor = None,
+) -> Tensor:
+    """Return dropout(SiLU(group_norm(x + shift))), in the dtype of x.
+
+    With the means m and deviations 1/r of the groups,
+
+        y = x a + b,  a = r scale,  b = offset + (shift - m) a,  out = SiLU(y) mask / kept
+
+    and the gradient by x, with h = (x + shift - m) r and g the gradient by y, is that of Wu & He's normalisation,
+
+        r (g scale - <g scale> - h <g scale h>),  <.> = the mean over a group
+
+    Args:
+        x: (B, H, W, C).
+        scale: float32 (C,).
+        offset: float32 (C,).
+        groups: number of groups, a divisor of C.
+        epsilon: added to the variance.
+        activate: whether SiLU follows.
+        shift: (B, C), or None.
+        kept_of_65536: elements that dropout keeps, of 2^16.
+        seed: int32 (B,), of the masks of `layers.Dropout`.
+    """
+    import tensorflow as tf
+
+    _, height, width, channels = x.shape
+    if shift is None:
+        shift = tf.zeros([tf.shape(x)[0], channels])
+    if seed is None:
+        seed, kept_of_65536 = tf.zeros([tf.shape(x)[0]], tf.int32), 2**16
+    forward, backward = _compiled(height * width, channels, groups, epsilon, activate, kept_of_65536)
+
+    @tf.custom_gradient
+    def operation(x, scale, offset, shift):
+        y, *kept = forward(x, scale, offset, shift, seed)
+        return y, lambda gradient: backward(x, scale, offset, shift, seed, gradient, *kept)
+
+    return operation(x, tf.convert_to_tensor(scale), tf.convert_to_tensor(offset), tf.cast(shift, tf.float32))
+
+
+@functools.cache
+def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
+    """Return the operation and its gradient, compiled, for one kind of feature map."""
+    import tensorflow as tf
+
+    from kddpm.networks import layers
+
+    of_group = np.kron(np.eye(groups), np.full([channels // groups] * 2, groups / channels)).astype("float32")
+    kept = kept_of_65536 / 2**16
+
+    def in_rows(x):
+        return tf.cast(tf.reshape(x, [-1, pixels, channels]), tf.float32)
+
+    def average(x):
+        """Return the mean over the pixels, (B, C), as a product with ones."""
+        return tf.matmul(tf.fill([tf.shape(x)[0], 1, pixels], 1 / pixels), x)[:, 0]
+
+    def over_groups(means):
+        return tf.matmul(means, of_group)
+
+    def mask(shape, seed):
+        return layers.dropout_mask(seed, shape, kept_of_65536)
+
+    def forward(x, scale, offset, shift, seed):
+        h = in_rows(x)
+        own_mean = average(h) + shift
+        mean = over_groups(own_mean)
+        centred = h + (shift - mean)[:, tf.newaxis]
+        variance = over_groups(tf.reduce_mean(tf.square(centred), axis=1))
+        inverse = tf.math.rsqrt(variance + epsilon)
+        y = centred * (inverse * scale)[:, tf.newaxis] + offset
+        if activate:
+            y *= tf.sigmoid(y)
+        y = tf.reshape(y, tf.shape(x))
+        if kept < 1:
+            y = y * tf.cast(mask(x.shape, seed), tf.float32) / kept
+        return tf.cast(y, x.dtype), own_mean, mean, inverse
+
+    def backward(x, scale, offset, shift, seed, gradient, own_mean, mean, inverse):
+        if kept < 1:
+            gradient = tf.cast(gradient, tf.float32) * tf.cast(mask(x.shape, seed), tf.float32) / kept
+        g = in_rows(gradient)
+        h = (in_rows(x) + (shift - mean)[:, tf.newaxis]) * inverse[:, tf.newaxis]
+        if activate:
+            y = h * scale + offset
+            sigmoid = tf.sigmoid(y)
+            g *= sigmoid * (1 + y * (1 - sigmoid))
+        by_offset, by_scale = average(g), average(g * h)
+        first, second = over_groups(by_offset * scale), over_groups(by_scale * scale)
+        by_x = inverse[:, tf.newaxis] * (g * scale - first[:, tf.newaxis] - h * second[:, tf.newaxis])
+        by_shift = inverse * (by_offset * scale - first - (own_mean - mean) * inverse * second)
+        return (
+            tf.cast(tf.reshape(by_x, tf.shape(x)), x.dtype),
+            pixels * tf.reduce_sum(by_scale, axis=0),
+            pixels * tf.reduce_sum(by_offset, axis=0),
+            pixels * by_shift,
+        )
+
+    return tuple(tf.function(f, jit_compile=True, autograph=False) for f in (forward, backward))
