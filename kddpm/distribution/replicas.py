@@ -51,7 +51,7 @@ class SharedRows:
         self._replicas = strategy.num_replicas_in_sync
 
     def compile(self, function: Callable, **kwargs) -> Callable:
-        """Return a `tf.function` that is called with its rows of `share`d arguments, and with all others, everywhere."""
+        """Return a `tf.function`, called everywhere with the rows of `share`d arguments there, and with all others."""
         one = tf.function(function, autograph=False, **kwargs)
         if self._replicas == 1:
             return functools.partial(_on_cores, one)

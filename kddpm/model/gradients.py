@@ -138,7 +138,7 @@ def descend(
         scale *= clip_norm / tf.maximum(norm, clip_norm)
 
     def apply():
-        optimizer.apply([g * tf.cast(scale, g.dtype) for g in gradients], weights)
+        _apply(optimizer, [g * tf.cast(scale, g.dtype) for g in gradients], weights)
 
     if not tf.distribute.has_strategy():
         tf.cond(is_finite, apply, lambda: None)
@@ -149,3 +149,39 @@ def descend(
     apply()
     for variable, old in zip(changing, before, strict=True):
         variable.assign(tf.where(is_finite, variable.value, old))
+
+
+def _apply(optimizer, gradients, weights):
+    """Apply gradients by the optimizer; Keras's Adam by one operator of TensorFlow a weight instead of twenty.
+
+    Those take a tenth of the time of a small network's step, and of what any network takes to its first step.
+    """
+    if not _is_plain_adam(optimizer, weights):
+        optimizer.apply(gradients, weights)
+        return
+    count = tf.cast(optimizer.iterations.value + 1, tf.float32)
+    numbers = {
+        "lr": tf.cast(optimizer.learning_rate, tf.float32),
+        "beta1": optimizer.beta_1,
+        "beta2": optimizer.beta_2,
+        "beta1_power": optimizer.beta_1**count,
+        "beta2_power": optimizer.beta_2**count,
+        "epsilon": optimizer.epsilon,
+    }
+    for weight, gradient in zip(weights, gradients, strict=True):
+        index = optimizer._get_variable_index(weight)
+        var, m, v = (x.value.handle for x in (weight, optimizer._momentums[index], optimizer._velocities[index]))
+        tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, grad=gradient, **numbers)
+    optimizer.iterations.assign_add(1)
+
+
+def _is_plain_adam(optimizer, weights):
+    """Return whether Adam does what Kingma & Ba 2015 say and nothing else, on one device."""
+    if type(optimizer) is not keras.optimizers.Adam or tf.distribute.has_strategy():
+        return False
+    others = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
+    others += ("gradient_accumulation_steps", "use_ema", "amsgrad")
+    return not any(getattr(optimizer, name) for name in others) and all(
+        weight.constraint is None and weight.dtype == "float32" and not weight.overwrite_with_gradient
+        for weight in weights
+    )

@@ -9,12 +9,14 @@ XLA is slow at sums over pixels: as products with ones they are fast.
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Iterator
 
 import keras
 import numpy as np
+from keras import ops
 
-from kddpm.base.types import Tensor
+from kddpm.base.types import Shape, Tensor
 
 _allowed = contextvars.ContextVar("fused_allowed", default=False)
 
@@ -99,8 +101,6 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
     """Return the operation and its gradient, compiled, for one kind of feature map."""
     import tensorflow as tf
 
-    from kddpm.networks import layers
-
     of_group = np.kron(np.eye(groups), np.full([channels // groups] * 2, groups / channels)).astype("float32")
     kept = kept_of_65536 / 2**16
 
@@ -115,7 +115,7 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         return tf.matmul(means, of_group)
 
     def mask(shape, seed):
-        return layers.dropout_mask(seed, shape, kept_of_65536)
+        return dropout_mask(seed, shape, kept_of_65536)
 
     def forward(x, scale, offset, shift, seed):
         h = in_rows(x)
@@ -153,3 +153,25 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         )
 
     return tuple(tf.function(f, jit_compile=True, autograph=False) for f in (forward, backward))
+
+
+def dropout_mask(seed: Tensor, shape: Shape, kept_of_65536: int) -> Tensor:
+    """Return which elements `layers.Dropout` keeps, bool of the shape (B, ...), from seeds int32 (B,)."""
+    size = math.prod(shape[1:])
+    places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
+    words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
+    # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
+    below = kept_of_65536 - 1
+    lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
+    return ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
+
+
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: spreads neighbouring positions far apart
+_LOW_HALF = np.uint32(2**16 - 1)
+
+
+def _hashed(words):
+    """Return a bijective hash of uint32 words; constants of hash-prospector (C. Wellons), least bias for two rounds."""
+    words = (words ^ ops.right_shift(words, 16)) * np.uint32(0x21F0AAAD)
+    words = (words ^ ops.right_shift(words, 15)) * np.uint32(0xD35A2D97)
+    return words ^ ops.right_shift(words, 15)

@@ -8,7 +8,6 @@ operation, and dropout uses 16 bits of a hash per element instead of 32 of a ran
 
 import contextlib
 import contextvars
-import math
 from collections.abc import Iterator
 
 import keras
@@ -167,13 +166,13 @@ class GroupNormalization(keras.layers.Layer):
         training: bool = False,
     ) -> Tensor:
         """Return dropout(SiLU(norm(x + shift))) of x (B, H, W, C); shift: (B, C), seed: int32 (B,), of the dropout."""
-        drops = dropout is not None and training and dropout.rate > 0
-        if fused.is_allowed() and (seed is not None or not drops):
-            kept = dropout.kept_of_65536 if drops else 2**16
+        dropout = dropout if training else None
+        if fused.is_allowed() and (seed is not None or dropout is None):
+            kept = 2**16 if dropout is None else dropout.kept_of_65536
             weights = self.scale, self.offset, self.groups, self.epsilon
             return fused.normalized(x, *weights, activate=True, shift=shift, kept_of_65536=kept, seed=seed)
         h = ops.silu(self(x if shift is None else x + ops.expand_dims(shift, (1, 2))))
-        return dropout(h, seed=seed, training=training) if drops else h
+        return h if dropout is None else dropout(h, seed=seed, training=True)
 
     def _average_groups(self, channel_means):
         """Return for each channel the mean of its group, (B, 1, 1, C)."""
@@ -220,7 +219,7 @@ class Dropout(keras.layers.Layer):
         shape = ops.shape(x)
         if seed is None:
             seed = keras.random.randint(shape[:1], 0, 2**31 - 1, dtype="int32")
-        kept = dropout_mask(seed, shape, self.kept_of_65536)
+        kept = fused.dropout_mask(seed, shape, self.kept_of_65536)
         return x * ops.cast(kept, x.dtype) * (2**16 / self.kept_of_65536)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -230,28 +229,6 @@ class Dropout(keras.layers.Layer):
     def get_config(self) -> Config:
         """Return the arguments of `__init__`."""
         return {**super().get_config(), "rate": self.rate}
-
-
-def dropout_mask(seed: Tensor, shape: Shape, kept_of_65536: int) -> Tensor:
-    """Return which elements `Dropout` keeps, bool of the shape (B, ...), from seeds int32 (B,)."""
-    size = math.prod(shape[1:])
-    places = np.arange(-(-size // 2), dtype=np.uint32) * _GOLDEN
-    words = _hashed(ops.expand_dims(_hashed(ops.cast(seed, "uint32")), 1) + places)
-    # Each half of a word decides on one element: low halves on the first half of the image, high ones on the rest.
-    below = kept_of_65536 - 1
-    lower, upper = (words & _LOW_HALF) <= np.uint32(below), words <= np.uint32(below << 16 | _LOW_HALF)
-    return ops.reshape(ops.concatenate([lower, upper], axis=1)[:, :size], shape)
-
-
-_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 over the golden ratio: spreads neighbouring positions far apart
-_LOW_HALF = np.uint32(2**16 - 1)
-
-
-def _hashed(words):
-    """Return a bijective hash of uint32 words; constants of hash-prospector (C. Wellons), least bias for two rounds."""
-    words = (words ^ ops.right_shift(words, 16)) * np.uint32(0x21F0AAAD)
-    words = (words ^ ops.right_shift(words, 15)) * np.uint32(0xD35A2D97)
-    return words ^ ops.right_shift(words, 15)
 
 
 @keras.saving.register_keras_serializable("kddpm")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from kddpm.base.errors import InputError
-from kddpm.networks import layers
+from kddpm.networks import fused, layers
 
 MODES = {
     "eager": lambda f: f,
@@ -123,10 +123,13 @@ def group_norm(x, groups, epsilon=1e-6):
     return ((grouped - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
 
 
-@pytest.fixture(params=["for training", "for devices"])
+FORMS = {"plain": contextlib.nullcontext, "for devices": layers.for_devices, "fused": fused.allowed}
+
+
+@pytest.fixture(params=FORMS)
 def form(request):
-    """Both forms in which a layer may compute what it computes."""
-    with layers.for_devices() if request.param == "for devices" else contextlib.nullcontext():
+    """All forms in which a layer may compute what it computes."""
+    with FORMS[request.param]():
         yield
 
 
@@ -153,6 +156,7 @@ def test_group_normalization_with_a_mean_far_above_the_deviation(groups):
     np.testing.assert_allclose(layer(x.astype("float32")), group_norm(x, groups), atol=8 * mean * 2**-24)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_group_normalization_has_the_gradients_of_keras(groups):
     x, upstream = tf.constant(normal(2, 3, 5, 8) + 1), normal(2, 3, 5, 8, seed=1)
