@@ -8,7 +8,7 @@ The first two want the project's `.venv`, the third one benchmarks/requirements.
 model is trained on all but the held-out images, which the bits per dimension are of. What is there already is not made
 again, and the tables have the rows that are there.
 
-The rows of Ho et al. 2020, table 2, on larger pictures, with a smaller budget, in half an hour. The judge knows digits
+The rows of Ho et al. 2020, table 2, on larger pictures, with a smaller budget. The judge knows digits
 alone; here the pixels' statistics remain, for which the project's `.venv` is enough:
 
     .venv/bin/python benchmarks/objectives.py --out=/tmp/mnist --paper --preset=mnist --dataset=npz:mnist.npz \\
