@@ -4,14 +4,14 @@
 
 Operations/s of a product of two square matrices and of 3x3 convolutions, forward and backward, in float32 and bfloat16,
 by TensorFlow and by PyTorch (channels-last) in turns. The operations of the networks are counted by PyTorch; a step of
-training counts three times those of a forward pass. The report divides what `training.py` found by the better product.
+training counts three times those of a forward pass. The report divides what `training.py` found by the most that is
+reached in its precision.
 """
 
 import contextlib
 import functools
 
 import cases
-import contestants
 import report
 import results
 
@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 def measure():
     """The question's figures."""
-    python, chosen = results.python(), results.chosen_cases(*cases.CASES, quick=tuple(cases.CASES))
+    python, chosen = results.python(), results.chosen_cases(*cases.CASES)
     networks, seconds = cases.networks(chosen, python), results.seconds(0.3)
     with contextlib.ExitStack() as stack:
         running = {
@@ -38,7 +38,7 @@ def measure():
             for precision in PRECISIONS
             for program, it in running.items()
         }
-        found = contestants.in_turns(turns, results.rounds(5))
+        found = results.in_turns(turns, results.rounds(5))
     rows = []
     for (program, precision), rounds in found.items():
         for what in rounds[0]:

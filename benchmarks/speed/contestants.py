@@ -96,24 +96,3 @@ def age():
 def peak_gib():
     """Most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def in_turns(turns, rounds):
-    """Call functions in turns, A B A B ..., so that a machine that slows down slows all of them.
-
-    Args:
-        turns: {name: function without arguments that returns a figure}.
-        rounds: how often each is called.
-
-    Returns:
-        {name: list of its figures}; without those that failed, which are named on stderr.
-    """
-    figures = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name in list(figures):
-            try:
-                figures[name].append(turns[name]())
-            except Failure as failure:
-                print(failure, file=sys.stderr, flush=True)
-                del figures[name]
-    return figures

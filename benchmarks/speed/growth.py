@@ -111,7 +111,8 @@ def draw(rows, path):
     from matplotlib import pyplot
 
     axes = report.order(row["axis"] for row in rows)
-    figure, panels = pyplot.subplots(2, len(axes), figsize=(2.4 * len(axes), 4.2), squeeze=False, layout="constrained")
+    layout = {"squeeze": False, "sharey": "row", "layout": "constrained"}
+    figure, panels = pyplot.subplots(2, len(axes), figsize=(2.2 * len(axes), 4.2), **layout)
     for column, axis in enumerate(axes):
         here = [row for row in rows if row["axis"] == axis]
         values, (time_panel, memory_panel) = [row["value"] for row in here], panels[:, column]

@@ -79,7 +79,7 @@ def waiting(case, specs, rounds, seconds):
             rate = it.ask("prepare_waiting", **cases.described(case, cases.FORMS["kddpm"]))
             steps = max(3, round(seconds * rate / case.config().batch_size))
             turns[place] = functools.partial(it.ask, "waiting", steps=steps)
-        for place, shares in contestants.in_turns(turns, rounds).items():
+        for place, shares in results.in_turns(turns, rounds).items():
             rows.append({"case": case.name, "place": place, "shares": shares})
             print(f"  {case.name}, {place}: waits {100 * statistics.median(shares):.1f} % of the time", flush=True)
     return rows

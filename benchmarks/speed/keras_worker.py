@@ -65,28 +65,36 @@ class Worker:
         self._model = build.build_model(config, shape)
         network_file.randomise(self._model.ema_network, np.random.default_rng(0))
         self._sampling = {"jit_compile": overrides["jit_compile"]} if "jit_compile" in overrides else {}
+        self._alone = None
 
-    def warm_up(self, pictures, sampler, num_steps):
+    def warm_up(self, batch, sampler, num_steps):
         """Compile what `sample` will run, which is another program for each sampler and number of steps."""
-        self.sample(pictures, sampler, num_steps)
+        self.sample(batch, batch, sampler, num_steps)
 
-    def sample(self, pictures, sampler, num_steps):
+    def sample(self, pictures, batch, sampler, num_steps):
         """Paint; returns pictures/s."""
         start = time.perf_counter()
-        self._model.generate(range(pictures), sampler, num_steps, batch_size=pictures, verbose=False, **self._sampling)
+        self._model.generate(range(pictures), sampler, num_steps, batch_size=batch, verbose=False, **self._sampling)
         return pictures / (time.perf_counter() - start)
 
     def network_ms(self, batch, calls):
-        """Milliseconds of a call of the network alone."""
+        """Milliseconds of a call of the network alone, called in a loop of the graph as `generate` does."""
         import tensorflow as tf
 
         network = self._model.ema_network
         x, t = tf.zeros((batch, *network.image_shape)), tf.zeros((batch,), tf.int32)
-        call = tf.function(lambda x, t: network([x, t]), **self._sampling)
-        call(x, t)
+        if self._alone is None:
+
+            @tf.function(**self._sampling)
+            def alone(x, t):
+                for _ in tf.range(calls):
+                    x = network([x, t])
+                return x
+
+            self._alone = alone
+            self._alone(x, t)
         start = time.perf_counter()
-        for _ in range(calls):
-            call(x, t).numpy()
+        self._alone(x, t)
         return (time.perf_counter() - start) / calls * 1e3
 
     def ceiling(self, precision, seconds):

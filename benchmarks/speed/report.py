@@ -1,7 +1,9 @@
 """`results.md` and the table of README.md, from the figures in `results.json`. Needs nothing but Python."""
 
+import math
 import statistics
 
+BUSY = 0.1  # share of the processor; where others use more, the page says so
 HEAD = """# Speed
 
 Written by `make bench`; the figures are in [results.json](results.json), and [README.md](README.md) says how each is
@@ -85,9 +87,11 @@ def _machines(found):
             f"{machine['system']}; {packages}."
         )
         machines.setdefault(about, []).append(name)
-        busy = f", on a machine that others used (load {machine['load']:.1f})" if machine["load"] > 0.5 else ""
+        busy = f", others used {100 * machine['busy']:.0f} % of the machine" if machine["busy"] > BUSY else ""
         quick = ", quick: not for figures" if question["quick"] else ""
-        lines.append(f"- `{question['command']}`, {question['date']}, {question['minutes']:.0f} minutes{busy}{quick}")
+        lines.append(
+            f"- {name}: `{question['command']}`, {question['date']}, {question['minutes']:.0f} minutes{busy}{quick}"
+        )
     for about, names in machines.items():
         lines.append(f"\n{'' if len(machines) == 1 else ', '.join(names) + ': '}{about}")
     return "\n".join(lines) + "\n"
@@ -114,13 +118,9 @@ def training(question, found):
 
 
 def _ceiling(ceiling, row):
-    """The best operations/s of a product of matrices in the precision of a row."""
+    """The most operations/s that an operator reaches in the precision of a row."""
     precision = "bfloat16" if "bfloat16" in row["form"] else "float32"
-    rates = [
-        statistics.median(each["rates"])
-        for each in ceiling["rows"]
-        if each["precision"] == precision and each["what"].startswith("product")
-    ]
+    rates = [statistics.median(each["rates"]) for each in ceiling["rows"] if each["precision"] == precision]
     return max(rates, default=None)
 
 
@@ -135,7 +135,7 @@ def sampling(question, found):
             for row in rows
         ]  # fmt: skip
         head = ["", "pictures/s", "over diffusers' best", "peak memory so far"]
-        parts += [f"{what}, {rows[0]['pictures']} pictures:\n", table(head, lines)]
+        parts += [f"{what}, {rows[0]['batch']} pictures:\n", table(head, lines)]
     lines = [
         [f"`{row['case']}`, {row['form']}", spread(row["step_ms"]), spread(row["network_ms"]),
          rounded(statistics.median(row["step_ms"]) - statistics.median(row["network_ms"]))]
@@ -171,8 +171,8 @@ def ceiling(question, found):
         [what, *(giga(what, column) for column in columns)] for what in order(row["what"] for row in question["rows"])
     ]
     return "\n".join([
-        "## The ceiling\n\nGFLOP/s of single operators. The share of a training step above is of the better product of "
-        "matrices, with three times\nthe operations of a forward pass.\n",
+        "## The ceiling\n\nGFLOP/s of single operators. The share of a training step above is of the most in its "
+        "precision, with three\ntimes the operations of a forward pass.\n",
         table(["", *(f"{program}, {precision}" for precision, program in columns)], lines),
     ])  # fmt: skip
 
@@ -242,10 +242,11 @@ def spread(figures, digits=3):
 
 
 def rounded(figure, digits=3):
-    """A number with that many digits, and at least all of those before the point."""
-    if figure and abs(figure) < 10 ** (digits - 1):
-        return f"{float(f'{figure:.{digits}g}'):,}"
-    return f"{figure:,.0f}"
+    """A number with that many digits, or all of those before the point where these are more."""
+    if not figure:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{figure:.{digits}g}"))))
+    return f"{figure:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def order(names):

@@ -10,12 +10,16 @@ import sys
 
 import cases  # first: it says where kddpm is
 import contestants
+import psutil
+import report
 from absl import flags
 
+from kddpm.base import progress
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands
 
+QUICK_FORMS = ("kddpm", "kddpm bfloat16", "Keras's layers", "PyTorch float32", "PyTorch float32 channels-last")
 ROOT = pathlib.Path(__file__).parents[2]
 TORCH = flags.DEFINE_string("torch", str(ROOT / ".bench/bin/python"), "Python with PyTorch; `make bench` makes it")
 JSON = flags.DEFINE_string("json", str(ROOT / "benchmarks/results.json"), "the figures; tables come beside it")
@@ -46,7 +50,9 @@ def chosen_cases(*names, quick=("digits",)):
 
 
 def chosen_forms(forms):
-    """Those of some forms that --only lets through."""
+    """Those of some forms that --only lets through; if quick, a few of all kinds."""
+    if FORMS.value is None and QUICK.value:
+        return [form for form in forms if form.name in QUICK_FORMS]
     return [form for form in forms if not FORMS.value or any(word in form.name for word in FORMS.value)]
 
 
@@ -58,7 +64,31 @@ def python():
     """
     if not os.access(TORCH.value, os.X_OK):
         raise InputError(f"--torch must be a Python with benchmarks/requirements.txt. Received: {TORCH.value}")
-    return {"kddpm": sys.executable, "keras": sys.executable, "torch": TORCH.value}
+    return {"kddpm": sys.executable, "keras": sys.executable, "torch": os.path.abspath(TORCH.value)}
+
+
+def in_turns(turns, rounds, task="Taking turns"):
+    """Call functions in turns, A B A B ..., so that a machine that slows down slows all of them.
+
+    Args:
+        turns: {name: function without arguments that returns a figure}.
+        rounds: how often each is called.
+        task: the first words of the progress bar.
+
+    Returns:
+        {name: list of its figures}; without those that failed, which are named on stderr.
+    """
+    figures = {name: [] for name in turns}
+    with progress.bar(rounds * len(turns), f"  {task}", "turn", "auto", leave=False) as bar:
+        for _ in range(rounds):
+            for name in list(figures):
+                try:
+                    figures[name].append(turns[name]())
+                except contestants.Failure as failure:
+                    print(f"  {failure}", file=sys.stderr, flush=True)
+                    del figures[name]
+                bar.update()
+    return figures
 
 
 def machine():
@@ -76,9 +106,9 @@ def machine():
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "features": {feature: feature in offered for feature in features},
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()}, Python {platform.python_version()}",
         "versions": {program: _versions(python()[program], packages) for program, packages in names.items()},
-        "load": os.getloadavg()[0],
+        "busy": psutil.cpu_percent(2.0) / 100,  # with what others compute: no contestant has been started
     }
 
 
@@ -93,17 +123,20 @@ def read():
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _flags_that_matter():
+    """The command line, without where things are."""
+    return [argument for argument in sys.argv[1:] if not argument.lstrip("-").startswith(("torch=", "json="))]
+
+
 def run(question, measure):
     """Measure, and put what was found into the JSON file under the name of the question, beside the others'."""
-    import report
-
     path = pathlib.Path(JSON.value).expanduser()
     check_output("json", str(path), is_folder=False)
     begun, about = datetime.datetime.now(datetime.UTC), machine()
     offered = ", ".join(feature for feature, is_there in about["features"].items() if is_there)
-    print(
-        f"{question}: {about['processor']}, {about['cores']} cores, {offered or 'no vector features known'}", flush=True
-    )
+    print(f"{question}: {about['processor']}, {about['cores']} cores, {offered or 'features unknown'}", flush=True)
+    if about["busy"] > report.BUSY:
+        print(f"Others use {100 * about['busy']:.0f} % of this machine: the figures will be wrong", flush=True)
     try:
         figures = measure()
     except contestants.Failure as failure:
@@ -111,7 +144,7 @@ def run(question, measure):
     found = read()
     found[question] = {
         "machine": about,
-        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *_flags_that_matter()]),
         "date": f"{begun:%Y-%m-%d}",
         "minutes": (datetime.datetime.now(datetime.UTC) - begun).total_seconds() / 60,
         "quick": QUICK.value,

@@ -20,7 +20,7 @@ PICTURES = 64
 DDIM, ANCESTRAL = ("ddim", 50), ("ancestral", 250)
 SAMPLERS = {"digits": (DDIM, ANCESTRAL), "mnist": (DDIM, ANCESTRAL), "mobile32": (DDIM, ANCESTRAL)}
 FEWER = {("mnist", "ancestral"): 16, ("mobile32", "ancestral"): 8}  # pictures, where 64 would take minutes
-CALLS = 50  # of the network alone, and steps of the sampler beside it
+CALLS, ONE_BY_ONE = 50, 4  # of the network alone, as many as there are steps; pictures at batch 1
 
 
 def measure_case(case, forms, network, python, rounds):
@@ -45,29 +45,34 @@ def measure_case(case, forms, network, python, rounds):
 def painted(case, running, pictures, sampler, num_steps, rounds):
     """Pictures/s of one sampler; returns a row for each form."""
     print(f" {pictures} pictures, {sampler} in {num_steps} steps", flush=True)
-    call = {"pictures": pictures, "sampler": sampler, "num_steps": num_steps}
-    running = {name: running[name] for name in contestants.in_turns(asking(running, "warm_up", call), 1)}
+    how = {"batch": pictures, "sampler": sampler, "num_steps": num_steps}
+    running = warmed_up(running, how)
     rows = []
-    for name, rates in contestants.in_turns(asking(running, "sample", call), rounds).items():
+    for name, rates in results.in_turns(asking(running, "sample", {"pictures": pictures, **how}), rounds).items():
         peak = running[name].ask("peak_gib")
-        rows.append({"case": case.name, "form": name, **call, "rates": rates, "peak_gib": peak})
+        rows.append({"case": case.name, "form": name, **how, "rates": rates, "peak_gib": peak})
         print(f"  {name:34s}{report.spread(rates):>28s} pictures/s   {peak:5.2f} GiB", flush=True)
     return rows
 
 
 def overhead(case, running, rounds):
     """Milliseconds at batch 1 of a step of DDIM, and of a call of the network; returns a row for each form."""
-    call = {"pictures": 1, "sampler": "ddim", "num_steps": CALLS}
-    running = {name: running[name] for name in contestants.in_turns(asking(running, "warm_up", call), 1)}
-    alone = contestants.in_turns(asking(running, "network_ms", {"batch": 1, "calls": CALLS}), rounds)
-    painting = contestants.in_turns(asking(running, "sample", call), rounds)
+    how = {"batch": 1, "sampler": "ddim", "num_steps": CALLS}
+    running = warmed_up(running, how)
+    alone = results.in_turns(asking(running, "network_ms", {"batch": 1, "calls": CALLS}), rounds)
+    painting = results.in_turns(asking(running, "sample", {"pictures": ONE_BY_ONE, **how}), rounds)
     rows = []
     print(" batch 1, ms a step: DDIM, the network alone", flush=True)
-    for name in alone.keys() & painting.keys():
+    for name in (name for name in painting if name in alone):
         step = [1e3 / rate / CALLS for rate in painting[name]]
         rows.append({"case": case.name, "form": name, "step_ms": step, "network_ms": alone[name]})
         print(f"  {name:34s}{report.spread(step):>28s}{report.spread(alone[name]):>28s}", flush=True)
     return rows
+
+
+def warmed_up(running, how):
+    """The contestants that can paint so, once they have done it."""
+    return {name: running[name] for name in results.in_turns(asking(running, "warm_up", how), 1)}
 
 
 def asking(running, method, arguments):

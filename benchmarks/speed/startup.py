@@ -55,7 +55,7 @@ def measure_case(case, forms, architecture, python, rounds):
     """A row for each form and for each of its two starts."""
     turns = {form.name: functools.partial(start_both, case, form, architecture, python) for form in forms}
     rows = []
-    for name, found in contestants.in_turns(turns, rounds).items():
+    for name, found in results.in_turns(turns, rounds).items():
         for cache, starts in zip(("nothing", "all"), zip(*found, strict=True), strict=True):
             seconds = {phase: [each[phase] for each in starts] for phase in starts[0]}
             rows.append({"case": case.name, "form": name, "compiled_before": cache, "seconds": seconds})
@@ -104,7 +104,7 @@ def measure():
         found["rows"] += measure_case(case, forms, networks[case.name]["architecture"], python, results.rounds(2))
     print("\nseconds", flush=True)
     turns = {name: functools.partial(seconds_of, line) for name, line in command_lines(python).items()}
-    for name, seconds in contestants.in_turns(turns, results.rounds(3)).items():
+    for name, seconds in results.in_turns(turns, results.rounds(3)).items():
         found["commands"][name] = seconds
         print(f"  {name:44s}{report.spread(seconds):>24s}", flush=True)
     return found

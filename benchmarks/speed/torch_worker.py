@@ -91,15 +91,16 @@ class Worker:
         for pipeline in self._pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
 
-    def warm_up(self, pictures, sampler, num_steps):
+    def warm_up(self, batch, sampler, num_steps):
         """Compile what `sample` will run: the network alone, so two steps do."""
-        self.sample(pictures, sampler, 2)
+        self.sample(batch, batch, sampler, 2)
 
-    def sample(self, pictures, sampler, num_steps):
+    def sample(self, pictures, batch, sampler, num_steps):
         """Paint; returns pictures/s."""
         start = time.perf_counter()
         with self._autocast():
-            self._pipelines[sampler](batch_size=pictures, num_inference_steps=num_steps, output_type="np")
+            for _ in range(pictures // batch):
+                self._pipelines[sampler](batch_size=batch, num_inference_steps=num_steps, output_type="np")
         return pictures / (time.perf_counter() - start)
 
     def network_ms(self, batch, calls):
@@ -111,7 +112,7 @@ class Worker:
             self._network(x, t)
             start = time.perf_counter()
             for _ in range(calls):
-                self._network(x, t).sample.numpy()
+                x = self._network(x, t).sample
             return (time.perf_counter() - start) / calls * 1e3
 
     def ceiling(self, precision, seconds):

@@ -54,9 +54,10 @@ def measure_case(case, forms, architecture, python, rounds, seconds):
             except contestants.Failure as failure:
                 print(f"  {failure}", flush=True)
                 continue
+            print(f"  {form.name}: first step after {row['first_step_s']:.1f} s", flush=True)
             steps = max(2, round(seconds * row.pop("estimate") / row["batch"]))
             turns[form.name] = functools.partial(running[form.name].ask, "train", steps=steps)
-        for name, rates in contestants.in_turns(turns, rounds).items():
+        for name, rates in results.in_turns(turns, rounds).items():
             rows[name] |= {"rates": rates, "peak_gib": running[name].ask("peak_gib")}
             print_row(rows[name])
     return [row for row in rows.values() if "rates" in row]
