@@ -20,7 +20,7 @@ from kddpm.cli import commands
 
 # The ceiling before the training that is compared with it; all but the questions' own flags are in `results`.
 ALL = ("ceiling", "training", "sampling", "startup", "inputs", "growth")
-QUESTIONS = flags.DEFINE_list("questions", ALL, "which, in this order")
+QUESTIONS = flags.DEFINE_list("questions", list(ALL), "which, in this order")
 
 
 def main():

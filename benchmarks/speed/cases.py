@@ -66,7 +66,21 @@ TORCH = tuple(
     for precision in ("float32", "bfloat16")
     for words, (channels_last, compiled) in LAYOUTS.items()
 )
+XLA = tuple(form.name for form in KDDPM if form.options.get("jit_compile"))
+# What is not the fastest there, as smaller networks show, and would take minutes.
+SLOW = {"mobile32": XLA[:1], "grey32": (*XLA, "Keras's layers"), "ddpm32": (*XLA, "Keras's layers")}
 FORMS = {form.name: form for form in (*KDDPM, *KERAS, *TORCH)}
+
+
+def worthwhile(case, forms):
+    """Those forms that may be the fastest for a case; of kddpm's, those whose configurations differ."""
+    found, seen = [], []
+    for form in forms:
+        config = case.config(**form.options) if form.program == "kddpm" else form.name
+        if form.name not in SLOW.get(case.name, ()) and config not in seen:
+            found.append(form)
+            seen.append(config)
+    return found
 
 
 def start(form, python, cache=None):

@@ -123,14 +123,14 @@ def draw(rows, path):
         time_panel.set(xscale="log", yscale="log", title=axis.replace("_", " "))
         if "peak_gib" in here[0]:
             memory_panel.plot(values, [row["peak_gib"] for row in here], "s-", color="tab:orange")
-            memory_panel.set(xscale="log", ylim=(0, None))
+            memory_panel.set(xscale="log")
         for panel in (time_panel, memory_panel):
             panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=7)
             panel.minorticks_off()
             panel.grid(alpha=0.3)
         memory_panel.set_visible("peak_gib" in here[0])
     panels[0, 0].set_ylabel("ms a training step")
-    panels[1, 0].set_ylabel("peak memory, GiB")
+    panels[1, 0].set(ylabel="peak memory, GiB", ylim=(0, 1.1 * max(row.get("peak_gib", 0) for row in rows)))
     panels[0, 0].legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

@@ -49,11 +49,11 @@ def chosen_cases(*names, quick=("digits",)):
     return [cases.CASES[name] for name in names]
 
 
-def chosen_forms(forms):
-    """Those of some forms that --only lets through; if quick, a few of all kinds."""
-    if FORMS.value is None and QUICK.value:
-        return [form for form in forms if form.name in QUICK_FORMS]
-    return [form for form in forms if not FORMS.value or any(word in form.name for word in FORMS.value)]
+def chosen_forms(case, forms):
+    """Those of some forms that --only lets through; without it those that are worth their time, and if quick a few."""
+    if FORMS.value:
+        return [form for form in forms if any(word in form.name for word in FORMS.value)]
+    return [form for form in cases.worthwhile(case, forms) if not QUICK.value or form.name in QUICK_FORMS]
 
 
 def python():

@@ -19,7 +19,7 @@ from kddpm.cli import commands
 PICTURES = 64
 DDIM, ANCESTRAL = ("ddim", 50), ("ancestral", 250)
 SAMPLERS = {"digits": (DDIM, ANCESTRAL), "mnist": (DDIM, ANCESTRAL), "mobile32": (DDIM, ANCESTRAL)}
-FEWER = {("mnist", "ancestral"): 16, ("mobile32", "ancestral"): 8}  # pictures, where 64 would take minutes
+FEWER = {("mnist", "ancestral"): 8, ("mobile32", "ancestral"): 4}  # pictures, where 64 would take minutes
 CALLS, ONE_BY_ONE = 50, 4  # of the network alone, as many as there are steps; pictures at batch 1
 
 
@@ -83,12 +83,12 @@ def asking(running, method, arguments):
 def measure():
     """The question's figures."""
     python, chosen = results.python(), results.chosen_cases(*SAMPLERS)
-    forms = results.chosen_forms([form for form in cases.FORMS.values() if form.program != "keras"])
+    forms = [form for form in cases.FORMS.values() if form.program != "keras"]  # Keras has no samplers
     networks, found = cases.networks(chosen, python), {"rows": [], "overhead": []}
     for case in chosen:
         print(f"\n{case.name}", flush=True)
         network = networks[case.name]
-        rows, steps = measure_case(case, forms, network, python, results.rounds(3))
+        rows, steps = measure_case(case, results.chosen_forms(case, forms), network, python, results.rounds(2))
         found["rows"] += rows
         found["overhead"] += steps
     return found

@@ -96,11 +96,11 @@ def seconds_of(command):
 
 def measure():
     """The question's figures."""
-    python, chosen = results.python(), results.chosen_cases("digits", "mnist")
+    python, chosen = results.python(), results.chosen_cases("mnist")
     networks, found = cases.networks(chosen, python), {"rows": [], "commands": {}}
     for case in chosen:
         print(f"\n{case.name}", flush=True)
-        forms = results.chosen_forms([cases.FORMS[name] for name in FORMS])
+        forms = results.chosen_forms(case, [cases.FORMS[name] for name in FORMS])
         found["rows"] += measure_case(case, forms, networks[case.name]["architecture"], python, results.rounds(2))
     print("\nseconds", flush=True)
     turns = {name: functools.partial(seconds_of, line) for name, line in command_lines(python).items()}

@@ -19,9 +19,6 @@ import results
 
 from kddpm.cli import commands
 
-# What is not the fastest there, as smaller networks show, and would take minutes.
-SLOW = {"mobile32": ("float32 XLA",), "grey32": ("XLA", "Keras"), "ddpm32": ("XLA", "Keras")}
-
 
 def arguments_of(case, form, architecture):
     """The arguments of `prepare_training`."""
@@ -76,10 +73,7 @@ def measure():
     python, chosen = results.python(), results.chosen_cases(*cases.CASES)
     networks, rows = cases.networks(chosen, python), []
     for case in chosen:
-        skipped = () if results.CASES.value else SLOW.get(case.name, ())
-        forms = [
-            form for form in results.chosen_forms(cases.FORMS.values()) if not any(w in form.name for w in skipped)
-        ]
+        forms = results.chosen_forms(case, cases.FORMS.values())
         print(f"\n{case.name}, batch {case.config().batch_size}", flush=True)
         found = measure_case(
             case, forms, networks[case.name]["architecture"], python, results.rounds(4), results.seconds(2.0)
