@@ -61,7 +61,7 @@ def test_errors_and_deaths_are_told_in_a_line(speed, contestant):
 
 def row(form, rates, peak):
     return {
-        "case": "digits", "form": form, "batch": 64, "rates": rates, "peak_gib": peak, "built_gib": 0.25,
+        "case": "digits", "form": form, "batch": 64, "rates": rates, "peak_gib": peak, "imported_gib": 0.25,
         "first_step_s": 9.0, "parameters": 1000,
     }  # fmt: skip
 

@@ -17,16 +17,15 @@ class Worker:
             overrides: fields that differ from it.
             architecture: arguments of the network of `keras_unet`; None = kddpm's network.
         """
-        ends = import_all()
+        ends, imported = import_all(), contestants.peak_gib()
         config, shape = config_of(preset, overrides)
         self._batch, self._model = config.batch_size, model_of(config, shape, architecture)
         self._batches = _batches(config, shape)
         ends["build"] = contestants.age()
-        held = contestants.peak_gib()
         self._time_the_trace(ends)
         self._model.fit(self._batches, steps_per_epoch=1, verbose=0)
         ends["step"] = contestants.age()
-        return {"ends": ends, "built_gib": held, "parameters": self._model.network.count_params()}
+        return {"ends": ends, "imported_gib": imported, "parameters": self._model.network.count_params()}
 
     def _time_the_trace(self, ends):
         """Note when the training step, which is traced once, is entered for that and left."""
@@ -146,14 +145,12 @@ class Worker:
 def import_all():
     """Import what training needs; returns when each was imported, in seconds since the process was started."""
     ends = {"python": contestants.age()}
-    import tensorflow  # noqa: F401
+    import cases  # noqa: F401  # it says where kddpm is
 
+    from kddpm.cli import commands
+
+    commands.start_tensorflow()  # with the settings that train.py gives it
     ends["tensorflow"] = contestants.age()
-    import keras  # noqa: F401
-
-    ends["keras"] = contestants.age()
-    import cases  # noqa: F401
-
     from kddpm.runs import training  # noqa: F401
 
     ends["kddpm"] = contestants.age()

@@ -6,9 +6,9 @@ import statistics
 BUSY = 0.1  # share of the processor; where others use more, the page says so
 HEAD = """# Speed
 
-Written by `make bench`; the figures are in [results.json](results.json), and [README.md](README.md) says how each is
-measured. Figures are medians, in brackets the smallest and the largest of the rounds. A ratio is taken round by round
-against the form of the other program with the highest median; above 1 means that kddpm is faster.
+Written by `make bench`; [results.json](results.json) has every round, and [README.md](README.md) says how each figure
+comes about; those of a GPU are [there](README.md#on-a-gpu). Figures are medians, in brackets the smallest and the largest
+of the rounds. Ratios are taken round by round; above 1 the first is the faster one.
 """
 
 
@@ -110,9 +110,9 @@ def training(question, found):
             ratio = spread(ratios(row["rates"], best["rates"])) if best else ""
             lines.append([
                 row["form"], spread(row["rates"]), ratio, f"{row['first_step_s']:.1f} s", f"{row['peak_gib']:.2f} GiB",
-                f"{row['peak_gib'] - row['built_gib']:.2f} GiB", share,
+                f"{row['peak_gib'] - row['imported_gib']:.2f} GiB", share,
             ])  # fmt: skip
-        head = ["", "images/s", "over PyTorch's best", "first step", "peak memory", "beyond the built model", "share"]
+        head = ["", "images/s", "over PyTorch's best", "first step", "peak memory", "beyond imports", "share"]
         parts += [f"`{case}`, {rows[0]['parameters']:,} parameters, batch {rows[0]['batch']}:\n", table(head, lines)]
     return "\n".join(parts)
 
@@ -198,13 +198,32 @@ def growth(question, found):
          f"{row['peak_gib']:.2f} GiB" if "peak_gib" in row else "", _giga_a_second(row)]
         for row in question["rows"]
     ]  # fmt: skip
+    axes = [
+        [row for row in question["rows"] if row["axis"] == axis] for axis in order(r["axis"] for r in question["rows"])
+    ]
+    times = [_times(rows) for rows in axes if "operations" in rows[0]]
     bits = [[f"`{row['case']}`, {row['terms']:,} terms", f"{row['seconds']:.2f} s"] for row in question["bits"]]
     return "\n".join([
         "## Growth\n\n![Time and memory of a training step](figures/growth.png)\n\n"
         "Dashed: the operations of the network at the rate of the best point.\n",
+        table(["from the smallest to the largest", "operations, times", "time, times", "memory, times"], times),
         table(["", "", "ms a step", "peak memory", "GFLOP/s"], lines),
         table(["bits per dimension", "an image"], bits),
     ])  # fmt: skip
+
+
+def _times(rows):
+    """How many times as much the last point of an axis is as the first."""
+    first, last = rows[0], rows[-1]
+    work, seconds, memory = (
+        rounded(of(last) / of(first))
+        for of in (
+            lambda row: row["operations"] * row["batch"],
+            lambda row: statistics.median(row["ms"]),
+            lambda row: row["peak_gib"],
+        )
+    )
+    return [f"{first['axis'].replace('_', ' ')}, {first['value']:,} to {last['value']:,}", work, seconds, memory]
 
 
 def _giga_a_second(row):

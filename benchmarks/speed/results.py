@@ -79,7 +79,7 @@ def in_turns(turns, rounds, task="Taking turns"):
         {name: list of its figures}; without those that failed, which are named on stderr.
     """
     figures = {name: [] for name in turns}
-    with progress.bar(rounds * len(turns), f"  {task}", "turn", "auto", leave=False) as bar:
+    with progress.bar(rounds * len(turns), f"  {task}", "turn", "auto", leave=not sys.stderr.isatty()) as bar:
         for _ in range(rounds):
             for name in list(figures):
                 try:

@@ -43,7 +43,7 @@ class Worker:
         import torch_training
         import torch_unet
 
-        ends["torch"] = contestants.age()
+        ends["torch"], imported = contestants.age(), contestants.peak_gib()
         network = torch_unet.UNet(**architecture, dropout=training["dropout"]).train()
         network.to(memory_format=_format(channels_last))
         self._batch, shape = training["batch_size"], architecture["image_shape"]
@@ -51,10 +51,9 @@ class Worker:
         pixels = pixels.contiguous(memory_format=_format(channels_last))
         self._step = torch_training.step_of(network, pixels, training, compiled, bfloat16)
         ends["build"] = contestants.age()
-        held = contestants.peak_gib()
         self._step().item()
         ends["step"] = contestants.age()
-        return {"ends": ends, "built_gib": held, "parameters": _parameters(network)}
+        return {"ends": ends, "imported_gib": imported, "parameters": _parameters(network)}
 
     def train(self, steps):
         """Take steps; returns images/s."""
