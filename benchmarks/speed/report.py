@@ -7,11 +7,9 @@ BUSY = 0.1  # share of the processor; where others use more, the page says so
 HEAD = """# Speed
 
 Written by `make bench`; [results.json](results.json) has every round, and [README.md](README.md) says how each figure
-comes about; those of a GPU are [there](README.md#on-a-gpu). Figures are medians, in brackets the smallest and the largest
-of the rounds. Ratios are taken round by round; above 1 the first is the faster one.
+comes about; those of a GPU are [there](README.md#on-a-gpu). Figures are medians, in brackets the smallest and the
+largest of the rounds. Ratios are taken round by round; above 1 the first is the faster one.
 """
-
-
 BEGIN, END = "<!-- the table of benchmarks/speed -->\n", "<!-- end of the table -->\n"
 
 
@@ -41,7 +39,7 @@ def summary(found):
                 f"{ours['peak_gib'] / theirs['peak_gib']:.2f}",
             ])  # fmt: skip
     for case, times in _starts(found.get("startup", {})).items():
-        (_, ours), (_, theirs) = times["kddpm"], times["torch"]
+        ours, theirs = times["kddpm"], times["torch"]
         rows.append(
             [f"from start to first step, `{case}`", f"{ours:.1f} s", f"{theirs:.1f} s", f"{theirs / ours:.2f}", ""]
         )
@@ -59,14 +57,13 @@ def _contests(found):
 
 
 def _starts(startup):
-    """{case: {program: (form, seconds)}} of the form that starts soonest, with nothing compiled beforehand."""
+    """{case: {program: seconds}} of the form that starts soonest, with nothing compiled beforehand."""
     found = {}
     for row in startup.get("rows", ()):
         if row["compiled_before"] == "nothing":
             program = "torch" if row["form"].startswith("PyTorch") else "kddpm"
-            this = row["form"], statistics.median(row["seconds"]["all"])
-            best = found.setdefault(row["case"], {})
-            best[program] = min(best.get(program, this), this, key=lambda each: each[1])
+            seconds, best = statistics.median(row["seconds"]["all"]), found.setdefault(row["case"], {})
+            best[program] = min(best.get(program, seconds), seconds)
     return {case: best for case, best in found.items() if len(best) == 2}
 
 
