@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/speed/bench.py --quick             # some minutes: does all of it run?
     .venv/bin/python benchmarks/speed/bench.py --questions=training,sampling
 
-Writes `benchmarks/results.json` after each question, and from it `benchmarks/results.md` and the table of README.md.
-Each question is also a script of its own, with the same flags.
+Writes `benchmarks/results.json` after each question, and from it `benchmarks/results.md` and the table of README.md;
+with --quick or --json elsewhere. Each question is also a script of its own, with the same flags.
 """
 
 import importlib
@@ -35,9 +35,8 @@ def main():
             print(failures[-1], file=sys.stderr, flush=True)
     if failures:
         raise InputError(f"{len(failures)} of {len(QUESTIONS.value)} questions failed. {failures[0]}")
-    page = results.ROOT / "README.md"
-    if not results.QUICK.value and report.BEGIN in page.read_text():
-        report.quote(page, results.read())
+    if not results.QUICK.value and not results.JSON.value:
+        report.quote(results.ROOT / "README.md", results.read())
 
 
 modules = {name: importlib.import_module(name) for name in ALL}  # before the flags are read, as some define their own

@@ -9,7 +9,6 @@ of the network, counted by PyTorch, would take at the rate of the best point. Wo
 `kddpm.local_cluster`: two runs of different length, and the difference between them. Bits per dimension have all terms.
 """
 
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -151,7 +150,7 @@ def measure():
     if "bits" in CHOSEN.value:
         chosen = [case for case in results.chosen_cases(*BITS) if case.name in BITS]
         found["bits"] = [bits(case, BITS[case.name]) for case in chosen]
-    draw(rows, pathlib.Path(results.JSON.value).expanduser().parent / "figures" / FIGURE)
+    draw(rows, results.json_path().parent / "figures" / FIGURE)
     return found
 
 

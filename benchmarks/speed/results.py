@@ -22,7 +22,9 @@ from kddpm.cli import commands
 QUICK_FORMS = ("kddpm", "kddpm bfloat16", "Keras's layers", "PyTorch float32", "PyTorch float32 channels-last")
 ROOT = pathlib.Path(__file__).parents[2]
 TORCH = flags.DEFINE_string("torch", str(ROOT / ".bench/bin/python"), "Python with PyTorch; `make bench` makes it")
-JSON = flags.DEFINE_string("json", str(ROOT / "benchmarks/results.json"), "the figures; tables come beside it")
+JSON = flags.DEFINE_string(
+    "json", None, "gets the figures, and the page beside it; benchmarks/results.json, if quick demo/bench/results.json"
+)
 QUICK = flags.DEFINE_bool("quick", False, "short turns and few of them: to see that all runs, not for figures")
 ROUNDS = flags.DEFINE_integer("rounds", None, "turns of each contestant; 1 if quick", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", None, "of each turn of training, about; 0.3 if quick", lower_bound=0.0)
@@ -30,6 +32,9 @@ CASES = flags.DEFINE_list(
     "cases", None, f"networks, among {', '.join(cases.CASES)}; what a question takes if not given"
 )
 FORMS = flags.DEFINE_list("only", None, "words of which a contestant's name must have one, such as kddpm,compiled")
+
+for flag in (TORCH, JSON, QUICK, ROUNDS, SECONDS, CASES, FORMS):  # so that --help of every script shows them
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
 
 def rounds(full):
@@ -117,10 +122,16 @@ def _versions(interpreter, packages):
     return json.loads(subprocess.run([interpreter, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
+def json_path():
+    """Where the figures are kept; quick ones do not replace the others."""
+    if JSON.value:
+        return pathlib.Path(JSON.value).expanduser()
+    return ROOT / ("demo/bench" if QUICK.value else "benchmarks") / "results.json"
+
+
 def read():
     """The figures so far, {question: its figures}."""
-    path = pathlib.Path(JSON.value).expanduser()
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(json_path().read_text()) if json_path().exists() else {}
 
 
 def _flags_that_matter():
@@ -130,7 +141,7 @@ def _flags_that_matter():
 
 def run(question, measure):
     """Measure, and put what was found into the JSON file under the name of the question, beside the others'."""
-    path = pathlib.Path(JSON.value).expanduser()
+    path = json_path()
     check_output("json", str(path), is_folder=False)
     begun, about = datetime.datetime.now(datetime.UTC), machine()
     offered = ", ".join(feature for feature, is_there in about["features"].items() if is_there)
