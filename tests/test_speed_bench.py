@@ -60,9 +60,10 @@ def test_errors_and_deaths_are_told_in_a_line(speed, contestant):
 
 
 def row(form, rates, peak):
+    precision = "bfloat16" if "bfloat16" in form else "float32"
     return {
         "case": "digits", "form": form, "batch": 64, "rates": rates, "peak_gib": peak, "imported_gib": 0.25,
-        "first_step_s": 9.0, "parameters": 1000,
+        "first_step_s": 9.0, "parameters": 1000, "precision": precision, "is_xla": form == "kddpm",
     }  # fmt: skip
 
 
@@ -89,14 +90,17 @@ ROWS = [
 
 def test_the_summary_puts_the_fastest_form_of_each_program_side_by_side(speed):
     # Ratios of the rounds: 90 / 60, 100 / 200, 110 / 220.
-    line = "| training, `digits`, batch 64 | 100/s | 200/s, float32 | 0.500 (0.500 to 1.50) | 0.50 |"
+    line = "| training, `digits`, batch 64 | 100/s, float32 XLA | 200/s, float32 | 0.500 (0.500 to 1.50) | 0.50 |"
     assert line in speed("report").summary(found(ROWS)).splitlines()
 
 
 def test_the_page_has_every_form_with_its_share_of_the_ceiling(speed):
     page = speed("report").text(found(ROWS))
     # 3 x 100 images/s x 1e7 operations over 6e9; nothing was measured in bfloat16.
-    assert "| kddpm | 100 (90.0 to 110) | 0.500 (0.500 to 1.50) | 9.0 s | 1.00 GiB | 0.75 GiB | 0.50 |" in page
+    assert (
+        "| kddpm: float32 XLA | 100 (90.0 to 110) | 0.500 (0.500 to 1.50) | 9.0 s | 1.00 GiB | 0.75 GiB | 0.50 |"
+        in page
+    )
     assert "| kddpm bfloat16 | 80.0 (80.0 to 80.0) | 0.400 (0.364 to 1.33) | 9.0 s | 0.50 GiB | 0.25 GiB |  |" in page
     assert "avx2 yes, amx_tile no" in page and "others used 50 % of the machine" in page
 

@@ -25,7 +25,10 @@ class Worker:
         self._time_the_trace(ends)
         self._model.fit(self._batches, steps_per_epoch=1, verbose=0)
         ends["step"] = contestants.age()
-        return {"ends": ends, "imported_gib": imported, "parameters": self._model.network.count_params()}
+        return {
+            "ends": ends, "imported_gib": imported, "parameters": self._model.network.count_params(),
+            "precision": self._model.network.compute_dtype, "is_xla": bool(self._model.jit_compile),
+        }  # fmt: skip
 
     def _time_the_trace(self, ends):
         """Note when the training step, which is traced once, is entered for that and left."""

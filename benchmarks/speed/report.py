@@ -68,8 +68,13 @@ def _starts(startup):
 
 
 def _named(row):
-    form = row["form"].partition(" ")[2]
+    form = row["form"].partition(" ")[2] or _chosen(row)
     return f"{rounded(statistics.median(row['rates']))}/s{f', {form}' if form else ''}"
+
+
+def _chosen(row):
+    """What a step of kddpm as it comes is computed in; "" where that is not known."""
+    return f"{row['precision']}{' XLA' if row['is_xla'] else ''}" if "precision" in row else ""
 
 
 def _machines(found):
@@ -105,8 +110,9 @@ def training(question, found):
             if case in operations and (peak := _ceiling(found["ceiling"], row)):
                 share = f"{3 * rate * operations[case] / peak:.2f}"
             ratio = spread(ratios(row["rates"], best["rates"])) if best else ""
+            form = f"kddpm: {_chosen(row)}" if row["form"] == "kddpm" else row["form"]
             lines.append([
-                row["form"], spread(row["rates"]), ratio, f"{row['first_step_s']:.1f} s", f"{row['peak_gib']:.2f} GiB",
+                form, spread(row["rates"]), ratio, f"{row['first_step_s']:.1f} s", f"{row['peak_gib']:.2f} GiB",
                 f"{row['peak_gib'] - row['imported_gib']:.2f} GiB", share,
             ])  # fmt: skip
         head = ["", "images/s", "over PyTorch's best", "first step", "peak memory", "beyond imports", "share"]
@@ -116,8 +122,7 @@ def training(question, found):
 
 def _ceiling(ceiling, row):
     """The most operations/s that an operator reaches in the precision of a row."""
-    precision = "bfloat16" if "bfloat16" in row["form"] else "float32"
-    rates = [statistics.median(each["rates"]) for each in ceiling["rows"] if each["precision"] == precision]
+    rates = [statistics.median(each["rates"]) for each in ceiling["rows"] if each["precision"] == row["precision"]]
     return max(rates, default=None)
 
 

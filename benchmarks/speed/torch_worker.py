@@ -53,7 +53,8 @@ class Worker:
         ends["build"] = contestants.age()
         self._step().item()
         ends["step"] = contestants.age()
-        return {"ends": ends, "imported_gib": imported, "parameters": _parameters(network)}
+        precision = "bfloat16" if bfloat16 else "float32"
+        return {"ends": ends, "imported_gib": imported, "parameters": _parameters(network), "precision": precision}
 
     def train(self, steps):
         """Take steps; returns images/s."""
