@@ -37,7 +37,8 @@ BASE = {
 }  # fmt: skip
 BITS = {"digits": 16, "mnist": 4, "mobile32": 4}  # images
 STEPS = (50, 250)  # of the two runs of workers
-CHOSEN = flags.DEFINE_list("axes", [*AXES, "workers", "bits"], "what to vary")
+ALL, QUICK = [*AXES, "workers", "bits"], ["width", "bits"]
+CHOSEN = flags.DEFINE_list("axes", None, f"what to vary, among {', '.join(ALL)}; all if not given")
 FIGURE = "growth.png"
 
 
@@ -138,18 +139,18 @@ def draw(rows, path):
 
 def measure():
     """The question's figures, and the figure beside the JSON file."""
-    commands.check_among("axes", CHOSEN.value, [*AXES, "workers", "bits"])
+    chosen = CHOSEN.value or (QUICK if results.QUICK.value else ALL)
+    commands.check_among("axes", chosen, ALL)
     rounds, seconds, rows = results.rounds(3), results.seconds(1.0), []
-    for axis in [axis for axis in AXES if axis in CHOSEN.value]:
+    for axis in [axis for axis in AXES if axis in chosen]:
         values = AXES[axis][:2] if results.QUICK.value else AXES[axis]
         rows += [point(axis, value, seconds, rounds) for value in values]
     count_operations(rows, results.python())
-    if "workers" in CHOSEN.value and not results.QUICK.value:
+    if "workers" in chosen:
         rows += [workers(count) for count in (1, 2)]
     found = {"rows": rows, "bits": []}
-    if "bits" in CHOSEN.value:
-        chosen = [case for case in results.chosen_cases(*BITS) if case.name in BITS]
-        found["bits"] = [bits(case, BITS[case.name]) for case in chosen]
+    if "bits" in chosen:
+        found["bits"] = [bits(case, BITS[case.name]) for case in results.chosen_cases(*BITS) if case.name in BITS]
     draw(rows, results.json_path().parent / "figures" / FIGURE)
     return found
 
