@@ -67,8 +67,9 @@ TORCH = tuple(
     for words, (channels_last, compiled) in LAYOUTS.items()
 )
 XLA = tuple(form.name for form in KDDPM if form.options.get("jit_compile"))
-# What is not the fastest there, as smaller networks show, and would take minutes.
-SLOW = {"mobile32": XLA[:1], "grey32": (*XLA, "Keras's layers"), "ddpm32": (*XLA, "Keras's layers")}
+PLAIN = ("PyTorch float32", "PyTorch bfloat16")
+# What is not the fastest there, as smaller networks show, and would take minutes; of ddpm32 also the memory for all.
+SLOW = {"mobile32": XLA[:1], "grey32": (*XLA, "Keras's layers"), "ddpm32": (*XLA, "Keras's layers", *PLAIN)}
 FORMS = {form.name: form for form in (*KDDPM, *KERAS, *TORCH)}
 
 
