@@ -7,16 +7,17 @@ INSTALLED := $(VENV)/installed
 # Without compiled bytecode `import tensorflow` takes about three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo multi-worker-demo device-matrix test test-all lint clean
+.PHONY: help setup demo multi-worker-demo device-matrix bench test test-all lint clean
 
 help:
 	@echo "make demo               train on real handwritten digits, draw what the model generates, export it for a device"
 	@echo "make multi-worker-demo  train and draw with two workers on this machine, as two machines would"
 	@echo "make device-matrix      paint with every LiteRT and tflite-runtime of the index, and update docs/devices.md"
+	@echo "make bench              measure training, sampling, start and input beside PyTorch, and write benchmarks/results.md"
 	@echo "make test               run the tests"
 	@echo "make test-all           run the slow ones too, which fuzz files and kill runs"
 	@echo "make lint               check style with ruff and types with mypy"
-	@echo "make clean              remove .venv and demo"
+	@echo "make clean              remove .venv, .bench and demo"
 
 setup: $(INSTALLED)
 
@@ -65,6 +66,19 @@ device-matrix: $(INSTALLED)
 	done
 	@$(BIN)/python benchmarks/device_matrix.py --files=demo/matrix
 
+# An hour on two cores that nothing else uses. PyTorch and the project each have an environment of their own.
+BENCH := .bench
+
+$(BENCH)/installed: benchmarks/requirements.txt
+	@echo "Setting up $(BENCH) (some minutes) ..."
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@$(BENCH)/bin/python -m compileall -q -j 0 $(BENCH)/lib || true
+	@touch $@
+
+bench: $(INSTALLED) $(BENCH)/installed
+	@$(BIN)/python benchmarks/speed/bench.py --torch=$(BENCH)/bin/python
+
 # Before the tests, which run in two processes: both would fetch them. Without npm the tests of the page are skipped.
 NPM_PACKAGES := export/web/node_modules/.package-lock.json
 
@@ -86,4 +100,4 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(BENCH) demo

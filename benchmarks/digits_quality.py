@@ -13,8 +13,6 @@ import argparse
 import pathlib
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neural_network import MLPClassifier
 
 DIGITS = pathlib.Path(__file__).parents[1] / "kddpm" / "assets" / "digits.npz"
 
@@ -23,6 +21,8 @@ class Judge:
     """A small MLP that has seen all real digits."""
 
     def __init__(self):
+        from sklearn.neural_network import MLPClassifier
+
         with np.load(DIGITS) as archive:
             self.real, self.labels = archive["images"].reshape(-1, 64).astype(np.float64), archive["labels"]
         self.classifier = MLPClassifier((256,), max_iter=400, random_state=0).fit(self.real / 255, self.labels)
@@ -42,9 +42,10 @@ class Judge:
 
     def cross_validated(self):
         """Probabilities of the real digits, each by a classifier that did not see it."""
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        classifier = MLPClassifier((256,), max_iter=400, random_state=0)
-        return cross_val_predict(classifier, self.real / 255, self.labels, cv=folds, method="predict_proba")
+        return cross_val_predict(self.classifier, self.real / 255, self.labels, cv=folds, method="predict_proba")
 
 
 def frechet(images, references):

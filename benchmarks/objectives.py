@@ -3,12 +3,17 @@
     .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives             # trains, about two hours on two cores
     .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives --samplers  # steps against quality
     /tmp/quality/bin/python benchmarks/objectives.py --judge=/tmp/objectives    # the tables, as Markdown
-    .venv/bin/python benchmarks/objectives.py --out=/tmp/mnist --preset=mnist --dataset=npz:mnist.npz --paper
 
 The first two want the project's `.venv`, the third one benchmarks/requirements.txt in an environment of its own. Each
-model is trained for 2,000 steps of the preset on all but 300 of the images; those 300 are what the bits per dimension
-are of. With --paper only the rows of Ho et al. 2020, table 2, are trained, and their bits printed; the judge knows
-digits alone. What is there already is not made again.
+model is trained on all but the held-out images, which the bits per dimension are of. What is there already is not made
+again, and the tables have the rows that are there.
+
+The rows of Ho et al. 2020, table 2, on larger pictures, with a smaller budget. The judge knows digits
+alone; here the pixels' statistics remain, for which the project's `.venv` is enough:
+
+    .venv/bin/python benchmarks/objectives.py --out=/tmp/mnist --paper --preset=mnist --dataset=npz:mnist.npz \\
+        --steps=500 --num_terms=20 --num_pictures=200 --num_steps=50
+    .venv/bin/python benchmarks/objectives.py --judge=/tmp/mnist --preset=mnist --dataset=npz:mnist.npz
 """
 
 import argparse
@@ -22,8 +27,6 @@ import time
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the project beside this script, installed or not
-
-from kddpm.base.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +66,21 @@ SAMPLERS = {
     "predictor_corrector": ("predictor_corrector", {}),
 }
 STEPS = (1000, 250, 50, 20, 10, 5)
-STEPS_OF_TRAINING, HELD_OUT, PICTURES = 2000, 300, 500
 ROW_OF_SAMPLERS = Row("eps", "simple")
 
 
-def split(config):
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What each row gets: the flags of the same names."""
+
+    steps: int = 2000  # of training
+    num_held_out: int = 300  # images that the bits are of
+    num_terms: int | None = None  # of the bound, for each of them; None = all
+    num_pictures: int = 500
+    num_steps: int = 250  # of ancestral sampling
+
+
+def split(config, num_held_out):
     """The images to train on, and the others, both with labels; the same split at every call."""
     from kddpm import data
 
@@ -75,7 +88,7 @@ def split(config):
     order = np.random.default_rng(0).permutation(len(images.images))
     return [
         data.ImageData(**{**vars(images), "images": images.images[rows], "labels": images.labels[rows]})
-        for rows in (order[HELD_OUT:], order[:HELD_OUT])
+        for rows in (order[num_held_out:], order[:num_held_out])
     ]
 
 
@@ -84,13 +97,21 @@ def pictures_of(out, sampler, steps):
     return out / "samplers" / f"{sampler.replace(', ', '_')}_{steps}.npz"
 
 
-def save_pictures(path, pictures):
-    """All of them or none."""
+def save(path, write):
+    """A whole file or none; `write` takes the path to write to."""
+    from kddpm.base.files import replacing
+
     with replacing(path) as beside:
-        np.savez_compressed(beside, images=pictures)
+        write(beside)
 
 
-def train(row, config, folder):
+def paint(path, budget, model, *sampling):
+    """Save the pictures of a model."""
+    pictures = model.generate(range(budget.num_pictures), *sampling, batch_size=budget.num_pictures, verbose=False)
+    save(path, lambda beside: np.savez_compressed(beside, images=pictures))
+
+
+def train(row, config, budget, folder):
     """A trained model, from its weights where they are there."""
     import keras
 
@@ -106,107 +127,149 @@ def train(row, config, folder):
         return model
     rate = keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
     model.compile(keras.optimizers.Adam(rate))
-    batches = data.batches(split(config)[0], config.batch_size, seed=0, stop=STEPS_OF_TRAINING)
-    model.fit(batches, steps_per_epoch=STEPS_OF_TRAINING, verbose=0)
-    with replacing(weights) as beside:
-        model.ema_network.save_weights(beside)
+    batches = data.batches(split(config, budget.num_held_out)[0], config.batch_size, seed=0, stop=budget.steps)
+    model.fit(batches, steps_per_epoch=budget.steps, verbose=0)
+    save(weights, model.ema_network.save_weights)
     return model
 
 
-def objectives(out, rows, config):
-    """Train every row, save 500 pictures and the bits of each."""
+def objectives(out, rows, config, budget):
+    """Train every row, save pictures and the bits of each."""
     from kddpm import likelihood
 
-    held_out = split(config)[1].images
+    held_out = split(config, budget.num_held_out)[1].images
     for row in rows:
         folder = out / row.name
         if (folder / "bits.json").exists():
             continue
         began = time.perf_counter()
-        model = train(row, config, folder)
-        pictures = model.generate(range(PICTURES), num_steps=250, batch_size=PICTURES, verbose=False)
-        save_pictures(folder / "samples.npz", pictures)
+        model = train(row, config, budget, folder)
+        paint(folder / "samples.npz", budget, model, "ancestral", budget.num_steps)
         bits = {}
         for variance in ("learned",) if row.variance == "learned" else ("small", "large"):
             trained = dataclasses.replace(model.objective, variance=variance)
             denoiser = dataclasses.replace(model.denoiser, objective=trained)
-            result = likelihood.bits_per_dim(denoiser, held_out, batch_size=HELD_OUT, verbose=False)
+            result = likelihood.bits_per_dim(
+                denoiser, held_out, num_terms=budget.num_terms, batch_size=len(held_out), verbose=False
+            )
             bits[variance] = (result.total, result.standard_error)
-        with replacing(folder / "bits.json") as beside:
-            beside.write_text(json.dumps(bits))
+        save(folder / "bits.json", lambda beside, bits=bits: beside.write_text(json.dumps(bits)))
         print(f"{row.name}: {bits}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def samplers(out, config):
-    """500 pictures of each sampler in each number of steps."""
+def samplers(out, config, budget):
+    """The pictures of each sampler in each number of steps."""
     from kddpm.sampling import samplers as kd_samplers
 
-    model = train(ROW_OF_SAMPLERS, config, out / ROW_OF_SAMPLERS.name)
+    model = train(ROW_OF_SAMPLERS, config, budget, out / ROW_OF_SAMPLERS.name)
     for row, (name, options) in SAMPLERS.items():
         for steps in STEPS:
             path = pictures_of(out, row, steps)
             if path.exists():
                 continue
             began = time.perf_counter()
-            sampler = kd_samplers.by_name(name, **options)
-            pictures = model.generate(range(PICTURES), sampler, steps, batch_size=PICTURES, verbose=False)
-            save_pictures(path, pictures)
+            paint(path, budget, model, kd_samplers.by_name(name, **options), steps)
             print(f"{row} in {steps} steps: {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def tables(out):
-    """Print both tables."""
+def measures(config, budget):
+    """What tells the quality of uint8 pictures (N, H, W, C), as {column: function that gives its cell}."""
     from digits_quality import Judge, frechet
 
+    def apart(real):
+        flat = real.reshape(len(real), -1).astype(float)
+        return lambda pictures: f"{frechet(pictures.reshape(len(pictures), -1).astype(float), flat):.1f}"
+
+    if config is not None:
+        return {"statistics": apart(split(config, budget.num_held_out)[0].images)}
     judge = Judge()
+    return {
+        "named, %": lambda pictures: f"{100 * judge.named(pictures):.1f}",
+        "balance": lambda pictures: f"{judge.balance(pictures):.2f}",
+        "statistics": apart(judge.real),
+    }
 
-    def quality(path):
-        pictures = np.load(path)["images"]
-        apart = frechet(pictures.reshape(len(pictures), -1).astype(float), judge.real)
-        return f"{100 * judge.named(pictures):.1f}", f"{judge.balance(pictures):.2f}", f"{apart:.1f}"
 
-    print("| prediction | weighting | named, % | balance | statistics | bits, small | bits, large | bits, learned |")
-    print("|---" * 8 + "|")
-    for row in ROWS:
+def table_of_objectives(out, rows, columns):
+    """Print the rows that are there, and the names of the others."""
+    variances = ("small", "large", "learned")
+    print("| prediction | weighting |", " | ".join([*columns, *(f"bits, {variance}" for variance in variances)]), "|")
+    print("|---" * (2 + len(columns) + len(variances)) + "|")
+    missing = []
+    for row in rows:
         folder = out / row.name
+        if not (folder / "bits.json").exists():
+            missing.append(row.name)
+            continue
         bits = json.loads((folder / "bits.json").read_text())
         others = [name for name in (row.timestep_sampling, row.schedule) if name not in ("uniform", "cosine")]
-        cells = [row.prediction, ", ".join([row.weighting, *others])]
-        cells += quality(folder / "samples.npz")
-        cells += [f"{bits[v][0]:.2f} ± {bits[v][1]:.2f}" if v in bits else "" for v in ("small", "large", "learned")]
+        pictures = np.load(folder / "samples.npz")["images"]
+        cells = [row.prediction, ", ".join([row.weighting, *others]), *(cell(pictures) for cell in columns.values())]
+        cells += [f"{bits[v][0]:.2f} ± {bits[v][1]:.2f}" if v in bits else "" for v in variances]
         print(f"| {' | '.join(cells)} |")
-    print()
-    print(f"| sampler | {' | '.join(f'{steps:,}' for steps in STEPS)} |")
+    if missing:
+        print(f"\nNot there: {', '.join(missing)}.")
+
+
+def table_of_samplers(out, columns):
+    """Print the quality of pictures, but for their balance, against the number of steps."""
+    print(f"\n| sampler | {' | '.join(f'{steps:,}' for steps in STEPS)} |")
     print("|---|" + "---|" * len(STEPS))
+    shown = [function for name, function in columns.items() if name != "balance"]
     for sampler in SAMPLERS:
-        judged = [quality(pictures_of(out, sampler, steps)) for steps in STEPS]
-        print(f"| {sampler} | {' | '.join(f'{named}, {apart}' for named, _, apart in judged)} |")
+        paths = [pictures_of(out, sampler, steps) for steps in STEPS]
+        judged = [np.load(path)["images"] if path.exists() else None for path in paths]
+        cells = ["" if it is None else ", ".join(cell(it) for cell in shown) for it in judged]
+        print(f"| {sampler} | {' | '.join(cells)} |")
 
 
-def main():
+def parsed():
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=lambda path: pathlib.Path(path).expanduser(), help="where models and pictures go")
+    path = {"type": lambda given: pathlib.Path(given).expanduser(), "metavar": "FOLDER"}
+    parser.add_argument("--out", **path, help="where models and pictures go")
     parser.add_argument("--samplers", action="store_true", help="compare samplers instead of objectives")
-    parser.add_argument(
-        "--judge", type=lambda path: pathlib.Path(path).expanduser(), help="print the tables of what --out made"
-    )
+    parser.add_argument("--judge", **path, help="print the tables of what --out made")
     parser.add_argument("--preset", default="digits", help="whose network, data and learning rate")
     parser.add_argument("--dataset", help="instead of the preset's, as in train.py")
     parser.add_argument("--paper", action="store_true", help="only the rows of Ho et al. 2020, table 2")
+    count = {"type": int, "metavar": "N"}
+    parser.add_argument("--steps", **count, default=Budget.steps, help="of training (%(default)s)")
+    parser.add_argument(
+        "--num_held_out", **count, default=Budget.num_held_out, help="images for the bits (%(default)s)"
+    )
+    parser.add_argument("--num_terms", **count, help="of the bound, for each of these images, instead of all")
+    parser.add_argument("--num_pictures", **count, default=Budget.num_pictures, help="to paint (%(default)s)")
+    parser.add_argument("--num_steps", **count, default=Budget.num_steps, help="of ancestral sampling (%(default)s)")
     arguments = parser.parse_args()
-    if arguments.judge:
-        tables(arguments.judge)
-        return
-    if not arguments.out:
+    if not (arguments.out or arguments.judge):
         parser.error("--out or --judge is needed")
-    from kddpm.runs import presets
+    return arguments
 
-    given = {} if arguments.dataset is None else {"dataset": arguments.dataset}
-    config = presets.make_config(arguments.preset, **given)
-    if arguments.samplers:
-        samplers(arguments.out, config)
+
+def tables(out, rows, columns):
+    """Print both tables, the second one where --samplers has made it."""
+    table_of_objectives(out, rows, columns)
+    if (out / "samplers").exists():
+        table_of_samplers(out, columns)
+
+
+def main():
+    arguments = parsed()
+    budget = Budget(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Budget)})
+    config, is_digits = None, arguments.preset == "digits" and arguments.dataset is None
+    if not (arguments.judge and is_digits):  # where no kddpm is needed
+        from kddpm.runs import presets
+
+        given = {} if arguments.dataset is None else {"dataset": arguments.dataset}
+        config = presets.make_config(arguments.preset, **given)
+    rows = PAPER if arguments.paper else ROWS
+    if arguments.judge:
+        tables(arguments.judge, rows, measures(config, budget))
+    elif arguments.samplers:
+        samplers(arguments.out, config, budget)
     else:
-        objectives(arguments.out, PAPER if arguments.paper else ROWS, config)
+        objectives(arguments.out, rows, config, budget)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How far are the pictures of a solver from the exact ones, by spacing and number of network calls?
 
-    python benchmarks/solvers.py                                  # data with a known best network, a second
+    python benchmarks/solvers.py                                  # data with a known best network, some seconds
     python benchmarks/solvers.py --run_dir=runs/digits            # a trained network, some minutes
 
 The first prints the root mean square distance between what a solver makes of a noise and what the probability-flow ODE
 makes of it, for data whose best network and quantiles are known; in one dimension the ODE leads quantiles to quantiles.
-The second takes 300 steps of Heun with quadratic spacing for the exact pictures of a trained network.
+With churn the samples are sorted before they are compared. The second takes 300 steps of Heun with quadratic
+spacing for the exact pictures of a trained network.
 """
 
 import argparse
@@ -26,16 +27,17 @@ CALLS = (5, 10, 20, 40)
 STEPS = (5, 10, 20, 50)
 SCHEDULES = ("linear", "cosine", "sigmoid")
 DATA = {"N(0.1, 0.3^2)": ({0.1: 1.0}, 0.3), "two modes": ({-0.6: 0.3, 0.4: 0.7}, 0.05)}
-POINTS = 2000
+POINTS, CHURNED_POINTS = 2000, 20_000
+CHURNS, CHURNED_CALLS = (0.0, 10.0, 40.0), (20, 40, 80, 160)
 PICTURES = 300
 REFERENCE_STEPS = 300
 
 
-def quantiles(modes, std):
-    """Quantiles of a mixture of normals {mean: weight}, (POINTS,)."""
+def quantiles(modes, std, points=POINTS):
+    """Quantiles of a mixture of normals {mean: weight}, (points,)."""
     grid = np.linspace(-4, 4, 200_001)
     below = sum(w * (1 + np.vectorize(math.erf)((grid - mean) / std / math.sqrt(2))) / 2 for mean, w in modes.items())
-    return np.interp((np.arange(POINTS) + 0.5) / POINTS, below, grid)
+    return np.interp((np.arange(points) + 0.5) / points, below, grid)
 
 
 def best_x0(schedule, modes, std):
@@ -55,14 +57,14 @@ def best_x0(schedule, modes, std):
 
 def walked(predict, table, x):
     """The picture at the end of a table that predicts x_0, in float64."""
-    rows, memory = table.rows, x
+    rows, memory, rng = table.rows, x, np.random.default_rng(0)
     for i, t in enumerate(table.timesteps):
         x_0 = np.clip(predict(x, t), -1, 1)
         after = rows.from_x0[i] * x_0 + rows.from_xt[i] * x
         if table.has_memory:
             after = after + rows.from_memory[i] * memory
             memory = rows.memory_from_x0[i] * x_0 + rows.memory_from_xt[i] * x + rows.memory_from_memory[i] * memory
-        x = after
+        x = after + rows.noise_std[i] * rng.normal(size=x.shape) if rows.noise_std[i] else after
     return x
 
 
@@ -112,6 +114,24 @@ def closed_form():
             table_of(f"{title}, {schedule_name}: error against network calls", CALLS, error)
 
 
+def churned():
+    """Print the errors of Heun with churn, for the best network and for one that is wrong where noise rules."""
+    title, (modes, std) = next(iter(DATA.items()))
+    noise, exact = (quantiles(*given, CHURNED_POINTS) for given in (({0.0: 1.0}, 1.0), (modes, std)))
+    schedule = schedules.by_name("cosine")
+    best, is_noise = best_x0(schedule, modes, std), schedule.log_sigmas > 0
+    networks = {"best": best, "wrong": lambda x, t: best(x, t) / (2 if is_noise[t] else 1)}
+    columns = [(name, calls) for name in networks for calls in CHURNED_CALLS]
+    print(f"{title}, cosine\n\n| churn | {' | '.join(f'{name}, {calls}' for name, calls in columns)} |")
+    print(f"|---|{'---|' * len(columns)}")
+    for churn in CHURNS:
+        sampler, cells = samplers.Heun(churn=churn), []
+        for name, calls in columns:
+            table = samplers.step_table(sampler, schedule, steps_of("heun", calls), Objective("x0"))
+            cells.append(f"{rms(np.sort(walked(networks[name], table, noise)), exact):.3f}")
+        print(f"| {churn:.0f} | {' | '.join(cells)} |", flush=True)
+
+
 def trained(run_dir):
     """Print the table of a trained run."""
     from kddpm.runs import build
@@ -140,6 +160,7 @@ def main():
         trained(arguments.run_dir)
     else:
         closed_form()
+        churned()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ The flow ends at level 0, whose noise n is small and not zero. What is left to a
 ways; both give a bound, as the picture is discrete and the flow has a density:
 
     (5)  "noise"    x = s x_0 + n eps:      -log p(x_0) <= E[L_0 - log p(x) + log q(x | x_0)]
-    (6)  "uniform"  x = s (x_0 + u),  u evenly in the bin:  -log p(x_0) <= E[-log p(x)] - log s + log 127.5
+    (6)  "uniform"  x = s (x_0 + xi),  xi even in the bin:  -log p(x_0) <= E[-log p(x)] - log s + log 127.5
 
 (5) is the bound of `likelihood.bits_per_dim` with L_1 .. L_T replaced by one exact density. (6), of Song et al., takes
 the density of the slightly noisy data for that of the data, and calls the network on less noise than it was trained on.
@@ -183,9 +183,9 @@ class _Flow:
         process = self._chain.process
         z = tf.cast(noise.normal(seeds, noise.DATA_STREAM, 0, self._chain.denoiser.image_shape), tf.float64)
         if self._uniform:
-            u = tf.math.erf(z / math.sqrt(2)) / 2  # the share of a normal below z, less a half
+            xi = tf.math.erf(z / math.sqrt(2)) / 2 / _BINS  # the share of a normal below z, less a half, of a bin
             signal = math.sqrt(process.schedule.alpha_bars[0])
-            return signal * (x_0 + u / _BINS), tf.fill(tf.shape(seeds), tf.cast(math.log(_BINS / signal), tf.float64))
+            return signal * (x_0 + xi), tf.fill(tf.shape(seeds), tf.cast(math.log(_BINS / signal), tf.float64))
         t = tf.zeros_like(seeds)
         x = process.q_sample(x_0, t, z)
         predicted = self._chain.predictor(label)(x, t)

@@ -92,7 +92,7 @@ def train(
         say(f"Reading {image_files.printable(config.dataset)} ...")
         source = _read(config, run, strategy, options)
         with workers.all_or_none(strategy):
-            model = _new_model(config, source)
+            model = new_model(config, source.images.shape[1:])
             if "dataset" not in override_resume:
                 run.check_same_data(_describe(source))
             stack.enter_context(run.locked(_needed_bytes(model)))
@@ -120,10 +120,14 @@ def _read(config, run, strategy, options):
     return source
 
 
-def _new_model(config, source):
-    """Return a new compiled model, after checking the settings of its sample grids."""
+def new_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> DiffusionModel:
+    """Return a new compiled model, after checking the settings of its sample grids.
+
+    Raises:
+        InputError: the settings do not fit the model, or as in `build.build_model`.
+    """
     keras.utils.set_random_seed(config.seed % 2**32)  # for the new weights
-    model = build_model(config, source.images.shape[1:])
+    model = build_model(config, image_shape)
     model.compile(keras.optimizers.Adam(_learning_rate(config)), jit_compile=config.jit_compile)
     model.denoiser.steps(config.sampler, config.sampling_steps)  # raises now, so that no sample grid fails later
     model.denoiser.check_guidance(config.guidance_scale)

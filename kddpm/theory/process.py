@@ -117,28 +117,12 @@ class GaussianDiffusion:
 
     def x0_from(self, x_t: Tensor, t: Tensor, output: Tensor, prediction: str) -> Tensor:
         """Return x_0 from the output of a network with one of the `parametrization.PREDICTIONS`."""
-        if prediction == "eps":
-            return self.x0_from_eps(x_t, t, output)
-        if prediction == "x0":
-            return as_float(output)
-        if prediction == "mu":
-            return self.x0_from_mu(x_t, t, output)
-        if prediction == "v":
-            return self.x0_from_v(x_t, t, output)
         x_t, output = _same_dtype(x_t, output)
         a, b = self._x0_coefficients(t, x_t, prediction)
         return a * x_t + b * output
 
     def from_x0(self, x_t: Tensor, t: Tensor, x_0: Tensor, prediction: str) -> Tensor:
         """Return the target at x_t of a network with one of the `parametrization.PREDICTIONS`; inverts `x0_from`."""
-        if prediction == "eps":
-            return self.eps_from_x0(x_t, t, x_0)
-        if prediction == "x0":
-            return as_float(x_0)
-        if prediction == "mu":
-            return self.mu_from_x0(x_t, t, x_0)
-        if prediction == "v":
-            return self.v_from_x0(x_t, t, x_0)
         x_t, x_0 = _same_dtype(x_t, x_0)
         a, b = self._x0_coefficients(t, x_t, prediction)
         return (x_0 - a * x_t) / b

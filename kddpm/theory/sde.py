@@ -1,12 +1,12 @@
 """Continuous time: a forward SDE, its reverse and the probability-flow ODE, as one family (Song et al. 2021b).
 
-Data at time 0 become x_t = s(t) (x_0 + sigma(t) eps) at t in [0, 1], with v = sigma^2 growing from 0:
+Data at time 0 become x_t = s(t) (x_0 + sigma(t) eps) at t in [0, 1], with sigma growing from 0:
 
-    (1)  dx = f(t) x dt + g(t) dW,   f = s'/s,   g^2 = s^2 v'
-    (2)  variance exploding:    s = 1,                 f = 0,                  g^2 = v'
-    (3)  variance preserving:   s = 1 / sqrt(1 + v),   f = -v' / (2 (1 + v)),  g^2 = v' / (1 + v) = beta(t)
+    (1)  dx = f(t) x dt + g(t) dW,   f = s'/s,   g^2 = s^2 (sigma^2)'
+    (2)  variance exploding:    s = 1,                       f = 0,                             g^2 = (sigma^2)'
+    (3)  variance preserving:   s = 1 / sqrt(1 + sigma^2),   f = -beta / 2,   g^2 = beta = (sigma^2)' / (1 + sigma^2)
 
-The two differ by the factor s alone: if x follows (3), y = x / s follows (2) with the same v. In (3) alpha_bar = s^2.
+The two differ by the factor s alone: if x follows (3), y = x / s follows (2) with this sigma. In (3) s^2 is alpha_bar.
 
 Other processes pass through the same densities q as (1). In the Fokker-Planck equation noise has the term
 g^2/2 laplace q = div(q g^2/2 grad log q), which is that of the drift -g^2/2 grad log q; and Langevin dynamics change no
@@ -36,8 +36,8 @@ class SDE:
     """Equations (1) to (3) for one course of the noise.
 
     Args:
-        sigma_squared: v(t), 0 at t = 0 and growing.
-        growth: v'(t), its derivative.
+        sigma_squared: sigma(t)^2, 0 at t = 0 and growing.
+        growth: its derivative.
         preserving: whether the variance is preserved, (3), or explodes, (2).
 
     Example:
@@ -67,7 +67,7 @@ class SDE:
         return self.signal(t) ** 2 * self.growth(t)
 
     def exploding(self) -> "SDE":
-        """Return the process of y = x / s, with the same v."""
+        """Return the process of y = x / s, with the same sigma."""
         return dataclasses.replace(self, preserving=False)
 
 
@@ -95,8 +95,8 @@ def linear(beta_start: float = 0.1, beta_end: float = 20.0) -> SDE:
 def geometric(sigma_min: float = 0.02, sigma_max: float = 100.0) -> SDE:
     """Return the variance exploding SDE whose sigma grows by a constant factor (Song et al. 2021b, appendix C).
 
-    v(t) = sigma_min^2 ((sigma_max / sigma_min)^(2 t) - 1). `schedules.variance_exploding` is its discrete form, seen as
-    variance preserving; there the first sigma is sigma_min.
+    sigma(t)^2 = sigma_min^2 ((sigma_max / sigma_min)^(2 t) - 1). `schedules.variance_exploding` is its discrete form,
+    seen as variance preserving; there the first sigma is sigma_min.
 
     Raises:
         InputError: not 0 < sigma_min < sigma_max.

@@ -23,7 +23,7 @@ def log_normal_probabilities(schedule: NoiseSchedule) -> np.ndarray:
 
     A t gets the mass of all log(sigma) that are nearest to its own (Karras et al. 2022, table 1 and section 5). Their
     loss is the mean over these t, with "edm" and "simple": the distribution stands for a choice of weights, and is not
-    undone by 1 / (T p_t).
+    undone by 1 / (T p_t). The noisiest t are hardly ever drawn; docs/combinations.md has what that costs.
 
     Args:
         schedule: of all T steps; it leaves some signal at the end.

@@ -46,8 +46,8 @@ def expected_bits(images, schedule, log_density, x0_hat, dequantization, seed=0)
     z = data_noise(np.arange(seed, seed + len(images)), images.shape[1:])
     kept, x_0 = schedule.alpha_bars[0], PIXELS[images]
     if dequantization == "uniform":
-        u = np.vectorize(math.erf)(z / math.sqrt(2)) / 2
-        return (-log_density(np.sqrt(kept) * (x_0 + u / 127.5)) - np.log(kept) / 2 + np.log(127.5)) / BIT
+        xi = np.vectorize(math.erf)(z / math.sqrt(2)) / 2 / 127.5
+        return (-log_density(np.sqrt(kept) * (x_0 + xi)) - np.log(kept) / 2 + np.log(127.5)) / BIT
     x = np.sqrt(kept) * x_0 + np.sqrt(1 - kept) * z
     decoder = -log_mass(x_0, x0_hat(x), math.sqrt(schedule.posterior_variances[1]))
     settled = decoder + log_normal(x, np.sqrt(kept) * x_0, 1 - kept)

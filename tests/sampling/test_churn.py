@@ -86,12 +86,16 @@ def test_without_churn_the_steps_are_those_kept():
     np.testing.assert_array_equal(plain.rows.at, [kept[0], *np.repeat(kept[1:], 2)])
 
 
-def variance_at_the_end(table, schedule, std):
-    """Of x, in float64, where the network is the best one for N(0, std^2): every row is linear in x and the memory."""
+def variance_at_the_end(table, schedule, std, share_in_noise=1.0):
+    """Of x, in float64: every row is linear in x and the memory.
+
+    The network is the best one for N(0, std^2), or says a share of that x_0 where there is more noise than signal.
+    """
     covariance, rows = np.ones((2, 2)), table.rows
     for row in range(table.num_rows):
         alpha_bar = schedule.alpha_bars[rows.at[row]]
         gain = np.sqrt(alpha_bar) * std**2 / (alpha_bar * std**2 + 1 - alpha_bar)
+        gain *= share_in_noise if alpha_bar < 0.5 else 1.0
         of_x = rows.from_x0[row] * gain + rows.from_xt[row]
         of_memory = rows.memory_from_x0[row] * gain + rows.memory_from_xt[row]
         step = np.array([[of_x, rows.from_memory[row]], [of_memory, rows.memory_from_memory[row]]])
@@ -108,6 +112,18 @@ def test_churn_keeps_the_distribution():
         assert np.count_nonzero(table.rows.noise_std) > 0.9 * steps
         errors.append(abs(variance_at_the_end(table, schedule, 0.5) / 0.25 - 1))
     assert errors[-1] < 0.003 and 3.3 < errors[-2] / errors[-1] < 4.5
+
+
+def test_churn_forgets_what_a_network_got_wrong():
+    """docs/solvers.md; without churn 4 % of the variance are missing, however many the steps."""
+    schedule = schedules.cosine(1000)
+
+    def error(churn, share):
+        table = samplers.step_table(Heun(churn=churn, clip=False), schedule, 160, Objective("x0"))
+        return abs(variance_at_the_end(table, schedule, 0.3, share) / 0.09 - 1)
+
+    assert error(0.0, 0.5) == pytest.approx(0.042, abs=0.001) and error(10.0, 0.5) < 0.3 * error(0.0, 0.5)
+    assert error(10.0, 1.0) > 2 * error(0.0, 1.0)
 
 
 def test_one_seed_has_one_picture():

@@ -157,12 +157,12 @@ def test_x0_from_is_the_named_conversion(prediction):
         alpha_bar = column(SCHEDULE.alpha_bars)
         y, sigma = x_t / np.sqrt(alpha_bar), np.sqrt((1 - alpha_bar) / alpha_bar)
         c_skip, c_out = 0.5**2 / (sigma**2 + 0.5**2), 0.5 * sigma / np.sqrt(0.5**2 + sigma**2)
-        u = sigma / (1 + sigma)
-        expected = c_skip * y + c_out * output if prediction == "edm" else (1 - u) * y - u * output
-        np.testing.assert_allclose(DIFFUSION.x0_from(x_t, STEPS, output, prediction), expected, rtol=0, atol=1e-12)
+        tau = sigma / (1 + sigma)
+        expected = c_skip * y + c_out * output if prediction == "edm" else (1 - tau) * y - tau * output
     else:
         named = {**{name: pair[0] for name, pair in INVERSES.items()}, "x0": lambda x_t, t, x_0: x_0}[prediction]
-        np.testing.assert_array_equal(DIFFUSION.x0_from(x_t, STEPS, output, prediction), named(x_t, STEPS, output))
+        expected = named(x_t, STEPS, output)
+    np.testing.assert_allclose(DIFFUSION.x0_from(x_t, STEPS, output, prediction), expected, rtol=1e-13, atol=1e-12)
     low = tf.cast(output, tf.bfloat16)
     assert DIFFUSION.x0_from(low, STEPS, low, prediction).dtype == tf.float32
 

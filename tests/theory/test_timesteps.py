@@ -19,6 +19,13 @@ def test_log_normal_probabilities_are_masses_of_the_nearest_levels(name):
     assert found.sum() == pytest.approx(1, abs=1e-15)
 
 
+@pytest.mark.parametrize(("name", "last"), [("karras", 189), ("cosine", 25)])
+def test_the_noisiest_levels_are_hardly_ever_drawn(name, last):
+    """docs/combinations.md quotes these."""
+    shares = timesteps.log_normal_probabilities(schedules.by_name(name, 1000))
+    assert shares[-last:].sum() < 1e-4 < shares[-last - 1 :].sum()
+
+
 def test_a_loss_beyond_all_measure_does_not_end_importance_sampling():
     squares, counts = np.ones(4, np.float32), np.full(4, 100, np.float32)
     squares, counts = timesteps.updated_loss_history(squares, counts, tf.constant([2]), tf.constant([1e20]))

@@ -170,7 +170,7 @@ def test_a_diffusion_chain_has_the_bound_of_its_trajectory():
 def test_what_each_choice_costs():
     """docs/theory.md, section 1. Between seeds the bounds differ by 0.04, that of the learned chain by 0.07."""
     page = " ".join((ROOT / "docs" / "theory.md").read_text().split())
-    assert "three levels of (A1) leave 0.15 nats to the exact value where one leaves 0.5" in page
+    assert "three levels of (1) leave 0.15 nats to the exact value where one leaves 0.5" in page
     assert "with a hundred of them 0.02 nats are left" in page
     rows, exact = toy.compare(toy.BY_NAME["points"])
     vae, learned, fixed, shared, many = (row.bound - exact for row in rows)
