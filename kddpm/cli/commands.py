@@ -1,6 +1,7 @@
 """Code shared by the scripts: one-line errors, flags of data and devices, parsing of seeds. Needs no TensorFlow."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import re
@@ -18,6 +19,10 @@ from kddpm.distribution import STRATEGIES
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+# New objects between two searches for cycles, 700 by default. Importing TensorFlow and tracing a step make a million
+# that stay, and the default searches them again and again: a tenth of the time to the first step.
+_OBJECTS_A_COLLECTION = 50_000
 
 
 def run(main: Callable[[], None]) -> None:
@@ -50,6 +55,7 @@ def run(main: Callable[[], None]) -> None:
 
     if main.__module__ != "__main__":
         _show_as_program(main.__module__)
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
 

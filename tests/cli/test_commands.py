@@ -65,3 +65,7 @@ def test_ctrl_c_is_told_whatever_error_a_library_makes_of_it(error):
     caught = f"try:\n        {RAISE}\n    except KeyboardInterrupt:\n        raise {error}('of a callback')"
     result = ended(caught)
     assert (result.returncode, result.stderr) == (130, "\n-c: interrupted\n")
+
+
+def test_objects_that_stay_are_seldom_searched():
+    assert ended("import gc; raise InputError(str(gc.get_threshold()[0]))").stderr == "-c: 50000\n"
