@@ -1,6 +1,7 @@
 """Code shared by the scripts: one-line errors, flags of data and devices, parsing of seeds. Needs no TensorFlow."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import re
@@ -18,6 +19,10 @@ from kddpm.distribution import STRATEGIES
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+# New objects between two searches for cycles, 700 by default. Importing TensorFlow and tracing a step make a million
+# that stay, and the default searches them again and again: 8 % of the CPU time to the first step.
+_OBJECTS_A_COLLECTION = 50_000
 
 
 def run(main: Callable[[], None]) -> None:
@@ -50,6 +55,7 @@ def run(main: Callable[[], None]) -> None:
 
     if main.__module__ != "__main__":
         _show_as_program(main.__module__)
+    gc.set_threshold(_OBJECTS_A_COLLECTION)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded)
 
@@ -184,12 +190,26 @@ def start_tensorflow() -> None:
     print("Starting TensorFlow ...", flush=True)
     wanted = "TF_CPP_MIN_LOG_LEVEL" in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with contextlib.nullcontext() if wanted else _suppressed_stderr():
+    with contextlib.nullcontext() if wanted else _suppressed_stderr(), _hidden("matplotlib"):
+        import keras  # noqa: F401  it would load matplotlib for functions that are not used here
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
     names = ", ".join(device.name.removeprefix("/physical_device:") for device in devices)
     print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
+
+
+@contextlib.contextmanager
+def _hidden(package):
+    """Let a package that is not loaded yet look as if it were not installed."""
+    is_loaded = package in sys.modules
+    if not is_loaded:
+        sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not is_loaded:
+            del sys.modules[package]
 
 
 def start_strategy(rows: int = 1) -> "tf.distribute.Strategy":

@@ -136,6 +136,7 @@ class Guard:
             source.checked(arrays)
             return True
 
+        @tf.autograph.experimental.do_not_convert  # as in `order.batches`
         def checked(images, *rest):
             with tf.control_dependencies([tf.numpy_function(look, [images, *rest[:has_labels]], tf.bool)]):
                 images = tf.ensure_shape(tf.identity(images), (None, *image_shape))
@@ -231,6 +232,7 @@ def shareable_batches(x: Tensor, y: Tensor, batch_size: int, shuffle: bool, seed
     if batch_size > len(x):
         raise InputError("batch_size", f"must be at most the {len(x)} images", batch_size)
 
+    @tf.autograph.experimental.do_not_convert  # as in `order.batches`
     def gather(indices):
         # The array stays outside the graph, so that nothing is copied.
         images = tf.ensure_shape(tf.numpy_function(lambda i: x[i], [indices], x.dtype), (batch_size, *x.shape[1:]))

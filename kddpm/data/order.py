@@ -56,6 +56,7 @@ def batches(
     def gather(indices: np.ndarray) -> np.ndarray:
         return np.asarray(data.images[indices])
 
+    @tf.autograph.experimental.do_not_convert  # it has no loops or branches, and a conversion takes longer than a trace
     def batch_of_step(step: tf.Tensor):
         positions = step * tf.constant(batch_size, tf.int64) + tf.range(batch_size, dtype=tf.int64)
         indices = _shuffled(positions, count, seed)

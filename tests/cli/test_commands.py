@@ -65,3 +65,13 @@ def test_ctrl_c_is_told_whatever_error_a_library_makes_of_it(error):
     caught = f"try:\n        {RAISE}\n    except KeyboardInterrupt:\n        raise {error}('of a callback')"
     result = ended(caught)
     assert (result.returncode, result.stderr) == (130, "\n-c: interrupted\n")
+
+
+def test_objects_that_stay_are_seldom_searched():
+    assert ended("import gc; raise InputError(str(gc.get_threshold()[0]))").stderr == "-c: 50000\n"
+
+
+def test_tensorflow_starts_without_plots_that_can_be_loaded_later():
+    body = "import sys; commands.start_tensorflow(); loaded = [n for n in ('keras', 'matplotlib') if n in sys.modules]"
+    result = ended(f"{body}; import matplotlib.pyplot; raise InputError(str(loaded))")
+    assert result.stderr.endswith("-c: ['keras']\n")
