@@ -35,14 +35,14 @@ def divide_batches(rows: int) -> None:
         pass
 
 
-def most_parts(rows: int, strategy: tf.distribute.Strategy) -> int:
-    """Return in how many parts a batch of about this many rows is computed at the same time.
+def are_divided(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether batches are computed in parts: each operation has one thread, and there are no replicas."""
+    return strategy.num_replicas_in_sync == 1 and tf.config.threading.get_intra_op_parallelism_threads() == 1
 
-    More than 1 where `divide_batches`, or the user, has left each operation one thread, and there are no replicas.
-    """
-    if strategy.num_replicas_in_sync > 1 or tf.config.threading.get_intra_op_parallelism_threads() != 1:
-        return 1
-    return max(1, min(available(), rows // _LEAST_ROWS))
+
+def most_parts(rows: int, strategy: tf.distribute.Strategy) -> int:
+    """Return in how many parts a batch of about this many rows is computed at the same time."""
+    return max(1, min(available(), rows // _LEAST_ROWS)) if are_divided(strategy) else 1
 
 
 def equal_parts(rows: int, strategy: tf.distribute.Strategy) -> int:

@@ -54,7 +54,7 @@ class SharedRows:
         """Return a `tf.function`, called everywhere with the rows of `share`d arguments there, and with all others."""
         one = tf.function(function, autograph=False, **kwargs)
         if self._replicas == 1:
-            return functools.partial(_on_cores, one)
+            return functools.partial(_on_cores, one) if cores.are_divided(self._strategy) else one
         # `run` would unwrap a bare `tf.function`, and XLA would have to compile all replicas as one.
         return tf.function(lambda *args: self._strategy.run(lambda *mine: one(*mine), args), autograph=False)
 

@@ -179,8 +179,8 @@ def _is_plain_adam(optimizer, weights):
     """Return whether Adam does what Kingma & Ba 2015 say and nothing else, on one device."""
     if type(optimizer) is not keras.optimizers.Adam or tf.distribute.has_strategy():
         return False
-    others = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
-    others += ("gradient_accumulation_steps", "use_ema", "amsgrad")
+    others = ["weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"]
+    others += ["gradient_accumulation_steps", "use_ema", "amsgrad"]
     return not any(getattr(optimizer, name) for name in others) and all(
         weight.constraint is None and weight.dtype == "float32" and not weight.overwrite_with_gradient
         for weight in weights

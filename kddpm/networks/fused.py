@@ -91,7 +91,14 @@ def normalized(
     @tf.custom_gradient
     def operation(x, scale, offset, shift):
         y, *kept = forward(x, scale, offset, shift, seed)
-        return y, lambda gradient: backward(x, scale, offset, shift, seed, gradient, *kept)
+
+        def gradients(gradient):
+            by_x, *means = backward(x, scale, offset, shift, seed, gradient, *kept)
+            # Multiplied here: TensorFlow's Grappler takes the gradient of a bias from any result of the operation that
+            # gives the gradient of a convolution, which would be that by `shift` in one trace and by x in another.
+            return by_x, *(height * width * mean for mean in means)
+
+        return y, gradients
 
     return operation(x, tf.convert_to_tensor(scale), tf.convert_to_tensor(offset), tf.cast(shift, tf.float32))
 
@@ -101,7 +108,6 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
     """Return the operation and its gradient, compiled, for one kind of feature map."""
     import tensorflow as tf
 
-    of_group = np.kron(np.eye(groups), np.full([channels // groups] * 2, groups / channels)).astype("float32")
     kept = kept_of_65536 / 2**16
 
     def in_rows(x):
@@ -112,7 +118,10 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         return tf.matmul(tf.fill([tf.shape(x)[0], 1, pixels], 1 / pixels), x)[:, 0]
 
     def over_groups(means):
-        return tf.matmul(means, of_group)
+        """Return the mean over its group for each channel, (B, C)."""
+        grouped = tf.reshape(means, [-1, groups, channels // groups])
+        mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
+        return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), [-1, channels])
 
     def mask(shape, seed):
         return dropout_mask(seed, shape, kept_of_65536)
@@ -147,9 +156,9 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         by_shift = inverse * (by_offset * scale - first - (own_mean - mean) * inverse * second)
         return (
             tf.cast(tf.reshape(by_x, tf.shape(x)), x.dtype),
-            pixels * tf.reduce_sum(by_scale, axis=0),
-            pixels * tf.reduce_sum(by_offset, axis=0),
-            pixels * by_shift,
+            tf.reduce_sum(by_scale, axis=0),
+            tf.reduce_sum(by_offset, axis=0),
+            by_shift,
         )
 
     return tuple(tf.function(f, jit_compile=True, autograph=False) for f in (forward, backward))
