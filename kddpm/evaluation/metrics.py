@@ -4,8 +4,8 @@ Frechet distance of two normal distributions (Dowson & Landau 1982; of Inception
 
     F = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))                                              (1)
 
-Of N pictures it is too large by about c / N (Chong & Forsyth 2020); the line in 1 / N through the values of all pictures
-and of half of them ends at infinitely many:
+Of N pictures it is too large by about c / N (Chong & Forsyth 2020); the line in 1 / N through the values of all
+pictures and of half of them ends at infinitely many:
 
     F_inf = 2 F_N - F_{N/2}                                                                            (2)
 
@@ -15,11 +15,11 @@ Kernel distance (KID, Binkowski et al. 2018), the unbiased estimate of the squar
     k(x, y) = (x . y / D + 1)^3                                                                        (3)
 
 Precision and recall (Kynkaanniemi et al. 2019): a picture is realistic if it lies in the ball of any real one, which
-reaches to the real one's k-th neighbour. Precision is the share of generated pictures in the balls of real ones, recall the
-share of real pictures in the balls of generated ones.
+reaches to the real one's k-th neighbour. Precision is the share of generated pictures in the balls of real ones, recall
+the share of real pictures in the balls of generated ones.
 
-Copies: a picture counts as a copy if it is nearer to a training image than all but a share q of the training images are to
-their nearest other. Pictures of the same distribution that were never seen are that near with a chance of about q.
+Copies: a picture counts as a copy if it is nearer to a training image than all but a share q of the training images are
+to their nearest other. Pictures of the same distribution that were never seen are that near with a chance of about q.
 """
 
 import dataclasses
@@ -117,8 +117,8 @@ def frechet(groups: Sequence[Moments], reference: Moments) -> Frechet:
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Return the kernel distance of two sets of features, eq. (3).
 
-    The standard error is the jackknife's, over the pictures of both sets; where both sets are of one distribution, it is
-    too large by up to sqrt(2).
+    The standard error is the jackknife's, over the pictures of both sets; where both are of one distribution, it is too
+    large by up to sqrt(2).
 
     Args:
         a: (M, D), M >= 3.
