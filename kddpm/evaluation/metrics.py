@@ -33,6 +33,7 @@ from kddpm.base.errors import InputError
 from kddpm.evaluation.moments import Moments, merged
 
 _BLOCK_VALUES = 2**22  # of a block of distances or kernels
+_MOST_COMPARED = 10_000  # training images whose nearest other is looked for
 COPY_SHARE = 0.01  # q above
 
 
@@ -187,18 +188,24 @@ def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int = 
     return PrecisionRecall(share(inside_real), share(inside_generated))
 
 
-def nearest_others(features: np.ndarray, k: int = 1) -> np.ndarray:
-    """Return the squared distance of each picture to its k-th nearest other, (N,)."""
+def nearest_others(features: np.ndarray, k: int = 1, most: int | None = None) -> np.ndarray:
+    """Return the squared distance of each picture to its k-th nearest other, (N,).
+
+    Args:
+        features: (N, D), N > k.
+        k: 1 = the nearest.
+        most: only of this many pictures, spread evenly over all; None = of all.
+    """
     features = np.asarray(features)
-    return _nearest(features, features, k, skip_self=True)
+    count = len(features)
+    rows = np.linspace(0, count - 1, min(count, most or count)).round().astype(int)
+    return _nearest(features[rows], features, k + 1)  # the nearest is the picture itself
 
 
-def _nearest(a, b, k=1, skip_self=False) -> np.ndarray:
-    """Return the squared distance of each of `a` to its k-th nearest of `b`, without itself if they are the same."""
+def _nearest(a, b, k=1) -> np.ndarray:
+    """Return the squared distance of each of `a` to its k-th nearest of `b`."""
     result = np.empty(len(a))
     for rows, squared in _squared_distances(a, b):
-        if skip_self:
-            squared[np.arange(len(squared)), np.arange(len(squared)) + rows.start] = np.inf
         result[rows] = np.partition(squared, k - 1, axis=1)[:, k - 1]
     return result
 
@@ -243,7 +250,7 @@ def copies(
         raise InputError("quantile", "must lie between 0 and 1", quantile)
     generated, train = _checked(generated, train, least=1)
     arguments.count("train", len(train), 2)
-    limit = float(np.quantile(nearest_others(train), quantile))
+    limit = float(np.quantile(nearest_others(train, most=_MOST_COMPARED), quantile))
     chance = Estimate(quantile)
     if held_out is not None:
         held_out, _ = _checked(held_out, train, least=1)
