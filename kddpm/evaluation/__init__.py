@@ -1,4 +1,4 @@
-"""Measures the quality of a model. Uses `sampling` and what that uses.
+"""Measures the quality of a model. Uses `sampling`, `cli` and what they use.
 
 Begin with `likelihood`: bits per dimension, by the bound; `ode_likelihood` has those of the probability-flow ODE. Of
 generated pictures: `metrics`, functions of features; `features` has the extractors, and

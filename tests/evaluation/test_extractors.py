@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.places import ROOT
+from helpers.processes import python
 from helpers.refusals import raises_in_flags
 
 from kddpm import data
@@ -140,6 +141,18 @@ def test_labels_that_do_not_fit_are_refused(labels):
         classifier.train(np.zeros((3, 8, 8, 1), np.uint8), labels, 2)
 
 
+def test_the_command_trains_one_and_says_how_good_it_is(tmp_path):
+    images, labels = stripes(100)
+    np.savez(tmp_path / "stripes.npz", images=images, labels=labels)
+    flags = ["--dataset=npz:stripes.npz", "--epochs=8", "--batch_size=16", "--also=tfds:stripes", "--out=judge"]
+    result = python("-m", "kddpm.evaluation.extractor", *flags, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "% of 20 held-out images are named right\njudge.npz and judge.json\n" in result.stdout, result.stderr
+    _, stated = classifier.load(tmp_path / "judge")
+    assert stated.accuracy > 0.8 and stated.images == 80 and stated.held_out == "one in 5 of npz:stripes.npz"
+    assert stated.data_sets == ["tfds:stripes", data.load(f"npz:{tmp_path}/stripes.npz").digest]
+    assert f"{100 * stated.accuracy:.2f} % of 20" in result.stdout
+
+
 # What comes with the package.
 
 
@@ -156,8 +169,8 @@ def test_the_shipped_extractors_are_small_and_good():
     for name, least in (("digits", 0.98), ("mnist", 0.992)):
         stated = classifier.read_about(ASSETS / f"extractor_{name}.json")
         assert stated.accuracy >= least and (ASSETS / f"extractor_{name}.npz").stat().st_size < 400_000
-        readme = (ASSETS / "README.md").read_text()
-        assert f"{100 * stated.accuracy:.2f} %" in readme
+        for page in (ASSETS / "README.md", ROOT / "docs" / "evaluation.md"):
+            assert f"{100 * stated.accuracy:.2f} %" in page.read_text()
         features.load(name, tuple(stated.image_shape))
 
 
