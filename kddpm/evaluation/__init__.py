@@ -7,7 +7,9 @@ generated pictures: `metrics`, functions of features; `features` has the extract
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["features", "likelihood", "metrics", "ode_likelihood"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, ["features", "inception", "likelihood", "metrics", "ode_likelihood"]
+)
 
 # Names, available without TensorFlow.
 BITS = ("bits_per_dim", "ode_bits_per_dim")

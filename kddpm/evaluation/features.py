@@ -3,6 +3,7 @@
 | name | what it is |
 |---|---|
 | `digits`, `mnist` | small classifiers that come with the package (`kddpm/assets/README.md` says how good they are) |
+| `inception:FILE`, `inception_torchvision:FILE` | Inception-v3 with weights in pytorch-fid's layout (`inception`) |
 | `NAME` | one that `python -m kddpm.evaluation.extractor --out=NAME` trained |
 """
 
@@ -16,10 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
-from kddpm.evaluation import classifier
+from kddpm.base.files import sha256
+from kddpm.evaluation import classifier, inception
 from kddpm.evaluation.batches import on_replicas
 
 SHIPPED = ("digits", "mnist")
+_INCEPTIONS = {"inception": "tf", "inception_torchvision": "torchvision"}  # {prefix: variant}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Extractor:
     Attributes:
         name: as the user named it.
         kind: which network it is, and which variant.
-        sha256: digest of its weights.
+        sha256: digest of its weights, after the variant if there are several.
         image_shape: height, width, channels.
         class_names: of its classes; () = it knows none.
         network: a function or model from uint8 (B, H, W, C) to features (B, D) and logits (B, classes).
@@ -78,7 +81,13 @@ def load(name: str | os.PathLike, image_shape: tuple[int, int, int]) -> Extracto
         InputError: no such extractor, a damaged file, or one for pictures of another shape.
     """
     name = os.fspath(name)
-    network, about = classifier.load(_asset(name) if name in SHIPPED else name)
+    prefix, _, path = name.partition(":")
+    if path and prefix in _INCEPTIONS:
+        variant = _INCEPTIONS[prefix]
+        network = inception.load(path, variant)
+        kind = f"Inception-v3, {variant}"
+        return Extractor(name, kind, f"{variant} {sha256(path)}", tuple(image_shape), (), network, inception.SIZE)
+    trained, about = classifier.load(_asset(name) if name in SHIPPED else name)
     shape = tuple(about.image_shape)
     if shape != tuple(image_shape):
         raise InputError("extractor", f"must be for pictures of {_size(image_shape)}", f"{name}, for {_size(shape)}")
@@ -88,7 +97,7 @@ def load(name: str | os.PathLike, image_shape: tuple[int, int, int]) -> Extracto
         about.sha256,
         shape,
         tuple(about.class_names),
-        _of_classifier(network),
+        _of_classifier(trained),
         classifier.FEATURES,
         about.accuracy,
     )

@@ -52,7 +52,9 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
     flags.DEFINE_list("model", [], "exported .tflite files, whose pictures are measured too")
     flags.DEFINE_string(
-        "extractor", None, "digits, mnist, or NAME of kddpm.evaluation.extractor; what fits if not given"
+        "extractor",
+        None,
+        "digits, mnist, NAME of kddpm.evaluation.extractor, or inception:FILE; what fits if not given",
     )
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
