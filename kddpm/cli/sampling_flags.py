@@ -89,6 +89,19 @@ def sampler_options(name: str, edit: str | None = None) -> dict:
     return options
 
 
+def parse_sampler(text: str) -> tuple[str, int | None]:
+    """Parse NAME or NAME:STEPS, as of "ddim:50"; None = the number of steps was not given.
+
+    Raises:
+        InputError: an unknown sampler, or steps that are not a number of at least 1.
+    """
+    name, _, steps = text.partition(":")
+    if name not in samplers.BY_NAME or (":" in text and not (steps.isascii() and steps.isdigit() and 0 < int(steps))):
+        names = ", ".join(samplers.BY_NAME)
+        raise InputError("samplers", f"must be NAME or NAME:STEPS, NAME being one of {names}", repr(text))
+    return name, int(steps) if steps else None
+
+
 def define_frame_flags() -> None:
     """Define the flags of a filmstrip or an animation, and of pictures that share a part of their way."""
     flags.DEFINE_string(

@@ -72,12 +72,12 @@ def signature_of(denoiser: Denoiser) -> list[tf.TensorSpec]:
 
 
 def on_replicas(
-    denoiser: Denoiser, function: Callable, arrays: Sequence[tf.TensorSpec], scalars: int
+    strategy: tf.distribute.Strategy, function: Callable, arrays: Sequence[tf.TensorSpec], scalars: int
 ) -> Callable[..., tuple[np.ndarray, ...]]:
     """Compile a function of arrays (B, ...), whose rows the replicas share, and of int32 scalars.
 
     Args:
-        denoiser: the network that the function calls.
+        strategy: of the network that the function calls.
         function: (*arrays, *scalars) -> tuple of tensors (B, ...).
         arrays: signature of the arrays.
         scalars: number of scalars.
@@ -85,7 +85,7 @@ def on_replicas(
     Returns:
         A function of NumPy arrays and numbers that returns NumPy arrays.
     """
-    rows = replicas.SharedRows(denoiser.strategy)
+    rows = replicas.SharedRows(strategy)
     signature = [*arrays, *[tf.TensorSpec((), tf.int32)] * scalars]
 
     def on_each(*given):

@@ -156,8 +156,8 @@ class _Flow:
         schedule, denoiser = chain.process.schedule, chain.denoiser
         self._angles = np.arctan2(np.sqrt(schedule.one_minus_alpha_bars), np.sqrt(schedule.alpha_bars))
         images, vector = signature_of(denoiser), tf.TensorSpec((None,), tf.float64)
-        self._begin = on_replicas(denoiser, self._begun, images, scalars=0)
-        self._walk = on_replicas(denoiser, self._walked, [*images, vector], scalars=3)
+        self._begin = on_replicas(denoiser.strategy, self._begun, images, scalars=0)
+        self._walk = on_replicas(denoiser.strategy, self._walked, [*images, vector], scalars=3)
 
     def steps(self, stride: int) -> int:
         """Return the number of steps, each over `stride` levels; the last may be over fewer."""

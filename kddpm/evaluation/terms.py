@@ -103,4 +103,4 @@ def _compiled(chain):
         return tuple(tf.transpose(array.stack()) for array in loop[1:])
 
     some = tf.TensorSpec((None, None), tf.int32)
-    return on_replicas(chain.denoiser, terms_of, [*signature_of(chain.denoiser), some], scalars=1)
+    return on_replicas(chain.denoiser.strategy, terms_of, [*signature_of(chain.denoiser), some], scalars=1)

@@ -136,4 +136,4 @@ def _compiled(chain):
         return x_t, total, *(tf.transpose(array.stack()) for array in arrays)
 
     images = signature_of(chain.denoiser)
-    return on_replicas(chain.denoiser, steps, [*images, images[0]], scalars=3)
+    return on_replicas(chain.denoiser.strategy, steps, [*images, images[0]], scalars=3)

@@ -1,6 +1,8 @@
 """Figures of a run: its loss, and the terms of its bits per dimension."""
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,3 +91,36 @@ def _readable(value: float) -> str:
     """Format a value with two digits, and a power of ten if needed."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     return rf"${mantissa}\cdot10^{{{int(exponent)}}}$" if exponent else mantissa
+
+
+def quality(rows: Sequence[dict], columns: Mapping[str, tuple[str, float]], path: str | os.PathLike) -> None:
+    """Plot the rows of quality.json, as a PNG: a panel for each column, with standard errors; the first row as a line.
+
+    Args:
+        rows: with a `name` each; the first is that of real pictures.
+        columns: {key: (heading, factor)} of the numbers, which a row may lack; KEY_chance, a level of KEY that chance
+            gives, is a cross beside it.
+        path: path of the PNG.
+    """
+    shown = [key for key in columns if not key.endswith("_chance") and any(key in row for row in rows)]
+    names = [row["name"] for row in rows]
+    height = 1.2 + 0.32 * len(rows)
+    figure, panels = style.subplots(2.6 + 1.7 * len(shown), height, columns=len(shown))
+    for axes, key in zip(np.ravel(panels), shown, strict=True):
+        heading, factor = columns[key]
+        for place, row in enumerate(rows):
+            if key not in row:
+                continue
+            error = row.get(f"{key}_standard_error", math.nan)
+            look = {"color": style.INK if place == 0 else style.BLUE, "marker": "o", "markersize": 5, "capsize": 3}
+            axes.errorbar(factor * row[key], place, xerr=None if math.isnan(error) else factor * error, **look)
+            if f"{key}_chance" in row:
+                axes.plot(factor * row[f"{key}_chance"], place, color=style.RED, marker="x", linestyle="none")
+                heading = f"{columns[key][0]}, x = by chance"
+            if place == 0:
+                axes.axvline(factor * row[key], color=style.FAINT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+        axes.set(title=heading, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+        axes.set_yticklabels(names if axes is np.ravel(panels)[0] else [])
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.15)
+    style.save(figure, path)

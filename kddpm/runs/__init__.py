@@ -8,6 +8,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [
+        "bits",
         "build",
         "callbacks",
         "checkpoints",
@@ -15,7 +16,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "directory",
         "evaluate",
         "fingerprint",
+        "generators",
+        "judging",
+        "pieces",
         "presets",
+        "quality",
+        "results",
         "training",
         "weights_files",
     ],

@@ -179,5 +179,40 @@ class Checkpoints:
                 path.unlink()
 
 
+def saved_steps(run: RunDirectory) -> list[int]:
+    """Return the steps of the checkpoints of a run that are there, in increasing order."""
+    found = (_NAME.fullmatch(path.name) for path in run.checkpoints_path.glob("step_*.json"))
+    return sorted(int(name[1]) for name in found if name)
+
+
+def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tuple[str, list[np.ndarray]]:
+    """Return the digest of a checkpoint and the averaged weights in it, in the order of `model.ema_network.weights`.
+
+    Args:
+        run: the run directory.
+        model: a model of its configuration; it is not changed, and needs no optimizer.
+        step: one of `saved_steps`.
+
+    Raises:
+        InputError: no such checkpoint, or one that is damaged or of another model.
+    """
+    path = run.checkpoints_path / f"step_{step:07d}.npz"
+    places = {id(variable): i for i, variable in enumerate(model.variables)}
+    try:
+        about = Checkpoint(**read_json(path.with_suffix(".json")))
+        if sha256(path) != about.sha256:
+            raise ValueError("its sha256 is not that of its description")
+        with archives.opened(path) as archive:
+            return about.sha256, [
+                npz_files.read_array(archive, _member(places[id(weight)]), tuple(weight.shape), str(weight.dtype))
+                for weight in model.ema_network.weights
+            ]
+    except FileNotFoundError:
+        steps = ", ".join(map(str, saved_steps(run))) or "none"
+        raise InputError("checkpoints", f"must be among those of the run, {steps}", step) from None
+    except (*npz_files.ERRORS, TypeError) as error:
+        raise InputError(f"The checkpoint of step {step} in {run.path} cannot be read: {first_line(error)}") from None
+
+
 def _member(index: int) -> str:
     return f"{index:05d}"

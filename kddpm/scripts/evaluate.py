@@ -1,9 +1,11 @@
 """Measure a trained run.
 
     python evaluate.py --run_dir=runs/digits --metrics=bits_per_dim
+    python evaluate.py --run_dir=runs/digits --metrics=fid,accuracy,copies --samplers=ancestral:250,ddim:20
 
-The images are those that the run was trained on unless --dataset names others, such as a test set; they must be exact,
-none of them cropped, resized or recoloured. The numbers are printed and written into --out, with a figure.
+The images are those that the run was trained on unless --dataset names others, such as a test set; for bits they must
+be exact, none of them cropped, resized or recoloured. docs/evaluation.md says what the metrics of pictures mean. The
+numbers are printed and written into --out, with figures. The same command again goes on where it was interrupted.
 """
 
 from absl import flags
@@ -11,16 +13,19 @@ from absl import flags
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.cli import commands
-from kddpm.evaluation import DEQUANTIZATIONS, DIVERGENCES, METRICS
+from kddpm.cli.sampling_flags import parse_sampler
+from kddpm.evaluation import BITS, DEQUANTIZATIONS, DIVERGENCES, METRICS, OF_PICTURES
 from kddpm.runs import directory
 
 FLAGS = flags.FLAGS
+_TERMS_BESIDE_PICTURES = 32  # of the bound, drawn for each image
 
-_OF_A_METRIC = {
-    "num_terms": "bits_per_dim",
-    "num_trajectories": "bits_per_dim",
-    "divergence": "ode_bits_per_dim",
-    "dequantization": "ode_bits_per_dim",
+# {flag: the metrics that it is for}
+_OF_METRICS = {
+    **dict.fromkeys(["num_terms", "num_trajectories"], ("bits_per_dim",)),
+    **dict.fromkeys(["divergence", "dequantization"], ("ode_bits_per_dim",)),
+    **dict.fromkeys(["max_images", "num_steps", "clip"], BITS),
+    **dict.fromkeys(["num_images", "samplers", "checkpoints", "model", "extractor", "held_out"], OF_PICTURES),
 }
 
 
@@ -29,17 +34,32 @@ def define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(METRICS)}")
     flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
-    flags.DEFINE_integer("max_images", None, "the first so many of a shuffled order; all if not given")
-    flags.DEFINE_integer("num_terms", None, "terms of the bound drawn for each image; all T if not given")
+    flags.DEFINE_string("held_out", None, "real images that are not in --dataset, for the floor; else some of it are")
+    flags.DEFINE_integer("max_images", None, "of the bits: the first so many of a shuffled order; all if not given")
+    flags.DEFINE_integer(
+        "num_terms",
+        None,
+        f"terms of the bound drawn for each image; if not given all T, or {_TERMS_BESIDE_PICTURES} beside metrics of "
+        "pictures",
+    )
     flags.DEFINE_integer("num_trajectories", None, "whole trajectories of each image, for the tighter K-sample bound")
     flags.DEFINE_integer("num_steps", None, "bound or ODE in fewer steps; all T if not given")
     flags.DEFINE_enum("divergence", "hutchinson", DIVERGENCES, "of the ODE; exact is for small images")
     flags.DEFINE_enum("dequantization", "noise", DEQUANTIZATIONS, "of the ODE")
-    flags.DEFINE_bool("clip", True, "clip the predicted image to [-1, 1]")
+    flags.DEFINE_bool("clip", True, "of the bits: clip the predicted image to [-1, 1]")
+    flags.DEFINE_integer("num_images", None, "pictures to generate; 1000, or half of the images, if not given")
+    flags.DEFINE_list("samplers", [], "that generate, such as ancestral:1000,ddim:50; the run's if not given")
+    flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
+    flags.DEFINE_list("model", [], "exported .tflite files, whose pictures are measured too")
+    flags.DEFINE_string(
+        "extractor",
+        None,
+        "digits, mnist, NAME of kddpm.evaluation.extractor, or inception:FILE; what fits if not given",
+    )
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")
     flags.DEFINE_integer("seed", 0, "of the noise, and of the choice of terms and images")
-    flags.DEFINE_string("out", None, "folder for the numbers and the figure; RUN_DIR/evaluation if not given")
+    flags.DEFINE_string("out", None, "folder for the numbers and the figures; RUN_DIR/evaluation if not given")
     commands.define_data_flags()
     commands.define_strategy_flags()
     flags.adopt_module_key_flags(commands)  # so that --help shows them
@@ -48,13 +68,7 @@ def define_flags() -> None:
 def evaluate() -> None:
     """Call `kddpm.runs.evaluate.evaluate` with the flags as arguments."""
     run_dir = commands.needed("run_dir", "the directory of a run of train.py")
-    commands.check_among("metrics", FLAGS.metrics, METRICS)
-    commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1)
-    for name, metric in _OF_A_METRIC.items():
-        if FLAGS[name].present and metric not in FLAGS.metrics:
-            raise InputError(f"--{name} belongs to --metrics={metric}. Received: --metrics={','.join(FLAGS.metrics)}")
-    if not -(2**31) <= FLAGS.seed < 2**31:
-        raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")
+    _check_flags()
     run = directory.RunDirectory(run_dir)
     run.read()
     out = FLAGS.out or run.evaluation_path
@@ -67,13 +81,19 @@ def evaluate() -> None:
         run_dir,
         FLAGS.metrics,
         dataset=FLAGS.dataset,
+        held_out=FLAGS.held_out,
         max_images=FLAGS.max_images,
-        num_terms=FLAGS.num_terms,
+        num_terms=_num_terms(),
         num_trajectories=FLAGS.num_trajectories,
         num_steps=FLAGS.num_steps,
         divergence=FLAGS.divergence,
         dequantization=FLAGS.dequantization,
         clip=FLAGS.clip,
+        num_images=FLAGS.num_images,
+        samplers=FLAGS.samplers,
+        checkpoints=_checkpoints(),
+        models=FLAGS.model,
+        extractor=FLAGS.extractor,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
         out=out,
@@ -81,6 +101,37 @@ def evaluate() -> None:
         strategy=strategy,
         **commands.data_options(),
     )
+
+
+def _check_flags() -> None:
+    """Check the flags that can be checked before anything is read.
+
+    Raises:
+        InputError: a value out of range, or a flag of metrics that are not measured.
+    """
+    commands.check_among("metrics", FLAGS.metrics, METRICS)
+    commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1, num_images=1)
+    for name, metrics in _OF_METRICS.items():
+        if FLAGS[name].present and not set(metrics) & set(FLAGS.metrics):
+            text = f"--{name} belongs to --metrics={','.join(metrics)}"
+            raise InputError(f"{text}. Received: --metrics={','.join(FLAGS.metrics)}")
+    if not -(2**31) <= FLAGS.seed < 2**31:
+        raise InputError(f"--seed must be an int32. Received: {FLAGS.seed}")
+    for text in FLAGS.samplers:
+        parse_sampler(text)
+    _checkpoints()
+
+
+def _checkpoints() -> str | list[int]:
+    text = FLAGS.checkpoints
+    return text if text == "all" else commands.parse_numbers("checkpoints", text) if text else []
+
+
+def _num_terms() -> int | None:
+    """Return --num_terms, by default few beside metrics of pictures, which take less time than all T."""
+    if FLAGS.num_terms is None and set(OF_PICTURES) & set(FLAGS.metrics):
+        return _TERMS_BESIDE_PICTURES if FLAGS.num_trajectories is None else None
+    return FLAGS.num_terms
 
 
 def main() -> None:

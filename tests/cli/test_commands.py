@@ -27,7 +27,7 @@ def test_numbers_beyond_int32_are_refused():
 
 def test_metrics_are_known_names():
     commands.check_among("metrics", ["bits_per_dim"], METRICS)
-    for names, received in ([["bits_per_dim", "fid", "kid"], "fid,kid"], [[], "none"], [[""], "none"]):
+    for names, received in ([["bits_per_dim", "is", "mmd"], "is,mmd"], [[], "none"], [[""], "none"]):
         with pytest.raises(InputError, match=f"--metrics must be among {', '.join(METRICS)}. Received: {received}$"):
             commands.check_among("metrics", names, METRICS)
 

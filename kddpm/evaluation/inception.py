@@ -1,0 +1,161 @@
+"""Inception-v3 (Szegedy et al. 2016), whose 2,048 features FID is measured in, with weights of a file of the user's.
+
+The file is in the layout of pytorch-fid, as safetensors: NAME.conv.weight, NAME.bn.weight, NAME.bn.bias,
+NAME.bn.running_mean and NAME.bn.running_var of every convolution. Pictures are resized to 299x299 bilinearly, with
+half-pixel centres and without antialiasing, and scaled to [-1, 1]; grey ones are repeated in three channels. Distances
+by other networks, or another way to resize, are other numbers.
+
+| variant | average pooling counts its padding | last pooling branch |
+|---|---|---|
+| `tf`, as in the first code for FID and in pytorch-fid | no | maximum |
+| `torchvision` | yes | average |
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm.base.errors import InputError, first_line
+from kddpm.base.files import check_regular, expand
+from kddpm.base.types import Tensor
+
+SIZE = 2048  # features
+VARIANTS = ("tf", "torchvision")
+_SIDE = 299
+_EPSILON = 1e-3  # of the batch normalisation
+_MOST_HEADER_BYTES = 2**22
+_DTYPES = {"F32": "<f4", "F16": "<f2"}
+
+
+def load(path: str | os.PathLike, variant: str = "tf") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return the network of a file of weights.
+
+    Args:
+        path: a .safetensors file.
+        variant: of the table in the module's docstring.
+
+    Returns:
+        A function from uint8 (B, H, W, 1 or 3) to features (B, 2048) and logits (B, 0).
+
+    Raises:
+        InputError: an unknown variant, or a file that is missing, damaged or lacks weights.
+    """
+    if variant not in VARIANTS:
+        raise InputError("variant", f"must be one of {', '.join(VARIANTS)}", repr(variant))
+    try:
+        network = _Inception(read_safetensors(path), variant == "tf")
+        traced = tf.function(network, autograph=False)
+        traced.get_concrete_function(tf.TensorSpec((1, 8, 8, 3), tf.uint8))  # finds what is missing or misshapen
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError("extractor", f"{path} holds no weights of pytorch-fid's Inception-v3: {text}") from None
+    return network
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Return the arrays of a safetensors file, float32.
+
+    Raises:
+        OSError or ValueError: the file is missing or damaged, or holds arrays of another type than F32 and F16.
+    """
+    path = expand(path)
+    check_regular(path)
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MOST_HEADER_BYTES:
+            raise ValueError("it is no safetensors file")
+        header = json.loads(file.read(size))
+        data = np.fromfile(file, np.uint8)
+    arrays = {}
+    for name, about in header.items():
+        if name == "__metadata__" or name.endswith("num_batches_tracked"):
+            continue
+        dtype, shape, (first, last) = _DTYPES.get(about["dtype"]), about["shape"], about["data_offsets"]
+        if dtype is None or not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+            raise ValueError(f"{name} must be F32 or F16. Received: {about!r:.80}")
+        if not first <= last <= len(data) or last - first != math.prod(shape) * np.dtype(dtype).itemsize:
+            raise ValueError(f"{name} lies outside the file")
+        arrays[name] = data[first:last].view(dtype).reshape(shape).astype(np.float32)
+    return arrays
+
+
+class _Inception:
+    """The layers by their names in the file; batch normalisation is folded into the convolutions."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], is_tf: bool):
+        self._is_tf = is_tf
+        self._kernels, self._biases = {}, {}
+        for key in arrays:
+            if key.endswith(".conv.weight") and not key.startswith("AuxLogits"):
+                name = key.removesuffix(".conv.weight")
+                scale, shift, mean, variance = (
+                    arrays[f"{name}.bn.{part}"].astype(np.float64)
+                    for part in ("weight", "bias", "running_mean", "running_var")
+                )
+                scale = scale / np.sqrt(variance + _EPSILON)
+                kernel = arrays[key].transpose(2, 3, 1, 0) * scale
+                self._kernels[name] = tf.Variable(kernel.astype(np.float32), trainable=False)
+                self._biases[name] = tf.Variable((shift - mean * scale).astype(np.float32), trainable=False)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = tf.cast(images, tf.float32) / 255
+        x = tf.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+        x = 2 * tf.image.resize(x, (_SIDE, _SIDE)) - 1
+        x = self._chain(x, "", "Conv2d_1a_3x3/2", "Conv2d_2a_3x3/1", "Conv2d_2b_3x3")
+        x = self._chain(_max_pool(x), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3/1")
+        x = _max_pool(x)
+        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+            x = self._join(x, name, [["branch1x1"], _numbered("branch5x5", 2), _numbered("branch3x3dbl", 3)])
+        x = self._shrink(x, "Mixed_6a", [["branch3x3/2"], ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3/2"]])
+        for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+            x = self._join(x, name, [["branch1x1"], _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5)])
+        deep = [*_numbered("branch7x7x3", 3), "branch7x7x3_4/2"]
+        x = self._shrink(x, "Mixed_7a", [["branch3x3_1", "branch3x3_2/2"], deep])
+        x = self._last(x, "Mixed_7b", is_max=False)
+        x = self._last(x, "Mixed_7c", is_max=self._is_tf)
+        features = tf.reduce_mean(x, axis=(1, 2))
+        return features, features[:, :0]
+
+    def _chain(self, x, block, *names):
+        """Convolve and rectify, one after another; NAME/S has stride S and no padding."""
+        for name in names:
+            name, _, stride = f"{block}{name}".partition("/")
+            x = tf.nn.conv2d(x, self._kernels[name], int(stride or 1), "VALID" if stride else "SAME")
+            x = tf.nn.relu(x + self._biases[name])
+        return x
+
+    def _join(self, x, block, branches):
+        return tf.concat([*(self._chain(x, f"{block}.", *b) for b in branches), self._pooled(x, block, False)], -1)
+
+    def _shrink(self, x, block, branches):
+        return tf.concat([*(self._chain(x, f"{block}.", *branch) for branch in branches), _max_pool(x)], axis=-1)
+
+    def _last(self, x, block, is_max):
+        def fork(y, name):
+            return [self._chain(y, f"{block}.", f"{name}{side}") for side in ("a", "b")]
+
+        one = self._chain(x, f"{block}.", "branch1x1")
+        two = fork(self._chain(x, f"{block}.", "branch3x3_1"), "branch3x3_2")
+        three = fork(self._chain(x, f"{block}.", "branch3x3dbl_1", "branch3x3dbl_2"), "branch3x3dbl_3")
+        return tf.concat([one, *two, *three, self._pooled(x, block, is_max)], axis=-1)
+
+    def _pooled(self, x, block, is_max):
+        if is_max:
+            x = tf.nn.max_pool2d(x, 3, 1, "SAME")
+        elif self._is_tf:
+            x = tf.nn.avg_pool2d(x, 3, 1, "SAME")  # TensorFlow's does not count the padding
+        else:
+            x = tf.nn.avg_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 1, "VALID")
+        return self._chain(x, f"{block}.", "branch_pool")
+
+
+def _numbered(name, count):
+    return [f"{name}_{i}" for i in range(1, count + 1)]
+
+
+def _max_pool(x):
+    return tf.nn.max_pool2d(x, 3, 2, "VALID")

@@ -1,0 +1,151 @@
+"""What generates the pictures that are evaluated: a run's weights with a sampler, or an exported file."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from kddpm.base import extras
+from kddpm.base.errors import InputError, first_line
+from kddpm.base.files import check_regular, expand, read_json, sha256
+from kddpm.cli.sampling_flags import parse_sampler
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import checkpoints
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory
+
+_MOST_FILE_BYTES = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A way from seeds to pictures.
+
+    Attributes:
+        name: what a table calls it.
+        facts: all that the pictures depend on besides their seeds, as JSON values.
+        paint: from int32 seeds (N,) to uint8 (N, H, W, C); the label of a picture is its seed modulo the classes.
+    """
+
+    name: str
+    facts: dict
+    paint: Callable[[np.ndarray], np.ndarray]
+
+
+def of_run(
+    run: RunDirectory,
+    config: TrainConfig,
+    model: DiffusionModel,
+    chosen: Sequence[str],
+    steps: Sequence[int] | None,
+    batch_size: int,
+) -> Iterator[Generator]:
+    """Yield the generators of a run: each of its weights with each sampler.
+
+    The model has the weights of a generator until the next is asked for, and its own in the end.
+
+    Args:
+        run: its directory.
+        config: its configuration.
+        model: its model, with the averaged weights.
+        chosen: samplers, as for `parse_sampler`; () = the run's own.
+        steps: of checkpoints whose averaged weights generate; None = the run's averaged weights.
+        batch_size: pictures at a time.
+
+    Raises:
+        InputError: no such checkpoint, or a damaged one; an unknown sampler, or more steps than T.
+    """
+    ways = [parse_sampler(text) for text in chosen] or [(config.sampler, config.sampling_steps)]
+    for name, count in ways:
+        if count is not None and count > config.num_timesteps:
+            raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
+    network = model.ema_network
+    own = network.get_weights()
+    try:
+        for step in [None] if steps is None else steps:
+            if step is None:
+                digest = sha256(run.weights_path)
+            else:
+                digest, weights = checkpoints.averaged_weights(run, model, step)
+                network.set_weights(weights)
+            for name, count in ways:
+                yield _of_sampler(model, config, name, count, step, digest, batch_size)
+    finally:
+        network.set_weights(own)
+
+
+def _of_sampler(model, config, name, count, step, digest, batch_size) -> Generator:
+    facts = {
+        "weights_sha256": digest,
+        "step": step,
+        "sampler": name,
+        "num_steps": count or config.num_timesteps,
+        "guidance_scale": config.guidance_scale,
+    }
+    options = {"guidance_scale": config.guidance_scale, "batch_size": batch_size, "verbose": False}
+    text = f"{name}, {facts['num_steps']} steps"
+    return Generator(
+        text if step is None else f"step {step}, {text}",
+        facts,
+        lambda seeds: model.generate(seeds, name, count, **options),
+    )
+
+
+def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_classes: int | None) -> Generator:
+    """Return the generator of an exported `.tflite`.
+
+    Args:
+        path: the file, with a signature `generate`.
+        image_shape: height, width, channels that its pictures must have.
+        num_classes: classes that it must have, None = none.
+
+    Raises:
+        InputError: ai-edge-litert is not installed; the file is missing, or its pictures are others.
+    """
+    extras.need("export", "{model}", model=os.fspath(path))
+    from kddpm.device import litert
+
+    place = pathlib.Path(expand(path))
+    try:
+        check_regular(place)
+        if place.stat().st_size > _MOST_FILE_BYTES:
+            raise ValueError("it is larger than a .tflite can be")
+        signatures = litert.load(place.read_bytes(), threads=os.cpu_count() or 1)
+        generate = signatures["generate"]
+        inputs, (output,) = generate.get_input_details(), generate.get_output_details().values()
+        batch = int(inputs["seed"]["shape"][0])
+        shape = [int(side) for side in output["shape"][1:]]
+        if shape != list(image_shape):
+            raise ValueError(f"its pictures are {shape}, and those of the run {list(image_shape)}")
+        if ("label" in inputs) != bool(num_classes):
+            raise ValueError("only one of the file and the run has classes")
+    except KeyError as error:
+        raise InputError("model", f"must have the signature {error}, which paints whole pictures", path) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError("model", "must be a .tflite of the run's pictures", f"{path}: {first_line(error)}") from None
+
+    def paint(seeds):
+        filled = np.resize(seeds, math.ceil(len(seeds) / batch) * batch).astype(np.int32)
+        pictures = []
+        for first in range(0, len(filled), batch):
+            some = {"seed": filled[first : first + batch]}
+            if num_classes:
+                some["label"] = some["seed"] % num_classes
+            pictures.append(next(iter(generate(**some).values())))
+        return np.concatenate(pictures)[: len(seeds)].astype(np.uint8)
+
+    facts = {"model": place.name, "model_sha256": sha256(place)}
+    return Generator(_described(place), facts, paint)
+
+
+def _described(path: pathlib.Path) -> str:
+    """Return the file's name, with what its description says of it."""
+    try:
+        about = read_json(path.with_suffix(".json"))
+        sampler = about["sampler"]
+        return f"{path.name}, {sampler['name']}, {sampler['num_steps']} steps, {about['precision']}"
+    except (OSError, ValueError, KeyError, TypeError):  # the file is enough
+        return path.name

@@ -1,0 +1,228 @@
+"""Real pictures, and what measures sets of pictures against them: the numbers of a row of `kddpm.runs.quality`."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from kddpm import data
+from kddpm.base import progress
+from kddpm.base.errors import InputError
+from kddpm.evaluation import classifier, features, metrics, moments
+from kddpm.runs.pieces import Pieces
+
+MOST_IMAGES = 1000  # generated where no number is given
+LEAST_IMAGES = 20  # two for each group of `moments.in_groups`
+NAMED = 0.9  # a class is named where it is at least this probable
+_CAS_STEPS, _CAS_EPOCHS, _CAS_BATCH = 1000, 10, 128  # at least so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """Real pictures: what generated ones are compared with.
+
+    Attributes:
+        reference: data whose pictures in `rows` are the reference.
+        rows: increasing indices.
+        floor: uint8 (n, H, W, C), other real pictures.
+        floor_labels: int (n,), None = without labels.
+        is_held_out: whether those are of a data set of their own.
+    """
+
+    reference: data.ImageData
+    rows: np.ndarray
+    floor: np.ndarray
+    floor_labels: np.ndarray | None
+    is_held_out: bool
+
+
+def split(source: data.ImageData, held_out: data.ImageData | None, num_images: int | None, seed: int) -> Real:
+    """Choose the reference and the pictures of the floor.
+
+    Args:
+        source: the real images.
+        held_out: others, for the floor; None = some of `source`.
+        num_images: how many pictures are generated; None = up to `MOST_IMAGES`.
+        seed: of the choice.
+
+    Raises:
+        InputError: too few images.
+    """
+    pool = source if held_out is None else held_out
+    most = len(pool.images) // (2 if held_out is None else 1)
+    if most < LEAST_IMAGES:
+        name = "dataset" if held_out is None else "held_out"
+        raise InputError(name, f"must have {LEAST_IMAGES} images to spare", f"{pool.source}, with {len(pool.images)}")
+    order = np.random.default_rng(seed % 2**32).permutation(len(pool.images))
+    chosen = np.sort(order[: min(num_images or MOST_IMAGES, most)])
+    rows = np.arange(len(source.images))
+    rows = rows if held_out is not None else np.setdiff1d(rows, chosen)
+    labels = None if pool.labels is None else pool.labels[chosen]
+    return Real(source, rows, pool.images[chosen], labels, held_out is not None)
+
+
+class Judge:
+    """Measures sets of pictures.
+
+    Args:
+        wanted: metrics, of `kddpm.evaluation.OF_PICTURES`.
+        extractor: whose features judge.
+        real: what pictures are compared with.
+        class_names: of the run, () = it has no classes.
+        batch_size: pictures at a time.
+        cache: folder for the features of the reference, which are computed when they are first needed.
+        verbose: whether to show progress bars.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[str],
+        extractor: features.Extractor,
+        real: Real,
+        class_names: Sequence[str],
+        batch_size: int,
+        cache: pathlib.Path,
+        verbose: bool,
+    ):
+        self._wanted, self._real, self._classes = set(wanted), real, tuple(class_names)
+        self._knows_classes = self._classes != () and self._classes == extractor.class_names
+        self._extractor, self._batch_size, self._verbose = extractor, batch_size, verbose
+        self._check()
+        self._cache = cache
+        self._measure = extractor.features()
+        self._features: list[np.ndarray] = []  # of the reference
+
+    def _check(self):
+        if "accuracy" in self._wanted and not self._extractor.class_names:
+            raise InputError("extractor", "must know classes for accuracy", self._extractor.name)
+        if "cas" in self._wanted and not (self._classes and self._real.floor_labels is not None):
+            raise InputError("metrics", "can be cas only for a run with classes, and images with labels", "cas")
+
+    @property
+    def _keeps_features(self) -> bool:
+        return bool(self._wanted & {"kid", "precision_recall"})
+
+    @functools.cached_property
+    def _reference(self) -> moments.Moments:
+        """The moments of the reference; its features are kept on the way, if they are needed."""
+        return moments.merged(moments.in_groups(self._of_reference()))
+
+    def _of_reference(self) -> Iterator[np.ndarray]:
+        """Yield the features of the reference, from the cache where it has them."""
+        images, rows = self._real.reference.images, self._real.rows
+        facts = {"digest": self._real.reference.digest, "extractor": self._extractor.sha256}
+        kinds = {"features": ((self._extractor.size,), "float32")}
+        pieces = Pieces(self._cache, facts, kinds, self._extractor.strategy)
+        inside = np.isin(np.arange(len(images)), rows)
+        task = "Features of real images"
+        with progress.bar(len(images), task, "image", "auto" if self._verbose else False) as bar:
+            first = 0
+            for piece in pieces.get(len(images), lambda some: {"features": self._seen(images[some])[0]}):
+                found = piece["features"]
+                chosen = found[inside[first : first + len(found)]].astype(np.float64)
+                first += len(found)
+                bar.update(len(found))
+                if self._keeps_features:
+                    self._features.append(chosen)
+                yield chosen
+
+    def _seen(self, images) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and probabilities of uint8 images."""
+        size = self._batch_size
+        parts = [self._measure(np.asarray(images[i : i + size])) for i in range(0, len(images), size)]
+        found, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return found, probabilities
+
+    def floor(self) -> dict:
+        """Return the numbers of the real pictures of the floor."""
+        real = self._real
+        row = self._row(iter([real.floor]), real.floor_labels if self._knows_classes else None)
+        if "cas" in self._wanted:
+            rows = np.random.default_rng(0).permutation(real.rows)[: len(real.floor)]
+            labels = real.reference.labels
+            row |= {} if labels is None else self._cas(real.reference.images[rows], labels[rows])
+        return row
+
+    def row(self, pieces: Iterator[np.ndarray], labels: np.ndarray | None) -> dict:
+        """Return the numbers of generated pictures.
+
+        Args:
+            pieces: uint8 (n, H, W, C), one after another.
+            labels: of all of them, None = without classes.
+        """
+        kept: list[np.ndarray] = []
+
+        def passed():
+            for piece in pieces:
+                if self._wanted & {"copies", "cas"}:
+                    kept.append(piece)
+                yield piece
+
+        row = self._row(passed(), labels if self._knows_classes else None)
+        if "copies" in self._wanted:
+            row |= self._copies(np.concatenate(kept))
+        if "cas" in self._wanted:
+            row |= self._cas(np.concatenate(kept), labels)
+        return row
+
+    def _row(self, pieces, labels) -> dict:
+        """Return the numbers that features and probabilities tell."""
+        kept, certain, classes = [], [], []
+
+        def stream():
+            for piece in pieces:
+                found, probabilities = self._seen(piece)
+                found = found.astype(np.float64)
+                if self._keeps_features:
+                    kept.append(found)
+                if "accuracy" in self._wanted:
+                    certain.append(probabilities.max(axis=1) >= NAMED)
+                    classes.append(probabilities.argmax(axis=1))
+                yield found
+
+        groups, reference = moments.in_groups(stream()), self._reference
+        row: dict[str, Any] = {"num_images": sum(group.count for group in groups)}
+        if "fid" in self._wanted:
+            distance = metrics.frechet(groups, reference)
+            row |= _named("fid", distance) | {"fid_at_infinity": distance.at_infinity}
+        if "kid" in self._wanted:
+            row |= _named("kid", metrics.kernel_distance(np.concatenate(kept), np.concatenate(self._features)))
+        if "precision_recall" in self._wanted:
+            row |= self._precision_recall(np.concatenate(kept))
+        if "accuracy" in self._wanted:
+            found = np.concatenate(classes)
+            row |= _named("named", metrics.share(np.concatenate(certain)))
+            row |= {} if labels is None else _named("accuracy", metrics.share(found == labels))
+            row["classes"] = np.bincount(found, minlength=len(self._extractor.class_names)).tolist()
+        return row
+
+    def _precision_recall(self, found) -> dict:
+        """Compare with as many real pictures, or with all there are."""
+        real = np.concatenate(self._features)
+        chosen = np.random.default_rng(0).permutation(len(real))[: len(found)]
+        result = metrics.precision_recall(found, real[chosen])
+        return _named("precision", result.precision) | _named("recall", result.recall)
+
+    def _copies(self, pictures) -> dict:
+        real = self._real
+        found = metrics.copies(pictures, real.reference.images, real.floor if real.is_held_out else None)
+        row = _named("copies", found.rate) | _named("copies_chance", found.chance)
+        return row | {"copies_distance": found.distance}
+
+    def _cas(self, pictures, labels) -> dict:
+        """Train a classifier on pictures, and return its accuracy on the real ones of the floor."""
+        epochs = max(_CAS_EPOCHS, math.ceil(_CAS_STEPS * _CAS_BATCH / len(pictures)))
+        network = classifier.train(
+            pictures, labels, len(self._classes), epochs=epochs, batch_size=_CAS_BATCH, verbose=self._verbose
+        )
+        right = classifier.accuracy(network, self._real.floor, np.asarray(self._real.floor_labels))
+        error = math.sqrt(right * (1 - right) / len(self._real.floor))
+        return _named("cas", metrics.Estimate(right, error))
+
+
+def _named(name: str, estimate: metrics.Estimate) -> dict:
+    return {name: estimate.value, f"{name}_standard_error": estimate.standard_error}

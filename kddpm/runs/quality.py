@@ -1,0 +1,230 @@
+"""Measures generated pictures against real ones: a row of numbers for each way of generating, one for real pictures.
+
+    quality.json     the rows, what they were compared with and by whom; null = not a number
+    quality.png      the same as a figure
+    pictures/        the generated pictures, kept so that what was interrupted goes on (`kddpm.runs.pieces`)
+
+The real pictures of the first row are none of the reference: those of `held_out`, else some of the reference's own,
+which it then lacks. That row is the floor: what perfect pictures would get. Figures of different numbers of pictures,
+references or extractors are no comparison.
+"""
+
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from kddpm import data, plots
+from kddpm.base import arguments, extras, progress
+from kddpm.base.errors import InputError
+from kddpm.cli.sampling_flags import parse_sampler
+from kddpm.evaluation import features, metrics
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import checkpoints, generators
+from kddpm.runs.directory import RunDirectory
+from kddpm.runs.generators import Generator
+from kddpm.runs.judging import LEAST_IMAGES, NAMED, Judge, Real, split
+from kddpm.runs.pieces import Pieces
+from kddpm.runs.results import write_json
+
+# Results that differ in one of these answer different questions.
+QUESTION = (
+    "weights_sha256", "digest", "seed", "metrics", "num_images", "samplers", "checkpoints", "models", "held_out",
+    "extractor",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What to measure of which pictures; the arguments of `kddpm.runs.evaluate.evaluate` under these names."""
+
+    metrics: Sequence[str]
+    num_images: int | None
+    samplers: Sequence[str]
+    checkpoints: str | Sequence[int]
+    models: Sequence[str | os.PathLike]
+    extractor: str | os.PathLike | None
+
+
+class Quality:
+    """The quality of a run's pictures: all is checked when it is made, and measured when it is called.
+
+    Args:
+        run: the run directory.
+        model: its model.
+        source: the real images.
+        held_out: others, or None.
+        wanted: what to measure.
+        facts: what results say of the run and its images.
+        out: folder for the result and the pictures.
+        cache: folder for the features of real images.
+        say: called with lines for the user.
+        verbose: whether to show progress bars.
+
+    Attributes:
+        facts: what quality.json says besides its rows.
+
+    Raises:
+        InputError: an argument in `wanted` that cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        model: DiffusionModel,
+        source: data.ImageData,
+        held_out: data.ImageData | None,
+        wanted: Wanted,
+        facts: dict,
+        out: pathlib.Path,
+        cache: pathlib.Path,
+        say: Callable[[str], None],
+        verbose: bool,
+    ):
+        self._run, self._model, self._wanted, self._say = run, model, wanted, say
+        self._verbose = verbose
+        self._config, trained_on = run.read()
+        self._shape = tuple(trained_on["image_shape"])
+        if wanted.num_images is not None:
+            arguments.count("num_images", wanted.num_images, LEAST_IMAGES)
+        if "copies" in wanted.metrics and not facts["trained_on_these"]:
+            expected = "must be what the run was trained on, for copies; others can be {held_out}"
+            raise InputError("dataset", expected, source.source, held_out=...)
+        name = wanted.extractor or features.default(source.source, {source.digest, trained_on["digest"]})
+        self._extractor = features.load(name, self._shape)
+        self._real = split(source, held_out, wanted.num_images, facts["seed"])
+        self._count = wanted.num_images or len(self._real.floor)
+        self._steps = _steps(run, wanted.checkpoints)
+        self._files = [generators.of_file(path, self._shape, self._config.num_classes) for path in wanted.models]
+        for text in wanted.samplers:
+            parse_sampler(text)
+        names = trained_on["class_names"][: self._config.num_classes] if self._config.num_classes else ()
+        size = facts["batch_size"]
+        self._judge = Judge(wanted.metrics, self._extractor, self._real, names, size, cache / "features", verbose)
+        self._pictures = out / "pictures"
+        self.facts = {
+            **{key: facts[key] for key in ("kddpm", "run_dir", "weights_sha256", "dataset", "digest")},
+            "trained_on_these": facts["trained_on_these"],
+            "seed": facts["seed"],
+            "batch_size": size,
+            "metrics": list(wanted.metrics),
+            "num_images": self._count,
+            "samplers": list(wanted.samplers),
+            "checkpoints": self._steps,
+            "models": [file.facts["model_sha256"] for file in self._files],
+            "held_out": held_out and held_out.digest,
+            "reference_images": len(self._real.rows),
+            "extractor": self._extractor.describe(),
+        }
+
+    def __call__(self, bits: dict[str, dict], out: pathlib.Path | None) -> dict:
+        """Measure, print a table and write the result.
+
+        Args:
+            bits: results of other metrics, of which bits_per_dim joins the rows of the run's own weights.
+            out: folder for the result; None = this worker writes nothing.
+
+        Returns:
+            The content of quality.json.
+        """
+        rows = [{"name": "real pictures, the floor", **self._judge.floor()}]
+        for generator in self._generators():
+            count, classes = self._count, self._config.num_classes
+            pieces = self._painted(generator)
+            labels = np.arange(count) % classes if classes else None
+            row = {"name": generator.name, **generator.facts, **self._judge.row(pieces, labels)}
+            if row.get("weights_sha256") == self.facts["weights_sha256"] and "bits_per_dim" in bits:
+                row["bits_per_dim"] = bits["bits_per_dim"]["total"]
+                row["bits_per_dim_standard_error"] = bits["bits_per_dim"]["standard_error"]
+            rows.append(row)
+        content = {**self.facts, "rows": rows}
+        self._say("\n".join([_heading(self._extractor, self._real), *table(rows)]))
+        need = extras.missing("plots")
+        if out:
+            write_json(out / "quality.json", content)
+            if need is None:
+                plots.quality(rows, COLUMNS, out / "quality.png")
+            self._say(f"quality.json {f'(the figure {need})' if need else 'and quality.png'} in {out}")
+        return content
+
+    def _generators(self) -> Iterator[Generator]:
+        size = self.facts["batch_size"]
+        of_run = generators.of_run(self._run, self._config, self._model, self._wanted.samplers, self._steps, size)
+        return itertools.chain(of_run, self._files)
+
+    def _painted(self, generator: Generator) -> Iterator[np.ndarray]:
+        """Yield the pictures of seeds from 0, uint8 (n, H, W, C); what was painted before is not painted again."""
+        count = self._count
+        size = min(self.facts["batch_size"], count)
+        kinds = {"pictures": (self._shape, "uint8")}
+        pieces = Pieces(self._pictures, generator.facts, kinds, self._extractor.strategy)
+        with progress.bar(count, f"Pictures: {generator.name}", "picture", self._verbose) as bar:
+
+            def make(rows):
+                parts = []
+                for first in range(0, len(rows), size):
+                    seeds = rows[first : first + size]
+                    parts.append(generator.paint(np.resize(seeds, size))[: len(seeds)])  # always of one shape
+                    bar.update(len(seeds))
+                return {"pictures": np.concatenate(parts)}
+
+            done = 0
+            for piece in pieces.get(count, make):
+                done += len(piece["pictures"])
+                bar.update(done - bar.n)  # what was kept
+                yield piece["pictures"]
+
+
+def _steps(run: RunDirectory, chosen: str | Sequence[int]) -> list[int] | None:
+    """Return the steps of the checkpoints that are wanted, None = the run's own weights."""
+    there = checkpoints.saved_steps(run)
+    if chosen == "all":
+        chosen = there
+    if not isinstance(chosen, str) and set(chosen) <= set(there):
+        return sorted(set(chosen)) or None
+    raise InputError("checkpoints", f"must be all, or among {', '.join(map(str, there)) or 'none'}", chosen)
+
+
+# {key of a row: (heading, factor)}
+COLUMNS = {
+    "bits_per_dim": ("bits/dim", 1),
+    "fid": ("Frechet", 1), "fid_at_infinity": ("at infinity", 1), "kid": ("KID x 1000", 1000),
+    "precision": ("precision %", 100), "recall": ("recall %", 100), "named": (f"named p >= {NAMED} %", 100),
+    "accuracy": ("accuracy %", 100), "cas": ("CAS %", 100), "copies": ("copies %", 100),
+    "copies_chance": ("by chance %", 100),
+}  # fmt: skip
+
+
+def table(rows: Sequence[dict]) -> Iterator[str]:
+    """Yield the lines of a table of rows, with the columns that any of them has."""
+    columns = [key for key in COLUMNS if any(key in row for row in rows)]
+    cells = [["", "pictures", *(COLUMNS[key][0] for key in columns)]]
+    for row in rows:
+        cells.append([row["name"], f"{row['num_images']:,}", *(_cell(row, key) for key in columns)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        first, *others = (
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        yield f"  {'  '.join([first, *others])}"
+
+
+def _cell(row, key) -> str:
+    if key not in row:
+        return "-"
+    factor = COLUMNS[key][1]
+    return str(metrics.Estimate(factor * row[key], factor * row.get(f"{key}_standard_error", math.nan)))
+
+
+def _heading(extractor: features.Extractor, real: Real) -> str:
+    """Return a line that says by what and against what pictures were judged."""
+    known = "" if extractor.accuracy is None else f", which names {100 * extractor.accuracy:.1f} % of real images right"
+    return (
+        f"Features of {extractor.kind} {extractor.name}{known}; "
+        f"reference: {len(real.rows):,} of {len(real.reference.images):,} images of {real.reference.source}"
+    )
