@@ -123,8 +123,9 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         mean = tf.reduce_mean(grouped, axis=2, keepdims=True)
         return tf.reshape(tf.broadcast_to(mean, tf.shape(grouped)), [-1, channels])
 
-    def mask(shape, seed):
-        return dropout_mask(seed, shape, kept_of_65536)
+    def dropped(x, seed):
+        """Return float32 x (B, H, W, C) after dropout."""
+        return x * tf.cast(dropout_mask(seed, ops.shape(x), kept_of_65536), tf.float32) / kept
 
     def forward(x, scale, offset, shift, seed):
         h = in_rows(x)
@@ -138,12 +139,12 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
             y *= tf.sigmoid(y)
         y = tf.reshape(y, tf.shape(x))
         if kept < 1:
-            y = y * tf.cast(mask(x.shape, seed), tf.float32) / kept
+            y = dropped(y, seed)
         return tf.cast(y, x.dtype), own_mean, mean, inverse
 
     def backward(x, scale, offset, shift, seed, gradient, own_mean, mean, inverse):
         if kept < 1:
-            gradient = tf.cast(gradient, tf.float32) * tf.cast(mask(x.shape, seed), tf.float32) / kept
+            gradient = dropped(tf.cast(gradient, tf.float32), seed)
         g = in_rows(gradient)
         h = (in_rows(x) + (shift - mean)[:, tf.newaxis]) * inverse[:, tf.newaxis]
         if activate:

@@ -58,6 +58,21 @@ def test_it_is_the_definition_and_so_is_its_gradient(activate, kept):
             assert gradient[place] == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-4, abs=2e-5)
 
 
+def test_batches_of_unknown_size():
+    seeds, given = tf.constant([3, 4, 5]), tensors()
+
+    def gradients(x, *others):
+        with tf.GradientTape() as tape:
+            tape.watch([x, *others])
+            y = applied([x, *others], activate=True, kept_of_65536=3 * 2**14, seed=seeds)
+        return y, tape.gradient(y, [x, *others])
+
+    specs = [tf.TensorSpec((None, *SHAPE[1:])), tf.TensorSpec((8,)), tf.TensorSpec((8,)), tf.TensorSpec((None, 8))]
+    unknown = tf.function(gradients, input_signature=specs, autograph=False)
+    for ours, theirs in zip(tf.nest.flatten(unknown(*given)), tf.nest.flatten(gradients(*given)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_is_rounded_once_at_the_end():
     x, *others = tensors(tf.bfloat16)
     y = applied([x, *others], activate=True)
