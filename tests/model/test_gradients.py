@@ -37,7 +37,9 @@ RATE = keras.optimizers.schedules.PolynomialDecay(0.0, 10, 1e-2)
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"learning_rate": RATE}, {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}], ids=str
+    "arguments",
+    [{}, {"learning_rate": RATE}, {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}],
+    ids=["defaults", "schedule", "others"],
 )
 def test_adam_is_that_of_keras(arguments):
     make = lambda: keras.optimizers.Adam(**{"learning_rate": 1e-2, **arguments})  # noqa: E731
@@ -64,6 +66,7 @@ class OtherAdam(keras.optimizers.Adam):
         lambda: keras.optimizers.SGD(1e-2),
         lambda: OtherAdam(1e-2),
     ],
+    ids=["amsgrad", "decay", "clipnorm", "global_clipnorm", "ema", "AdamW", "SGD", "subclass"],
 )
 def test_what_is_not_plain_adam_is_left_to_keras(make):
     ours, _, operators = path_of(make, descend)
