@@ -19,6 +19,7 @@ class Worker:
         """
         ends, imported = import_all(), contestants.peak_gib()
         config, shape = config_of(preset, overrides)
+        divide_batches(config.batch_size)
         self._batch, self._model = config.batch_size, model_of(config, shape, architecture)
         self._batches = _batches(config, shape)
         ends["build"] = contestants.age()
@@ -63,6 +64,7 @@ class Worker:
 
         from kddpm.runs import build
 
+        divide_batches(64)  # the pictures that are painted at a time; at batch 1 too an operation then has one thread
         config, shape = config_of(preset, overrides)
         self._model = build.build_model(config, shape)
         network_file.randomise(self._model.ema_network, np.random.default_rng(0))
@@ -83,6 +85,8 @@ class Worker:
         """Milliseconds of a call of the network alone, called in a loop of the graph as `generate` does."""
         import tensorflow as tf
 
+        from kddpm.networks import fused
+
         network = self._model.ema_network
         x, t = tf.zeros((batch, *network.image_shape)), tf.zeros((batch,), tf.int32)
         if self._alone is None:
@@ -90,7 +94,8 @@ class Worker:
             @tf.function(**self._sampling)
             def alone(x, t):
                 for _ in tf.range(calls):
-                    x = network([x, t])
+                    with fused.allowed():
+                        x = network([x, t])
                 return x
 
             self._alone = alone
@@ -158,6 +163,13 @@ def import_all():
 
     ends["kddpm"] = contestants.age()
     return ends
+
+
+def divide_batches(rows):
+    """Share batches among the cores, as the scripts do."""
+    from kddpm.distribution import cores
+
+    cores.divide_batches(rows)
 
 
 def config_of(preset, overrides):
