@@ -81,12 +81,12 @@ def normalized(
     """
     import tensorflow as tf
 
-    _, height, width, channels = x.shape
+    rows, height, width, channels = x.shape
     if shift is None:
         shift = tf.zeros([tf.shape(x)[0], channels])
     if seed is None:
         seed, kept_of_65536 = tf.zeros([tf.shape(x)[0]], tf.int32), 2**16
-    forward, backward = _compiled(height * width, channels, groups, epsilon, activate, kept_of_65536)
+    forward, backward = _compiled(rows, height, width, channels, groups, epsilon, activate, kept_of_65536)
 
     @tf.custom_gradient
     def operation(x, scale, offset, shift):
@@ -104,11 +104,14 @@ def normalized(
 
 
 @functools.cache
-def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
-    """Return the operation and its gradient, compiled, for one kind of feature map."""
+def _compiled(rows, height, width, channels, groups, epsilon, activate, kept_of_65536):
+    """Return the operation and its gradient, compiled, for one kind of feature map.
+
+    A batch of unknown size, rows None, has its own: TensorFlow would use it for the others and forget their size.
+    """
     import tensorflow as tf
 
-    kept = kept_of_65536 / 2**16
+    kept, pixels, shape = kept_of_65536 / 2**16, height * width, [-1, height, width, channels]
 
     def in_rows(x):
         return tf.cast(tf.reshape(x, [-1, pixels, channels]), tf.float32)
@@ -137,7 +140,7 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         y = centred * (inverse * scale)[:, tf.newaxis] + offset
         if activate:
             y *= tf.sigmoid(y)
-        y = tf.reshape(y, tf.shape(x))
+        y = tf.reshape(y, shape)
         if kept < 1:
             y = dropped(y, seed)
         return tf.cast(y, x.dtype), own_mean, mean, inverse
@@ -156,7 +159,7 @@ def _compiled(pixels, channels, groups, epsilon, activate, kept_of_65536):
         by_x = inverse[:, tf.newaxis] * (g * scale - first[:, tf.newaxis] - h * second[:, tf.newaxis])
         by_shift = inverse * (by_offset * scale - first - (own_mean - mean) * inverse * second)
         return (
-            tf.cast(tf.reshape(by_x, tf.shape(x)), x.dtype),
+            tf.cast(tf.reshape(by_x, shape), x.dtype),
             tf.reduce_sum(by_scale, axis=0),
             tf.reduce_sum(by_offset, axis=0),
             by_shift,

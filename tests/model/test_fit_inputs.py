@@ -17,10 +17,14 @@ def test_every_form_of_the_same_images_trains_the_same_way():
     expected = small()
     train(expected, x)
     as_float = (x / np.float32(127.5) - 1).astype("float32")
-    for form in ([as_float], [x, y], [x, y + 100], [as_dataset(x), None, None], [as_dataset(as_float, y), None, None]):
+    for form in ([x, y], [x, y + 100], [as_dataset(x), None, None]):
         model = small()
         train(model, *form)
         assert_same(weights(model), weights(expected))
+    for form in ([as_float], [as_dataset(as_float, y), None, None]):  # TensorFlow rounds x / 127.5 - 1 otherwise
+        model = small()
+        train(model, *form)
+        assert distance(weights(model), weights(expected)) < 1e-6
     assert distance(weights(expected), weights(small())) > 1e-3
 
 
