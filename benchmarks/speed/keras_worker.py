@@ -19,7 +19,8 @@ class Worker:
         """
         ends, imported = import_all(), contestants.peak_gib()
         config, shape = config_of(preset, overrides)
-        divide_batches(config.batch_size)
+        if not config.jit_compile:
+            divide_batches(config.batch_size)
         self._batch, self._model = config.batch_size, model_of(config, shape, architecture)
         self._batches = _batches(config, shape)
         ends["build"] = contestants.age()

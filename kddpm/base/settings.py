@@ -63,6 +63,11 @@ def _in_file(key: str, default: str) -> tuple[str, str]:
         return default, "by default"
 
 
+def cores() -> int:
+    """Return the number of cores on which this process may run; a container's quota is not seen."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_policy(policy: "keras.DTypePolicy") -> None:
     """Check that the weights of a network are float32, and its arithmetic is, too, or mixed.
 

@@ -20,8 +20,8 @@ from kddpm.distribution import STRATEGIES
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# New objects between two searches for cycles, 700 by default. Importing TensorFlow and tracing a step make a million
-# that stay, and the default searches them again and again: 8 % of the CPU time to the first step.
+# New objects between two searches for cycles; by default some hundreds. Importing TensorFlow and tracing a step make a
+# million that stay, and the default searches them again and again: 8 % of the CPU time to the first step.
 _OBJECTS_A_COLLECTION = 50_000
 
 
@@ -196,12 +196,12 @@ def start_tensorflow() -> None:
 
         devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
     names = ", ".join(device.name.removeprefix("/physical_device:") for device in devices)
-    print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {os.cpu_count()} cores'}", flush=True)
+    print(f"TensorFlow {tf.__version__} on {names or f'the CPU, {settings.cores()} cores'}", flush=True)
 
 
 @contextlib.contextmanager
 def _hidden(package):
-    """Let a package that is not loaded yet look as if it were not installed."""
+    """Let a package that is not loaded yet look as if it were not installed, to all that is loaded in the context."""
     is_loaded = package in sys.modules
     if not is_loaded:
         sys.modules[package] = None  # type: ignore[assignment]
@@ -209,7 +209,7 @@ def _hidden(package):
         yield
     finally:
         if not is_loaded:
-            del sys.modules[package]
+            sys.modules.pop(package, None)
 
 
 def start_strategy(rows: int = 1) -> "tf.distribute.Strategy":

@@ -51,7 +51,7 @@ class SharedRows:
         self._replicas = strategy.num_replicas_in_sync
 
     def compile(self, function: Callable, **kwargs) -> Callable:
-        """Return a `tf.function`, called everywhere with the rows of `share`d arguments there, and with all others."""
+        """Return a function that each replica, or core, calls with its own rows of `share`d arguments."""
         one = tf.function(function, autograph=False, **kwargs)
         if self._replicas == 1:
             return functools.partial(_on_cores, one) if cores.are_divided(self._strategy) else one
@@ -60,8 +60,7 @@ class SharedRows:
 
     def full(self, rows: int) -> int:
         """Return the next larger number of rows that can be shared."""
-        parts = self._replicas if self._replicas > 1 else cores.most_parts(rows, self._strategy)
-        return -(-rows // parts) * parts
+        return -(-rows // self._replicas) * self._replicas
 
     def share(self, array: np.ndarray | None) -> Tensor:
         """Split an array (B, ...), B of `full`, for `compile`d functions; None stays None."""
@@ -69,7 +68,7 @@ class SharedRows:
             return None
         if self._replicas == 1:
             parts = cores.most_parts(len(array), self._strategy)
-            return tf.constant(array) if parts == 1 else _Parts(map(tf.constant, np.split(array, parts)))
+            return tf.constant(array) if parts == 1 else _Parts(map(tf.constant, np.array_split(array, parts)))
         size = len(array) // self._replicas
 
         def mine(context):

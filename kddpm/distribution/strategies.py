@@ -27,7 +27,7 @@ def make(strategy: str, cpu_replicas: int = 1, rows: int = 1) -> tf.distribute.S
         strategy: "one" device; "mirrored", all GPUs of this machine; "multi_worker", the machines of TF_CONFIG; "tpu";
             or "auto", the largest that is available.
         cpu_replicas: number of replicas that "mirrored" makes of the CPU, to try several replicas without GPUs.
-        rows: of the batches to come, which the cores of "one" device share as `cores.divide_batches` says.
+        rows: of a batch; with "one" they decide whether the cores of a CPU share batches (`cores.divide_batches`).
 
     Raises:
         InputError: unknown name, missing devices, missing or wrong TF_CONFIG.

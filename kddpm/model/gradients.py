@@ -14,23 +14,24 @@ from kddpm.base.types import Tensor
 
 
 def loss_and_gradients(
-    loss_of: Callable, weights: list, arrays: list, parts: int = 1, at_once: int = 1
+    loss_of: Callable, weights: list, arrays: list, accumulation: int = 1, at_once: int = 1
 ) -> tuple[Tensor, Tensor, list, list[Tensor]]:
-    """Return the loss of a batch and its gradients, computed in micro-batches, some of them at the same time.
+    """Return the loss of a batch and its gradients, computed in micro-batches and in parts of these.
 
     Args:
         loss_of: (*arrays) -> the mean loss and the loss of each image (B,).
         weights: variables to differentiate by.
         arrays: tensors (B, ...), or None, which is passed on.
-        parts: number of micro-batches, all of the same size.
-        at_once: how many of them are computed at the same time.
+        accumulation: number of micro-batches, all of the same size, one after the other.
+        at_once: parts of each of them, computed at the same time.
 
     Returns:
         The mean loss, the loss of each image (B,), the weights on which it depends, and its gradients by them.
 
     Raises:
-        InputError: the batch has no static size, or `parts` does not divide it; or the loss depends on no weight.
+        InputError: the batch has no static size, or is not divisible by `accumulation`; the loss depends on no weight.
     """
+    parts = accumulation * at_once
     without: set[int] = set()  # indices of weights, known once the loss has been traced
 
     def of_part(arrays):
@@ -85,7 +86,7 @@ def _in_parts(of_part, weights, arrays, parts, at_once):
         raise InputError(
             "{accumulation} needs batches of one size, divisible by it on every replica",
             received=batch,
-            accumulation=parts,
+            accumulation=parts // at_once,
         )
     # One row per micro-batch, so that its shape stays static.
     rows = [None if a is None else tf.reshape(a, (parts, batch // parts, *a.shape[1:])) for a in arrays]
@@ -108,7 +109,7 @@ def _in_parts(of_part, weights, arrays, parts, at_once):
         if "merge_call" not in str(error):
             raise
         expected = "must be 1 on several replicas, where a layer of this network brings a variable of theirs together"
-        raise InputError("accumulation", expected, parts) from error
+        raise InputError("accumulation", expected, parts // at_once) from error
     return loss, tf.reshape(losses.stack(), [batch]), sums
 
 
@@ -179,6 +180,8 @@ def _is_plain_adam(optimizer, weights):
     """Return whether Adam does what Kingma & Ba 2015 say and nothing else, on one device."""
     if type(optimizer) is not keras.optimizers.Adam or tf.distribute.has_strategy():
         return False
+    if not all(hasattr(optimizer, name) for name in ("_get_variable_index", "_momentums", "_velocities")):
+        return False  # a Keras that keeps them elsewhere
     others = ["weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"]
     others += ["gradient_accumulation_steps", "use_ema", "amsgrad"]
     return not any(getattr(optimizer, name) for name in others) and all(

@@ -20,7 +20,7 @@ class Before:
     def __init__(self, network: keras.Model):
         metrics = [variable for metric in layer_metrics(network) for variable in metric.variables]
         # Where there is state, the trained weights too: SpectralNormalization moves them in the forward pass.
-        self._variables = [*network.variables, *metrics] if network.non_trainable_variables or metrics else []
+        self._variables = [*network.variables, *metrics] if has_state(network) else []
         self._values = [tf.identity(variable.value) for variable in self._variables]
         if self._variables:
             # All replicas have read before one writes: Keras gives them one random state in common.
@@ -45,6 +45,11 @@ class Before:
         for variable, old in pairs:
             variable.assign(tf.where(is_finite, variable.value, old))
         return is_finite
+
+
+def has_state(network: keras.Model) -> bool:
+    """Return whether a step may change more of a network than the weights that it trains."""
+    return bool(network.non_trainable_variables or any(metric.variables for metric in layer_metrics(network)))
 
 
 def reseed(network: keras.Model, seed: int, step: Tensor) -> None:

@@ -3,7 +3,7 @@
 TensorFlow computes a chain of elementwise operators one after the other, each a pass over the feature map; together
 they take as long as the convolutions. Here XLA compiles the chain into two or three passes, the convolutions stay
 oneDNN's, and what is kept for the gradient is the input and numbers of (B, C). The gradient is written out, because
-XLA is slow at sums over pixels: as products with ones they are fast.
+XLA is slow at its sums over pixels: as products with a constant they are fast.
 """
 
 import contextlib
@@ -24,26 +24,25 @@ _allowed = contextvars.ContextVar("fused_allowed", default=False)
 @contextlib.contextmanager
 def allowed() -> Iterator[None]:
     """Let layers that are called inside the context use the operation of this module, where it is the fastest form."""
-    token = _allowed.set(_is_worth_it())
+    token = _allowed.set(_runs_on_cpu())
     try:
         yield
     finally:
         _allowed.reset(token)
 
 
-def is_allowed() -> bool:
-    """Return whether to use it now."""
-    return _allowed.get()
+def is_allowed(x: Tensor) -> bool:
+    """Return whether to use it now, for a feature map x (B, H, W, C) of known height and width."""
+    return _allowed.get() and None not in x.shape[1:]
 
 
-@functools.cache
-def _is_worth_it():
-    """Return whether TensorFlow runs on a CPU alone: where there is an accelerator nothing was measured."""
+def _runs_on_cpu():
+    """Return whether TensorFlow has a CPU alone: where there is an accelerator nothing was measured."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
 def normalized(
@@ -60,13 +59,15 @@ def normalized(
 ) -> Tensor:
     """Return dropout(SiLU(group_norm(x + shift))), in the dtype of x.
 
-    With the means m and deviations 1/r of the groups,
+    With the means m and deviations 1/r of the groups (Wu & He 2018),
 
-        y = x a + b,  a = r scale,  b = offset + (shift - m) a,  out = SiLU(y) mask / kept
+        (1)  h = (x + shift - m) r,  y = h scale + offset,  out = SiLU(y) mask / kept
 
-    and the gradient by x, with h = (x + shift - m) r and g the gradient by y, is that of Wu & He's normalisation,
+    and with g the gradient by y and <.> the mean over a group, the gradients are
 
-        r (g scale - <g scale> - h <g scale h>),  <.> = the mean over a group
+        (2)  by x: r (g scale - <g scale> - h <g scale h>)
+        (3)  by shift: the sum of (2) over the pixels, over which h sums to r times (sum of x + shift, less m)
+        (4)  by scale: the sum of g h over images and pixels; by offset: that of g
 
     Args:
         x: (B, H, W, C).
@@ -77,7 +78,7 @@ def normalized(
         activate: whether SiLU follows.
         shift: (B, C), or None.
         kept_of_65536: elements that dropout keeps, of 2^16.
-        seed: int32 (B,), of the masks of `layers.Dropout`.
+        seed: int32 (B,), of the masks of `layers.Dropout`; needed where elements are dropped.
     """
     import tensorflow as tf
 
@@ -85,7 +86,9 @@ def normalized(
     if shift is None:
         shift = tf.zeros([tf.shape(x)[0], channels])
     if seed is None:
-        seed, kept_of_65536 = tf.zeros([tf.shape(x)[0]], tf.int32), 2**16
+        if kept_of_65536 < 2**16:
+            raise ValueError("seed is needed where elements are dropped")
+        seed = tf.zeros([tf.shape(x)[0]], tf.int32)
     forward, backward = _compiled(rows, height, width, channels, groups, epsilon, activate, kept_of_65536)
 
     @tf.custom_gradient
@@ -93,17 +96,17 @@ def normalized(
         y, *kept = forward(x, scale, offset, shift, seed)
 
         def gradients(gradient):
-            by_x, *means = backward(x, scale, offset, shift, seed, gradient, *kept)
-            # Multiplied here: TensorFlow's Grappler takes the gradient of a bias from any result of the operation that
+            by_x, by_scale, by_offset, by_shift = backward(x, scale, offset, shift, seed, gradient, *kept)
+            # Reshaped here: TensorFlow's Grappler takes the gradient of a bias from any result of the operation that
             # gives the gradient of a convolution, which would be that by `shift` in one trace and by x in another.
-            return by_x, *(height * width * mean for mean in means)
+            return by_x, by_scale, by_offset, tf.reshape(by_shift, tf.shape(shift))
 
         return y, gradients
 
     return operation(x, tf.convert_to_tensor(scale), tf.convert_to_tensor(offset), tf.cast(shift, tf.float32))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # a process may see many sizes of batches
 def _compiled(rows, height, width, channels, groups, epsilon, activate, kept_of_65536):
     """Return the operation and its gradient, compiled, for one kind of feature map.
 
@@ -154,16 +157,12 @@ def _compiled(rows, height, width, channels, groups, epsilon, activate, kept_of_
             y = h * scale + offset
             sigmoid = tf.sigmoid(y)
             g *= sigmoid * (1 + y * (1 - sigmoid))
-        by_offset, by_scale = average(g), average(g * h)
-        first, second = over_groups(by_offset * scale), over_groups(by_scale * scale)
-        by_x = inverse[:, tf.newaxis] * (g * scale - first[:, tf.newaxis] - h * second[:, tf.newaxis])
-        by_shift = inverse * (by_offset * scale - first - (own_mean - mean) * inverse * second)
-        return (
-            tf.cast(tf.reshape(by_x, shape), x.dtype),
-            tf.reduce_sum(by_scale, axis=0),
-            tf.reduce_sum(by_offset, axis=0),
-            by_shift,
-        )
+        mean_g, mean_gh = average(g), average(g * h)
+        first, second = over_groups(mean_g * scale), over_groups(mean_gh * scale)
+        by_x = inverse[:, tf.newaxis] * (g * scale - first[:, tf.newaxis] - h * second[:, tf.newaxis])  # (2)
+        by_shift = pixels * inverse * (mean_g * scale - first - (own_mean - mean) * inverse * second)  # (3)
+        by_scale, by_offset = (pixels * tf.reduce_sum(mean, axis=0) for mean in (mean_gh, mean_g))  # (4)
+        return tf.cast(tf.reshape(by_x, shape), x.dtype), by_scale, by_offset, by_shift[:, tf.newaxis]
 
     return tuple(tf.function(f, jit_compile=True, autograph=False) for f in (forward, backward))
 

@@ -1,5 +1,8 @@
 """The parts of the U-Net of Ho et al. 2020 (appendix B), as Keras layers in plain `keras.ops`.
 
+Under TensorFlow on a CPU the training and the sampling of `DiffusionModel` let `fused` compute the normalisation and
+what follows it.
+
 Feature maps are (B, H, W, C); `embedding` is the timestep embedding after its SiLU, (B, E). Statistics, softmax and
 random bits are float32 or integers under every dtype policy. The layers compute the same as the paper's code, at lower
 cost: the normalisation passes over the feature map four times, upsampling and the convolution after it are one
@@ -144,7 +147,7 @@ class GroupNormalization(keras.layers.Layer):
 
     def call(self, x: Tensor) -> Tensor:
         """Return x, normalised."""
-        if fused.is_allowed():
+        if fused.is_allowed(x):
             return fused.normalized(x, self.scale, self.offset, self.groups, self.epsilon)
         h = ops.cast(x, "float32")
         mean = self._average_groups(ops.mean(h, axis=(1, 2), keepdims=True))
@@ -167,7 +170,7 @@ class GroupNormalization(keras.layers.Layer):
     ) -> Tensor:
         """Return dropout(SiLU(norm(x + shift))) of x (B, H, W, C); shift: (B, C), seed: int32 (B,), of the dropout."""
         dropout = dropout if training else None
-        if fused.is_allowed() and (seed is not None or dropout is None):
+        if fused.is_allowed(x) and (seed is not None or dropout is None):
             kept = 2**16 if dropout is None else dropout.kept_of_65536
             weights = self.scale, self.offset, self.groups, self.epsilon
             return fused.normalized(x, *weights, activate=True, shift=shift, kept_of_65536=kept, seed=seed)

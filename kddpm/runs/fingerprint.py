@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base import settings
 from kddpm.base.version import __version__
 
 
@@ -29,15 +30,22 @@ def of_this_process(jit_compile: bool, replicas: int = 1) -> dict:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "devices": sorted(kinds) or ["CPU"],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": settings.cores(),
         "threads": [
-            tf.config.threading.get_intra_op_parallelism_threads(),
-            tf.config.threading.get_inter_op_parallelism_threads(),
+            tf.config.threading.get_intra_op_parallelism_threads() or _number("TF_NUM_INTRAOP_THREADS"),
+            tf.config.threading.get_inter_op_parallelism_threads() or _number("TF_NUM_INTEROP_THREADS"),
         ],
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
         "jit_compile": bool(jit_compile),
         "replicas": int(replicas),
+        **{name.lower(): os.environ[name] for name in ("XLA_FLAGS", "TF_XLA_FLAGS") if os.environ.get(name)},
     }
+
+
+def _number(variable):
+    """Return the number in a variable of the environment, 0 without one."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def differences(before: dict, now: dict) -> list[str]:

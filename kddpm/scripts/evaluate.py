@@ -73,7 +73,7 @@ def evaluate() -> None:
     run.read()
     out = FLAGS.out or run.evaluation_path
     check_output("out", out, is_folder=True)
-    strategy = commands.start_strategy(rows=FLAGS.batch_size)
+    strategy = commands.start_strategy(min(FLAGS.batch_size, FLAGS.max_images or FLAGS.batch_size))
 
     from kddpm.runs import evaluate as measuring
 

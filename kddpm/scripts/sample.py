@@ -151,7 +151,9 @@ def sample() -> None:
     seeds = commands.parse_numbers("seeds", FLAGS.seeds or "0-63")
     config, trained_on = directory.RunDirectory(run_dir).read()
     order = _order(edit, out, seeds, config, trained_on["image_shape"])
-    strategy = commands.start_strategy(rows=len(seeds))
+    strategy = commands.start_strategy(
+        min(FLAGS.count if edit == "interpolate" else len(order.seeds), FLAGS.batch_size)
+    )
 
     from kddpm.distribution import workers
     from kddpm.runs import build

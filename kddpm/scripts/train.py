@@ -12,6 +12,7 @@ import json
 
 from absl import flags
 
+from kddpm.base import settings
 from kddpm.cli import commands
 from kddpm.runs import presets
 from kddpm.runs.config import TrainConfig, help_of, parse
@@ -47,7 +48,9 @@ def train() -> None:
     if FLAGS.dry_run:
         return
     run_dir = commands.needed("run_dir", "the directory that the run is kept in")
-    strategy = commands.start_strategy(rows=config.batch_size // config.accumulation)
+    rows = config.batch_size // config.accumulation
+    can_divide = rows % settings.cores() == 0 and not config.jit_compile
+    strategy = commands.start_strategy(rows if can_divide else 1)
 
     from kddpm.runs import training
 

@@ -43,8 +43,9 @@ RATE = keras.optimizers.schedules.PolynomialDecay(0.0, 10, 1e-2)
 )
 def test_adam_is_that_of_keras(arguments):
     make = lambda: keras.optimizers.Adam(**{"learning_rate": 1e-2, **arguments})  # noqa: E731
-    ours, count, _ = path_of(make, descend)
+    ours, count, operators = path_of(make, descend)
     theirs, count_of_keras, _ = path_of(make, of_keras)
+    assert "ResourceApplyAdam" in operators
     assert count == count_of_keras == 20
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

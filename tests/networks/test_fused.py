@@ -109,3 +109,35 @@ def test_it_is_used_inside_its_context_alone():
     with fused.allowed():
         assert compiled()
     assert not compiled()
+
+
+@pytest.mark.parametrize("side", [1, 4])
+def test_every_trace_has_the_same_bits(side):
+    """TensorFlow may not take the gradient of one bias for that of another, as it does within one operation."""
+    block = layers.ResidualBlock(8, groups=2)
+    x, embedding = (tf.constant(normal(*shape), tf.float32) for shape in ((4, side, side, 8), (4, 16)))
+    block.build(x.shape, embedding.shape)
+
+    def gradients(x, embedding):
+        with tf.GradientTape() as tape, fused.allowed():
+            y = tf.reduce_sum(tf.square(block(x, embedding, training=True)))
+        return tape.gradient(y, [weight.value for weight in block.trainable_weights])
+
+    traces = [tf.function(gradients, autograph=False)(x, embedding) for _ in range(6)]
+    for other in traces[1:]:
+        for ours, theirs in zip(traces[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_maps_of_unknown_size_take_the_plain_form():
+    layer = layers.GroupNormalization(GROUPS)
+    layer.build(SHAPE)
+    with fused.allowed():
+        signature = [tf.TensorSpec((None, None, None, 8))]
+        y = tf.function(lambda x: layer(x), input_signature=signature, autograph=False)(tensors()[0])
+        np.testing.assert_allclose(y, layer(tensors()[0]), atol=1e-5)
+
+
+def test_dropping_without_a_seed_is_refused():
+    with pytest.raises(ValueError, match="seed is needed"):
+        applied(tensors(), kept_of_65536=2**15)
