@@ -20,7 +20,8 @@ def path_of(make_optimizer, apply, steps=20):
     for _ in range(steps):
         given = [tf.constant(rng.normal(size=shape) * 10.0 ** rng.integers(-6, 2), tf.float32) for shape in SHAPES]
         step(*given)
-    operators = {op.type for op in step.get_concrete_function(*given).graph.get_operations()}
+    graph = step.get_concrete_function(*given).graph.as_graph_def()
+    operators = {node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part}
     return [weight.numpy() for weight in weights], int(optimizer.iterations.numpy()), operators
 
 
