@@ -121,6 +121,8 @@ def _say(**changes):
         (_say(image_shape=[8, 8, 3]), "expected float16"),
         (_say(class_names=["one"]), "`class_names` must be two names or more"),
         (_say(class_names=["a", "b", "c"]), "expected float16"),
+        (_say(accuracy="high"), "`accuracy` must lie in 0 .. 1. Received: 'high'"),
+        (_say(accuracy=99), "`accuracy` must lie in 0 .. 1. Received: 99"),
         (_say(more=1), "unexpected keyword argument"),
     ],
 )
@@ -176,7 +178,10 @@ def test_the_shipped_extractors_are_small_and_good():
 
 def test_the_extractor_that_fits_is_chosen():
     digits = data.load("digits").digest
-    assert features.default("digits", set()) == "digits" and features.default("npz:x.npz", {digits}) == "digits"
-    assert features.default("tfds:mnist:test", {"0"}) == "mnist"
+    assert features.default("digits", set(), (8, 8, 1)) == "digits"
+    assert features.default("npz:x.npz", {digits}, (8, 8, 1)) == "digits"
+    assert features.default("tfds:mnist:test", {"0"}, (28, 28, 1)) == "mnist"
     with raises_in_flags("--extractor is needed: those that come with kddpm, digits and mnist, know other pictures"):
-        features.default("npz:x.npz", {"0"})
+        features.default("npz:x.npz", {"0"}, (8, 8, 1))
+    with raises_in_flags("--extractor is needed: .* Received: tfds:mnist in 32x32, grey"):
+        features.default("tfds:mnist", set(), (32, 32, 1))
