@@ -18,10 +18,9 @@ import tensorflow as tf
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import sha256
-from kddpm.evaluation import classifier, inception
+from kddpm.evaluation import SHIPPED, classifier, inception
 from kddpm.evaluation.batches import on_replicas
 
-SHIPPED = ("digits", "mnist")
 _INCEPTIONS = {"inception": "tf", "inception_torchvision": "torchvision"}  # {prefix: variant}
 
 

@@ -21,8 +21,6 @@ LEAST_IMAGES = 20  # two for each group of `moments.in_groups`
 NAMED = 0.9  # a class is named where it is at least this probable
 _CAS_STEPS, _CAS_EPOCHS = 1000, 10  # at least so many
 _CAS_BATCH = 128  # at most
-OF_FEATURES = frozenset({"fid", "kid", "precision_recall"})  # compared with the features of real images
-OF_EXTRACTORS = OF_FEATURES | {"accuracy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Judge:
 
     Args:
         wanted: metrics, of `kddpm.evaluation.OF_PICTURES`.
-        extractor: whose features judge; None if no metric is among `OF_EXTRACTORS`.
+        extractor: whose features judge; None if no metric is among `evaluation.OF_EXTRACTORS`.
         real: what pictures are compared with.
         num_classes: of the run, None = it has no classes.
         class_names: of the run.

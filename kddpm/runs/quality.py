@@ -24,9 +24,9 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.evaluation import features, metrics
+from kddpm.evaluation import OF_EXTRACTORS, features, metrics
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import checkpoints, generators, judging, pieces
+from kddpm.runs import checkpoints, generators, pieces
 from kddpm.runs.directory import RunDirectory
 from kddpm.runs.generators import Generator
 from kddpm.runs.judging import LEAST_IMAGES, NAMED, Judge, Real, split
@@ -93,7 +93,7 @@ class Quality:
             expected = "must be what the run was trained on, for copies; others can be {held_out}"
             raise InputError("dataset", expected, source.source, held_out=...)
         self._extractor = None
-        if judging.OF_EXTRACTORS & set(wanted.metrics):
+        if set(OF_EXTRACTORS) & set(wanted.metrics):
             digests = {source.digest, trained_on["digest"]}
             name = wanted.extractor or features.default(source.source, digests, self._shape)
             self._extractor = features.load(name, self._shape)
