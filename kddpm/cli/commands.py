@@ -108,9 +108,9 @@ def command(script: str) -> list[str]:
 
 
 def _flags_of_arguments() -> dict[str, str]:
-    """Return {argument of the library: its flag}; the names are the same, except for the path of an exported file."""
+    """Return {argument of the library: its flag}; the names are the same, except for exported files."""
     names = {name: name for name in flags.FLAGS}
-    return names | ({"path": names["out"]} if "out" in names else {})
+    return names | {argument: flag for argument, flag in (("path", "out"), ("models", "model")) if flag in names}
 
 
 def _program(path: str) -> str:

@@ -15,5 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 BITS = ("bits_per_dim", "ode_bits_per_dim")
 OF_PICTURES = ("fid", "kid", "precision_recall", "accuracy", "cas", "copies")
 METRICS = BITS + OF_PICTURES
+OF_EXTRACTORS = ("fid", "kid", "precision_recall", "accuracy")  # need one
+SHIPPED = ("digits", "mnist")  # extractors that come with the package
 DIVERGENCES = ("hutchinson", "exact")  # and dequantizations, of the ODE
 DEQUANTIZATIONS = ("noise", "uniform")

@@ -248,6 +248,8 @@ def read_about(path: str | os.PathLike) -> About:
         raise ValueError("`class_names` must be two names or more")
     if not all(type(name) is str for name in about.data_sets):
         raise ValueError("`data_sets` must be text")
+    if type(about.accuracy) not in (int, float) or not 0 <= about.accuracy <= 1:
+        raise ValueError(f"`accuracy` must lie in 0 .. 1. Received: {about.accuracy!r:.60}")
     return about
 
 

@@ -6,12 +6,18 @@
 The data set needs labels. The accuracy is that on --held_out, or on a fifth of the images, which it is not trained on.
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import check_output
 from kddpm.base.version import __version__
 from kddpm.cli import commands
+from kddpm.evaluation import SHIPPED
+
+if TYPE_CHECKING:
+    from kddpm import data
 
 FLAGS = flags.FLAGS
 _HELD_OUT_SHARE = 5  # one image in so many is held out
@@ -38,7 +44,7 @@ def define_flags() -> None:
 def train() -> None:
     """Train a classifier as the flags say, and write it."""
     spec = commands.needed("dataset", "images with labels")
-    out = commands.needed("out", "a name for the weights and their description")
+    out = _name()
     commands.check_least(image_size=1, epochs=1, batch_size=1, seed=0)
     check_output("out", f"{out}.npz", is_folder=False)
     commands.start_tensorflow()
@@ -49,11 +55,14 @@ def train() -> None:
     from kddpm.evaluation import classifier
 
     source = data.load(spec, FLAGS.image_size, **commands.data_options())
-    images, labels = source.images, _labels(source)
-    digests = [source.digest]
+    others = None
     if FLAGS.held_out:
         others = data.load(FLAGS.held_out, source.images.shape[1:3], source.images.shape[3], **commands.data_options())
-        test, held_out = (others.images, _labels(others)), FLAGS.held_out
+    check(source, others)
+    images, labels = source.images, np.asarray(source.labels)
+    digests = [source.digest]
+    if others is not None:
+        test, held_out = (others.images, np.asarray(others.labels)), FLAGS.held_out
         digests.append(others.digest)
     else:
         order = np.random.default_rng(FLAGS.seed).permutation(len(images))
@@ -79,10 +88,41 @@ def train() -> None:
     print(f"{out}.npz and {out}.json")
 
 
-def _labels(source):
-    if source.labels is None:
-        raise InputError("dataset", "must have labels", source.source)
-    return source.labels
+def _name() -> str:
+    name = commands.needed("out", "a name for the weights and their description")
+    name = name.removesuffix(".npz").removesuffix(".json")
+    if name in SHIPPED:
+        raise InputError("out", "must be another name: --extractor takes this for one that comes with kddpm", name)
+    return name
+
+
+def check(source: "data.ImageData", held_out: "data.ImageData | None") -> None:
+    """Check that a classifier can be trained on images, and tested on others or on a part of them.
+
+    Args:
+        source: to train on.
+        held_out: others; None = a part of `source`.
+
+    Raises:
+        InputError: fewer than two classes, or too few images; others that are the same, or of other classes.
+    """
+    if source.labels is None or len(source.class_names) < 2:
+        raise InputError("dataset", "must have labels of two classes or more", source.source)
+    if held_out is None:
+        if len(source.images) < _HELD_OUT_SHARE:
+            expected = f"must have {_HELD_OUT_SHARE} images or more, as a part is held out; or name {{held_out}}"
+            received = f"{source.source}, with {len(source.images)}"
+            raise InputError("dataset", expected, received, held_out=...)
+    elif held_out.digest == source.digest:
+        raise InputError("held_out", "must be other images than {dataset}", held_out.source, dataset=...)
+    elif held_out.labels is None or held_out.class_names != source.class_names:
+        expected = f"must have the classes of {{dataset}}, {_shown(source.class_names)}"
+        received = f"{held_out.source}, with {_shown(held_out.class_names)}"
+        raise InputError("held_out", expected, received, dataset=...)
+
+
+def _shown(names) -> str:
+    return f"{', '.join(names[:8]) or 'none'}{', ...' if len(names) > 8 else ''}"
 
 
 def main() -> None:

@@ -18,10 +18,9 @@ import tensorflow as tf
 
 from kddpm.base.errors import InputError
 from kddpm.base.files import sha256
-from kddpm.evaluation import classifier, inception
+from kddpm.evaluation import SHIPPED, classifier, inception
 from kddpm.evaluation.batches import on_replicas
 
-SHIPPED = ("digits", "mnist")
 _INCEPTIONS = {"inception": "tf", "inception_torchvision": "torchvision"}  # {prefix: variant}
 
 
@@ -103,25 +102,26 @@ def load(name: str | os.PathLike, image_shape: tuple[int, int, int]) -> Extracto
     )
 
 
-def default(spec: str, digests: set[str]) -> str:
+def default(spec: str, digests: set[str], image_shape: tuple[int, int, int]) -> str:
     """Return the name of the shipped extractor that fits a data set.
 
     Args:
         spec: of the data set.
         digests: of the data sets that it may have been trained on.
+        image_shape: height, width, channels of the pictures to judge.
 
     Raises:
         InputError: there is none.
     """
     for name in SHIPPED:
         about = classifier.read_about(f"{_asset(name)}.json")
-        if {spec, *digests} & set(about.data_sets):
+        if {spec, *digests} & set(about.data_sets) and tuple(about.image_shape) == tuple(image_shape):
             return name
     raise InputError(
         "extractor",
         f"is needed: those that come with kddpm, {' and '.join(SHIPPED)}, know other pictures. Train one with "
         "`python -m kddpm.evaluation.extractor --dataset=... --out=NAME`",
-        spec,
+        f"{spec} in {_size(image_shape)}",
     )
 
 

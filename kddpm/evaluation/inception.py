@@ -69,6 +69,8 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if size > _MOST_HEADER_BYTES:
             raise ValueError("it is no safetensors file")
         header = json.loads(file.read(size))
+        if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
+            raise ValueError("its header must be an object of objects")
         data = np.fromfile(file, np.uint8)
     arrays = {}
     for name, about in header.items():

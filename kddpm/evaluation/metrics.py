@@ -9,6 +9,8 @@ pictures and of half of them ends at infinitely many:
 
     F_inf = 2 F_N - F_{N/2}                                                                            (2)
 
+With few pictures a feature the error is no line in 1 / N: eq. (2) is used where N / 2 > 2 D.
+
 Kernel distance (KID, Binkowski et al. 2018), the unbiased estimate of the squared maximum mean discrepancy:
 
     K = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j),
@@ -87,10 +89,11 @@ class _Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Frechet(Estimate):
-    """A Frechet distance; `standard_error` is the jackknife's over groups of pictures.
+    """A Frechet distance; `standard_error` is the jackknife's over groups of pictures, NaN = too few pictures for it.
 
     Attributes:
-        at_infinity: what it would be of infinitely many pictures, eq. (2); the reference is taken as it is.
+        at_infinity: what it would be of infinitely many pictures, eq. (2), NaN = too few; the reference is taken as it
+            is.
     """
 
     at_infinity: float = math.nan
@@ -100,7 +103,8 @@ def frechet(groups: Sequence[Moments], reference: Moments) -> Frechet:
     """Return the Frechet distance of pictures in groups, its standard error and its limit.
 
     Args:
-        groups: moments of G >= 2 groups of pictures, two or more each (`moments.in_groups`).
+        groups: moments of G >= 2 groups of pictures (`moments.in_groups`). They tell errors only if all have two
+            pictures or more, and more than half as many as the largest.
         reference: moments of the real images.
 
     Raises:
@@ -109,10 +113,15 @@ def frechet(groups: Sequence[Moments], reference: Moments) -> Frechet:
     count = arguments.count("groups", len(groups), 2)
     fixed = _Reference(reference)
     value = fixed.distance(merged(groups))
+    sizes = [group.count for group in groups]
+    if min(sizes) < 2 or 2 * min(sizes) <= max(sizes):
+        return Frechet(value)
     left_out = np.array([fixed.distance(merged([*groups[:k], *groups[k + 1 :]])) for k in range(count)])
     error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
-    halves = [fixed.distance(merged(groups[first::2])) for first in (0, 1)]
-    return Frechet(value, error, at_infinity=2 * value - sum(halves) / 2)
+    halves = [merged(groups[first::2]) for first in (0, 1)]
+    if min(half.count for half in halves) <= 2 * len(reference.mean):
+        return Frechet(value, error)
+    return Frechet(value, error, at_infinity=2 * value - sum(map(fixed.distance, halves)) / 2)
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> Estimate:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kddpm.base.errors import InputError
 
-GROUPS = 10  # into which pictures are dealt in turn
+GROUPS = 10  # into which pictures are dealt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,13 @@ def merged(parts: Sequence[Moments]) -> Moments:
     return total
 
 
-def in_groups(batches: Iterable[np.ndarray]) -> list[Moments]:
-    """Return the moments of `GROUPS` groups of pictures; picture k belongs to group k modulo their number.
+def in_groups(batches: Iterable[np.ndarray], classes: int = 1) -> list[Moments]:
+    """Return the moments of `GROUPS` groups of pictures, to which rounds of all classes are dealt in turn.
 
     Args:
         batches: features (n, D) of consecutive pictures; no more than one batch is held.
+        classes: number of classes, if those of pictures follow each other in turn; 1 = in no order. Dealt singly, the
+            pictures of a group could all be of one class.
 
     Raises:
         InputError: no batch.
@@ -83,7 +85,7 @@ def in_groups(batches: Iterable[np.ndarray]) -> list[Moments]:
     groups: list[Moments] = []
     first = 0
     for batch in batches:
-        group = (first + np.arange(len(batch))) % GROUPS
+        group = (first + np.arange(len(batch))) // classes % GROUPS
         parts = [of(batch[group == k]) for k in range(GROUPS)]
         groups = [one + other for one, other in zip(groups, parts, strict=True)] if groups else parts
         first += len(batch)

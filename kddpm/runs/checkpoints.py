@@ -196,6 +196,9 @@ def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tup
     Raises:
         InputError: no such checkpoint, or one that is damaged or of another model.
     """
+    if step not in (steps := saved_steps(run)):
+        there = ", ".join(map(str, steps)) or "none"
+        raise InputError("checkpoints", f"must be among those of the run, {there}", step)
     path = run.checkpoints_path / f"step_{step:07d}.npz"
     places = {id(variable): i for i, variable in enumerate(model.variables)}
     try:
@@ -207,9 +210,6 @@ def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tup
                 npz_files.read_array(archive, _member(places[id(weight)]), tuple(weight.shape), str(weight.dtype))
                 for weight in model.ema_network.weights
             ]
-    except FileNotFoundError:
-        steps = ", ".join(map(str, saved_steps(run))) or "none"
-        raise InputError("checkpoints", f"must be among those of the run, {steps}", step) from None
     except (*npz_files.ERRORS, TypeError) as error:
         raise InputError(f"The checkpoint of step {step} in {run.path} cannot be read: {first_line(error)}") from None
 

@@ -127,8 +127,10 @@ def evaluate(
         cache = cache_dir or run.data_path
         reading = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache, "skip_bad_images": skip_bad_images}
         reading["progress"] = verbose
-        source = _read(spec, config, trained_on, is_exact=bool(bits), **reading)
-        others = _read(held_out, config, trained_on, is_exact=False, **reading) if held_out else None
+        source = _read("dataset", spec, config, trained_on, is_exact=bool(bits), **reading)
+        others = None
+        if held_out:
+            others = _read("held_out", held_out, config, trained_on, is_exact=False, **reading)
         model = build.load_run(run_dir)
     indices = _chosen(len(source.images), max_images, seed)
     chosen = {"max_images": max_images, "seed": seed, "batch_size": batch_size}
@@ -146,7 +148,7 @@ def evaluate(
         with workers.using(strategy), workers.all_or_none(strategy):
             wanted = quality.Wanted(of_pictures, num_images, tuple(samplers), checkpoints, tuple(models), extractor)
             measure = quality.Quality(
-                run, model, source, others, wanted, facts, out, pathlib.Path(expand(cache)), say, verbose
+                run, model, source, others, wanted, facts, pathlib.Path(expand(cache)), say, verbose
             )
             check_place(out / "quality.json", measure.facts, quality.QUESTION, {}, overwrite)
     results = {}
@@ -154,8 +156,7 @@ def evaluate(
         with workers.using(strategy):
             results[name] = BITS[name](model, source, indices, facts, options, out if is_chief else None, say)
     if measure:
-        with workers.using(strategy):
-            results["quality"] = measure(results, out if is_chief else None)
+        results["quality"] = measure(results, out if is_chief else None)
     return results
 
 
@@ -169,17 +170,20 @@ def _facts(run: RunDirectory, spec: str, source: data.ImageData, trained_on: dic
     }
 
 
-def _read(spec: str, config: TrainConfig, trained_on: dict, is_exact: bool, **options) -> data.ImageData:
-    """Load and check the images; the run's own data with the run's arguments, so that their cache is reused."""
+def _read(name: str, spec: str, config: TrainConfig, trained_on: dict, is_exact: bool, **options) -> data.ImageData:
+    """Load and check the images of the argument `name`.
+
+    The run's own data are loaded with the run's arguments, so that their cache is reused.
+    """
     own = spec == config.dataset
     height, width, channels = trained_on["image_shape"]
     size = config.image_size if own else (height, width)
     source = data.load(spec, size, config.channels if own else channels, **options)
-    _check(source, config, trained_on, is_exact)
+    _check(name, source, config, trained_on, is_exact)
     return source
 
 
-def _check(source: data.ImageData, config: TrainConfig, trained_on: dict, is_exact: bool) -> None:
+def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: dict, is_exact: bool) -> None:
     """Check that the classes of images are the run's and, if `is_exact`, that they are unaltered.
 
     Raises:
@@ -191,7 +195,7 @@ def _check(source: data.ImageData, config: TrainConfig, trained_on: dict, is_exa
         text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
         more = ", ..." if len(kinds) > _MOST_KINDS else ""
         raise InputError(
-            "dataset",
+            name,
             f"must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they are: an "
             "image that was resized has other bits to code",
             f"{source.source}, with {sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})",
@@ -199,12 +203,12 @@ def _check(source: data.ImageData, config: TrainConfig, trained_on: dict, is_exa
     if config.num_classes is None:
         return
     if source.labels is None:
-        raise InputError("dataset", f"must have labels, as the run has {config.num_classes} classes", source.source)
+        raise InputError(name, f"must have labels, as the run has {config.num_classes} classes", source.source)
     expected, received = trained_on["class_names"], list(source.class_names)
     numbers = [str(i) for i in range(len(received))]
     if len(received) > config.num_classes or received not in (expected[: len(received)], numbers):
         raise InputError(
-            "dataset", f"must have the run's classes, {_shown(expected)}", f"{source.source}, with {_shown(received)}"
+            name, f"must have the run's classes, {_shown(expected)}", f"{source.source}, with {_shown(received)}"
         )
 
 

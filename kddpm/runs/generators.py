@@ -43,7 +43,7 @@ def of_run(
     steps: Sequence[int] | None,
     batch_size: int,
 ) -> Iterator[Generator]:
-    """Yield the generators of a run: each of its weights with each sampler.
+    """Return the generators of a run: each of its weights with each sampler, all of them checked.
 
     The model has the weights of a generator until the next is asked for, and its own in the end.
 
@@ -56,12 +56,19 @@ def of_run(
         batch_size: pictures at a time.
 
     Raises:
-        InputError: no such checkpoint, or a damaged one; an unknown sampler, or more steps than T.
+        InputError: an unknown sampler, more steps than T, or a sampler or a guidance scale that the model does not
+            take; while they are iterated over also: no such checkpoint, or a damaged one.
     """
     ways = [parse_sampler(text) for text in chosen] or [(config.sampler, config.sampling_steps)]
     for name, count in ways:
         if count is not None and count > config.num_timesteps:
             raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
+        model.denoiser.steps(name, count)
+    model.denoiser.check_guidance(config.guidance_scale)
+    return _of_run(run, config, model, ways, steps, batch_size)
+
+
+def _of_run(run, config, model, ways, steps, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
@@ -105,7 +112,7 @@ def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_clas
     Raises:
         InputError: ai-edge-litert is not installed; the file is missing, or its pictures are others.
     """
-    extras.need("export", "{model}", model=os.fspath(path))
+    extras.need("export", "{models}", models=os.fspath(path))
     from kddpm.device import litert
 
     place = pathlib.Path(expand(path))
@@ -123,9 +130,9 @@ def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_clas
         if ("label" in inputs) != bool(num_classes):
             raise ValueError("only one of the file and the run has classes")
     except KeyError as error:
-        raise InputError("model", f"must have the signature {error}, which paints whole pictures", path) from None
+        raise InputError("models", f"must have the signature {error}, which paints whole pictures", path) from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError("model", "must be a .tflite of the run's pictures", f"{path}: {first_line(error)}") from None
+        raise InputError("models", "must be a .tflite of the run's pictures", f"{path}: {first_line(error)}") from None
 
     def paint(seeds):
         filled = np.resize(seeds, math.ceil(len(seeds) / batch) * batch).astype(np.int32)

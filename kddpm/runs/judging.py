@@ -12,13 +12,15 @@ import numpy as np
 from kddpm import data
 from kddpm.base import progress
 from kddpm.base.errors import InputError
+from kddpm.distribution import workers
 from kddpm.evaluation import classifier, features, metrics, moments
-from kddpm.runs.pieces import Pieces
+from kddpm.runs.pieces import ROWS, Pieces
 
 MOST_IMAGES = 1000  # generated where no number is given
 LEAST_IMAGES = 20  # two for each group of `moments.in_groups`
 NAMED = 0.9  # a class is named where it is at least this probable
-_CAS_STEPS, _CAS_EPOCHS, _CAS_BATCH = 1000, 10, 128  # at least so many
+_CAS_STEPS, _CAS_EPOCHS = 1000, 10  # at least so many
+_CAS_BATCH = 128  # at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,11 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
         seed: of the choice.
 
     Raises:
-        InputError: too few images.
+        InputError: too few images, or `held_out` the same as `source`.
     """
     pool = source if held_out is None else held_out
+    if held_out is not None and held_out.digest == source.digest:
+        raise InputError("held_out", "must be other images than {dataset}", held_out.source, dataset=...)
     most = len(pool.images) // (2 if held_out is None else 1)
     if most < LEAST_IMAGES:
         name = "dataset" if held_out is None else "held_out"
@@ -70,9 +74,10 @@ class Judge:
 
     Args:
         wanted: metrics, of `kddpm.evaluation.OF_PICTURES`.
-        extractor: whose features judge.
+        extractor: whose features judge; None if no metric is among `evaluation.OF_EXTRACTORS`.
         real: what pictures are compared with.
-        class_names: of the run, () = it has no classes.
+        num_classes: of the run, None = it has no classes.
+        class_names: of the run.
         batch_size: pictures at a time.
         cache: folder for the features of the reference, which are computed when they are first needed.
         verbose: whether to show progress bars.
@@ -81,42 +86,47 @@ class Judge:
     def __init__(
         self,
         wanted: Sequence[str],
-        extractor: features.Extractor,
+        extractor: features.Extractor | None,
         real: Real,
+        num_classes: int | None,
         class_names: Sequence[str],
         batch_size: int,
         cache: pathlib.Path,
         verbose: bool,
     ):
-        self._wanted, self._real, self._classes = set(wanted), real, tuple(class_names)
-        self._knows_classes = self._classes != () and self._classes == extractor.class_names
-        self._extractor, self._batch_size, self._verbose = extractor, batch_size, verbose
-        self._check()
-        self._cache = cache
-        self._measure = extractor.features()
-        self._features: list[np.ndarray] = []  # of the reference
-
-    def _check(self):
-        if "accuracy" in self._wanted and not self._extractor.class_names:
-            raise InputError("extractor", "must know classes for accuracy", self._extractor.name)
-        if "cas" in self._wanted and not (self._classes and self._real.floor_labels is not None):
+        self._wanted, self._real, self._num_classes = set(wanted), real, num_classes or 0
+        self._batch_size, self._verbose, self._cache = batch_size, verbose, cache
+        if "accuracy" in self._wanted and extractor and not extractor.class_names:
+            raise InputError("extractor", "must know classes for accuracy", extractor.name)
+        if "cas" in self._wanted and not (num_classes and real.floor_labels is not None):
             raise InputError("metrics", "can be cas only for a run with classes, and images with labels", "cas")
+        self._knows_classes = bool(num_classes and extractor and extractor.class_names == tuple(class_names))
+        self._seen: Any = extractor and _Seen(extractor, batch_size)  # None = no metric asks
 
     @property
     def _keeps_features(self) -> bool:
         return bool(self._wanted & {"kid", "precision_recall"})
 
     @functools.cached_property
-    def _reference(self) -> moments.Moments:
-        """The moments of the reference; its features are kept on the way, if they are needed."""
-        return moments.merged(moments.in_groups(self._of_reference()))
+    def _reference(self) -> tuple[moments.Moments, list[np.ndarray]]:
+        """The moments of the reference, and its features if they are needed."""
+        kept: list[np.ndarray] = []
+
+        def stream():
+            for found in self._of_reference():
+                if self._keeps_features:
+                    kept.append(found)
+                yield found
+
+        return moments.merged(moments.in_groups(stream())), kept
 
     def _of_reference(self) -> Iterator[np.ndarray]:
         """Yield the features of the reference, from the cache where it has them."""
         images, rows = self._real.reference.images, self._real.rows
-        facts = {"digest": self._real.reference.digest, "extractor": self._extractor.sha256}
-        kinds = {"features": ((self._extractor.size,), "float32")}
-        pieces = Pieces(self._cache, facts, kinds, self._extractor.strategy)
+        extractor = self._seen.extractor
+        facts = {"digest": self._real.reference.digest, "extractor": extractor.sha256}
+        kinds = {"features": ((extractor.size,), "float32")}
+        pieces = Pieces(self._cache, facts, kinds, extractor.strategy)
         inside = np.isin(np.arange(len(images)), rows)
         task = "Features of real images"
         with progress.bar(len(images), task, "image", "auto" if self._verbose else False) as bar:
@@ -126,23 +136,19 @@ class Judge:
                 chosen = found[inside[first : first + len(found)]].astype(np.float64)
                 first += len(found)
                 bar.update(len(found))
-                if self._keeps_features:
-                    self._features.append(chosen)
                 yield chosen
 
-    def _seen(self, images) -> tuple[np.ndarray, np.ndarray]:
-        """Return features and probabilities of uint8 images."""
-        size = self._batch_size
-        parts = [self._measure(np.asarray(images[i : i + size])) for i in range(0, len(images), size)]
-        found, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return found, probabilities
+    def floor(self, count: int) -> dict:
+        """Return the numbers of the real pictures of the floor.
 
-    def floor(self) -> dict:
-        """Return the numbers of the real pictures of the floor."""
+        Args:
+            count: number of the pictures that are generated.
+        """
         real = self._real
-        row = self._row(iter([real.floor]), real.floor_labels if self._knows_classes else None)
+        parts = (real.floor[first : first + ROWS] for first in range(0, len(real.floor), ROWS))
+        row = self._row(parts, real.floor_labels)
         if "cas" in self._wanted:
-            rows = np.random.default_rng(0).permutation(real.rows)[: len(real.floor)]
+            rows = np.random.default_rng(0).permutation(real.rows)[:count]
             labels = real.reference.labels
             row |= {} if labels is None else self._cas(real.reference.images[rows], labels[rows])
         return row
@@ -152,7 +158,7 @@ class Judge:
 
         Args:
             pieces: uint8 (n, H, W, C), one after another.
-            labels: of all of them, None = without classes.
+            labels: of all of them, the classes in turn; None = without classes.
         """
         kept: list[np.ndarray] = []
 
@@ -162,15 +168,18 @@ class Judge:
                     kept.append(piece)
                 yield piece
 
-        row = self._row(passed(), labels if self._knows_classes else None)
+        row = self._row(passed(), labels, self._num_classes or 1)
         if "copies" in self._wanted:
             row |= self._copies(np.concatenate(kept))
         if "cas" in self._wanted:
-            row |= self._cas(np.concatenate(kept), labels)
+            count = min(row["num_images"], len(self._real.rows))  # as many as there are for the floor
+            row |= self._cas(np.concatenate(kept)[:count], np.asarray(labels)[:count])
         return row
 
-    def _row(self, pieces, labels) -> dict:
-        """Return the numbers that features and probabilities tell."""
+    def _row(self, pieces, labels, in_turn: int = 1) -> dict:
+        """Return the numbers that features and probabilities tell; `in_turn` is the number of classes in turn."""
+        if not self._seen:
+            return {"num_images": sum(map(len, pieces))}
         kept, certain, classes = [], [], []
 
         def stream():
@@ -184,25 +193,25 @@ class Judge:
                     classes.append(probabilities.argmax(axis=1))
                 yield found
 
-        groups, reference = moments.in_groups(stream()), self._reference
+        groups = moments.in_groups(stream(), in_turn)
         row: dict[str, Any] = {"num_images": sum(group.count for group in groups)}
         if "fid" in self._wanted:
-            distance = metrics.frechet(groups, reference)
-            row |= _named("fid", distance) | {"fid_at_infinity": distance.at_infinity}
+            distance = metrics.frechet(groups, self._reference[0])
+            row |= _named("frechet", distance) | {"frechet_at_infinity": distance.at_infinity}
         if "kid" in self._wanted:
-            row |= _named("kid", metrics.kernel_distance(np.concatenate(kept), np.concatenate(self._features)))
+            row |= _named("kid", metrics.kernel_distance(np.concatenate(kept), np.concatenate(self._reference[1])))
         if "precision_recall" in self._wanted:
             row |= self._precision_recall(np.concatenate(kept))
         if "accuracy" in self._wanted:
             found = np.concatenate(classes)
             row |= _named("named", metrics.share(np.concatenate(certain)))
-            row |= {} if labels is None else _named("accuracy", metrics.share(found == labels))
-            row["classes"] = np.bincount(found, minlength=len(self._extractor.class_names)).tolist()
+            row |= _named("accuracy", metrics.share(found == labels)) if self._knows_classes else {}
+            row["classes"] = np.bincount(found, minlength=len(self._seen.extractor.class_names)).tolist()
         return row
 
     def _precision_recall(self, found) -> dict:
         """Compare with as many real pictures, or with all there are."""
-        real = np.concatenate(self._features)
+        real = np.concatenate(self._reference[1])
         chosen = np.random.default_rng(0).permutation(len(real))[: len(found)]
         result = metrics.precision_recall(found, real[chosen])
         return _named("precision", result.precision) | _named("recall", result.recall)
@@ -215,13 +224,29 @@ class Judge:
 
     def _cas(self, pictures, labels) -> dict:
         """Train a classifier on pictures, and return its accuracy on the real ones of the floor."""
-        epochs = max(_CAS_EPOCHS, math.ceil(_CAS_STEPS * _CAS_BATCH / len(pictures)))
+        size = min(_CAS_BATCH, len(pictures))
+        epochs = max(_CAS_EPOCHS, math.ceil(_CAS_STEPS / (len(pictures) // size)))
         network = classifier.train(
-            pictures, labels, len(self._classes), epochs=epochs, batch_size=_CAS_BATCH, verbose=self._verbose
+            pictures, labels, self._num_classes, epochs=epochs, batch_size=size, verbose=self._verbose
         )
         right = classifier.accuracy(network, self._real.floor, np.asarray(self._real.floor_labels))
         error = math.sqrt(right * (1 - right) / len(self._real.floor))
         return _named("cas", metrics.Estimate(right, error))
+
+
+class _Seen:
+    """Pictures as an extractor sees them: from uint8 (N, H, W, C) to features (N, D) and probabilities (N, classes)."""
+
+    def __init__(self, extractor: features.Extractor, batch_size: int):
+        self.extractor = extractor
+        self._measure, self._size = extractor.features(), batch_size
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = self._size
+        with workers.using(self.extractor.strategy):
+            parts = [self._measure(np.asarray(images[i : i + size])) for i in range(0, len(images), size)]
+        found, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return found, probabilities
 
 
 def _named(name: str, estimate: metrics.Estimate) -> dict:

@@ -48,18 +48,23 @@ class Pieces:
 
         Args:
             count: number of rows.
-            make: from the indices of rows, increasing, to arrays by name; it is asked for rows that no file has.
+            make: from the indices of rows, increasing, to arrays by name; it is asked for rows that no file has, in the
+                scope of the strategy.
         """
         for first in range(0, count, ROWS):
-            rows = min(ROWS, count - first)
-            kept = self._read(first, rows)
-            # A worker that cannot see the chief's files makes the rows again, and that takes all of them.
-            whole = workers.total(self._strategy, kept is not None) == workers.num_workers(self._strategy)
-            if kept is None or not whole:
-                kept = make(np.arange(first, first + rows))
-                if workers.is_chief(self._strategy):
-                    self._write(first, kept)
-            yield kept
+            with workers.using(self._strategy):
+                piece = self._piece(first, min(ROWS, count - first), make)
+            yield piece
+
+    def _piece(self, first: int, rows: int, make) -> dict[str, np.ndarray]:
+        kept = self._read(first, rows)
+        # A worker that cannot see the chief's files makes the rows again, and that takes all of them.
+        whole = workers.total(self._strategy, kept is not None) == workers.num_workers(self._strategy)
+        if kept is None or not whole:
+            kept = make(np.arange(first, first + rows))
+            if workers.is_chief(self._strategy):
+                self._write(first, kept)
+        return kept
 
     def _read(self, first: int, rows: int) -> dict[str, np.ndarray] | None:
         """Return rows of a file, None = there is none that can be used."""

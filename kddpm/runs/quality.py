@@ -2,10 +2,13 @@
 
     quality.json     the rows, what they were compared with and by whom; null = not a number
     quality.png      the same as a figure
-    pictures/        the generated pictures, kept so that what was interrupted goes on (`kddpm.runs.pieces`)
+
+Generated pictures are kept in evaluation/pictures of the run, so that what was interrupted goes on and other metrics
+need not paint them again (`kddpm.runs.pieces`).
 
 The real pictures of the first row are none of the reference: those of `held_out`, else some of the reference's own,
-which it then lacks. That row is the floor: what perfect pictures would get. Figures of different numbers of pictures,
+which it then lacks. That row is the floor: what perfect pictures would get, and a little less if the run and the
+extractor were trained on its pictures. Figures of different numbers of pictures,
 references or extractors are no comparison.
 """
 
@@ -21,14 +24,12 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.cli.sampling_flags import parse_sampler
-from kddpm.evaluation import features, metrics
+from kddpm.evaluation import OF_EXTRACTORS, features, metrics
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import checkpoints, generators
+from kddpm.runs import checkpoints, generators, pieces
 from kddpm.runs.directory import RunDirectory
 from kddpm.runs.generators import Generator
 from kddpm.runs.judging import LEAST_IMAGES, NAMED, Judge, Real, split
-from kddpm.runs.pieces import Pieces
 from kddpm.runs.results import write_json
 
 # Results that differ in one of these answer different questions.
@@ -51,7 +52,7 @@ class Wanted:
 
 
 class Quality:
-    """The quality of a run's pictures: all is checked when it is made, and measured when it is called.
+    """The quality of a run's pictures: all is checked when it is made, and measured when it is called, once.
 
     Args:
         run: the run directory.
@@ -60,7 +61,6 @@ class Quality:
         held_out: others, or None.
         wanted: what to measure.
         facts: what results say of the run and its images.
-        out: folder for the result and the pictures.
         cache: folder for the features of real images.
         say: called with lines for the user.
         verbose: whether to show progress bars.
@@ -80,13 +80,11 @@ class Quality:
         held_out: data.ImageData | None,
         wanted: Wanted,
         facts: dict,
-        out: pathlib.Path,
         cache: pathlib.Path,
         say: Callable[[str], None],
         verbose: bool,
     ):
-        self._run, self._model, self._wanted, self._say = run, model, wanted, say
-        self._verbose = verbose
+        self._say, self._verbose, self._strategy = say, verbose, model.denoiser.strategy
         self._config, trained_on = run.read()
         self._shape = tuple(trained_on["image_shape"])
         if wanted.num_images is not None:
@@ -94,18 +92,23 @@ class Quality:
         if "copies" in wanted.metrics and not facts["trained_on_these"]:
             expected = "must be what the run was trained on, for copies; others can be {held_out}"
             raise InputError("dataset", expected, source.source, held_out=...)
-        name = wanted.extractor or features.default(source.source, {source.digest, trained_on["digest"]})
-        self._extractor = features.load(name, self._shape)
+        self._extractor = None
+        if set(OF_EXTRACTORS) & set(wanted.metrics):
+            digests = {source.digest, trained_on["digest"]}
+            name = wanted.extractor or features.default(source.source, digests, self._shape)
+            self._extractor = features.load(name, self._shape)
         self._real = split(source, held_out, wanted.num_images, facts["seed"])
         self._count = wanted.num_images or len(self._real.floor)
         self._steps = _steps(run, wanted.checkpoints)
-        self._files = [generators.of_file(path, self._shape, self._config.num_classes) for path in wanted.models]
-        for text in wanted.samplers:
-            parse_sampler(text)
-        names = trained_on["class_names"][: self._config.num_classes] if self._config.num_classes else ()
-        size = facts["batch_size"]
-        self._judge = Judge(wanted.metrics, self._extractor, self._real, names, size, cache / "features", verbose)
-        self._pictures = out / "pictures"
+        size, classes = facts["batch_size"], self._config.num_classes
+        files = [generators.of_file(path, self._shape, classes) for path in wanted.models]
+        of_run = generators.of_run(run, self._config, model, wanted.samplers, self._steps, size)
+        self._generators = itertools.chain(of_run, files)
+        names = trained_on["class_names"][:classes]
+        self._judge = Judge(
+            wanted.metrics, self._extractor, self._real, classes, names, size, cache / "features", verbose
+        )
+        self._pictures = run.evaluation_path / "pictures"
         self.facts = {
             **{key: facts[key] for key in ("kddpm", "run_dir", "weights_sha256", "dataset", "digest")},
             "trained_on_these": facts["trained_on_these"],
@@ -115,14 +118,14 @@ class Quality:
             "num_images": self._count,
             "samplers": list(wanted.samplers),
             "checkpoints": self._steps,
-            "models": [file.facts["model_sha256"] for file in self._files],
+            "models": [file.facts["model_sha256"] for file in files],
             "held_out": held_out and held_out.digest,
             "reference_images": len(self._real.rows),
-            "extractor": self._extractor.describe(),
+            "extractor": self._extractor and self._extractor.describe(),
         }
 
     def __call__(self, bits: dict[str, dict], out: pathlib.Path | None) -> dict:
-        """Measure, print a table and write the result.
+        """Measure, print each row and a table, and write the result after each row.
 
         Args:
             bits: results of other metrics, of which bits_per_dim joins the rows of the run's own weights.
@@ -131,37 +134,39 @@ class Quality:
         Returns:
             The content of quality.json.
         """
-        rows = [{"name": "real pictures, the floor", **self._judge.floor()}]
-        for generator in self._generators():
-            count, classes = self._count, self._config.num_classes
-            pieces = self._painted(generator)
-            labels = np.arange(count) % classes if classes else None
-            row = {"name": generator.name, **generator.facts, **self._judge.row(pieces, labels)}
-            if row.get("weights_sha256") == self.facts["weights_sha256"] and "bits_per_dim" in bits:
-                row["bits_per_dim"] = bits["bits_per_dim"]["total"]
-                row["bits_per_dim_standard_error"] = bits["bits_per_dim"]["standard_error"]
-            rows.append(row)
+        rows: list[dict] = []
         content = {**self.facts, "rows": rows}
+        for row in self._rows(bits):
+            rows.append(row)
+            self._say(_line(row))
+            if out:
+                write_json(out / "quality.json", content)
         self._say("\n".join([_heading(self._extractor, self._real), *table(rows)]))
         need = extras.missing("plots")
         if out:
-            write_json(out / "quality.json", content)
             if need is None:
                 plots.quality(rows, COLUMNS, out / "quality.png")
             self._say(f"quality.json {f'(the figure {need})' if need else 'and quality.png'} in {out}")
         return content
 
-    def _generators(self) -> Iterator[Generator]:
-        size = self.facts["batch_size"]
-        of_run = generators.of_run(self._run, self._config, self._model, self._wanted.samplers, self._steps, size)
-        return itertools.chain(of_run, self._files)
+    def _rows(self, bits) -> Iterator[dict]:
+        yield {"name": "real pictures, the floor", **self._judge.floor(self._count)}
+        classes = self._config.num_classes
+        labels = np.arange(self._count) % classes if classes else None
+        for generator in self._generators:
+            row = {"name": generator.name, **generator.facts}
+            row |= self._judge.row(self._painted(generator), labels)
+            if row.get("weights_sha256") == self.facts["weights_sha256"] and "bits_per_dim" in bits:
+                row["bits_per_dim"] = bits["bits_per_dim"]["total"]
+                row["bits_per_dim_standard_error"] = bits["bits_per_dim"]["standard_error"]
+            yield row
 
     def _painted(self, generator: Generator) -> Iterator[np.ndarray]:
         """Yield the pictures of seeds from 0, uint8 (n, H, W, C); what was painted before is not painted again."""
         count = self._count
-        size = min(self.facts["batch_size"], count)
+        size = min(self.facts["batch_size"], count, pieces.ROWS)
         kinds = {"pictures": (self._shape, "uint8")}
-        pieces = Pieces(self._pictures, generator.facts, kinds, self._extractor.strategy)
+        kept = pieces.Pieces(self._pictures, generator.facts, kinds, self._strategy)
         with progress.bar(count, f"Pictures: {generator.name}", "picture", self._verbose) as bar:
 
             def make(rows):
@@ -173,7 +178,7 @@ class Quality:
                 return {"pictures": np.concatenate(parts)}
 
             done = 0
-            for piece in pieces.get(count, make):
+            for piece in kept.get(count, make):
                 done += len(piece["pictures"])
                 bar.update(done - bar.n)  # what was kept
                 yield piece["pictures"]
@@ -181,18 +186,19 @@ class Quality:
 
 def _steps(run: RunDirectory, chosen: str | Sequence[int]) -> list[int] | None:
     """Return the steps of the checkpoints that are wanted, None = the run's own weights."""
+    if not chosen:
+        return None
     there = checkpoints.saved_steps(run)
-    if chosen == "all":
-        chosen = there
-    if not isinstance(chosen, str) and set(chosen) <= set(there):
-        return sorted(set(chosen)) or None
+    wanted = there if chosen == "all" else chosen
+    if wanted and not isinstance(wanted, str) and set(wanted) <= set(there):
+        return sorted(set(wanted))
     raise InputError("checkpoints", f"must be all, or among {', '.join(map(str, there)) or 'none'}", chosen)
 
 
 # {key of a row: (heading, factor)}
 COLUMNS = {
     "bits_per_dim": ("bits/dim", 1),
-    "fid": ("Frechet", 1), "fid_at_infinity": ("at infinity", 1), "kid": ("KID x 1000", 1000),
+    "frechet": ("Frechet", 1), "frechet_at_infinity": ("at infinity", 1), "kid": ("KID x 1000", 1000),
     "precision": ("precision %", 100), "recall": ("recall %", 100), "named": (f"named p >= {NAMED} %", 100),
     "accuracy": ("accuracy %", 100), "cas": ("CAS %", 100), "copies": ("copies %", 100),
     "copies_chance": ("by chance %", 100),
@@ -214,17 +220,22 @@ def table(rows: Sequence[dict]) -> Iterator[str]:
         yield f"  {'  '.join([first, *others])}"
 
 
+def _line(row) -> str:
+    """Return a row as a line of its own."""
+    return f"{row['name']}: {', '.join(f'{COLUMNS[key][0]} {_cell(row, key)}' for key in COLUMNS if key in row)}"
+
+
 def _cell(row, key) -> str:
-    if key not in row:
+    if math.isnan(row.get(key, math.nan)):
         return "-"
     factor = COLUMNS[key][1]
     return str(metrics.Estimate(factor * row[key], factor * row.get(f"{key}_standard_error", math.nan)))
 
 
-def _heading(extractor: features.Extractor, real: Real) -> str:
+def _heading(extractor: features.Extractor | None, real: Real) -> str:
     """Return a line that says by what and against what pictures were judged."""
+    reference = f"{len(real.rows):,} of {len(real.reference.images):,} images of {real.reference.source}"
+    if extractor is None:
+        return f"Reference: {reference}"
     known = "" if extractor.accuracy is None else f", which names {100 * extractor.accuracy:.1f} % of real images right"
-    return (
-        f"Features of {extractor.kind} {extractor.name}{known}; "
-        f"reference: {len(real.rows):,} of {len(real.reference.images):,} images of {real.reference.source}"
-    )
+    return f"Features of {extractor.kind} {extractor.name}{known}; reference: {reference}"

@@ -8,13 +8,17 @@ be exact, none of them cropped, resized or recoloured. docs/evaluation.md says w
 numbers are printed and written into --out, with figures. The same command again goes on where it was interrupted.
 """
 
+import contextlib
+import os
+import pathlib
+
 from absl import flags
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_output
+from kddpm.base.files import check_output, expand, read_json
 from kddpm.cli import commands
 from kddpm.cli.sampling_flags import parse_sampler
-from kddpm.evaluation import BITS, DEQUANTIZATIONS, DIVERGENCES, METRICS, OF_PICTURES
+from kddpm.evaluation import BITS, DEQUANTIZATIONS, DIVERGENCES, METRICS, OF_EXTRACTORS, OF_PICTURES
 from kddpm.runs import directory
 
 FLAGS = flags.FLAGS
@@ -25,7 +29,8 @@ _OF_METRICS = {
     **dict.fromkeys(["num_terms", "num_trajectories"], ("bits_per_dim",)),
     **dict.fromkeys(["divergence", "dequantization"], ("ode_bits_per_dim",)),
     **dict.fromkeys(["max_images", "num_steps", "clip"], BITS),
-    **dict.fromkeys(["num_images", "samplers", "checkpoints", "model", "extractor", "held_out"], OF_PICTURES),
+    **dict.fromkeys(["num_images", "samplers", "checkpoints", "model", "held_out"], OF_PICTURES),
+    "extractor": OF_EXTRACTORS,
 }
 
 
@@ -39,8 +44,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_terms",
         None,
-        f"terms of the bound drawn for each image; if not given all T, or {_TERMS_BESIDE_PICTURES} beside metrics of "
-        "pictures",
+        "terms of the bound drawn for each image; if not given those of the result in --out, else all T, or "
+        f"{_TERMS_BESIDE_PICTURES} beside metrics of pictures",
     )
     flags.DEFINE_integer("num_trajectories", None, "whole trajectories of each image, for the tighter K-sample bound")
     flags.DEFINE_integer("num_steps", None, "bound or ODE in fewer steps; all T if not given")
@@ -83,7 +88,7 @@ def evaluate() -> None:
         dataset=FLAGS.dataset,
         held_out=FLAGS.held_out,
         max_images=FLAGS.max_images,
-        num_terms=_num_terms(),
+        num_terms=_num_terms(out),
         num_trajectories=FLAGS.num_trajectories,
         num_steps=FLAGS.num_steps,
         divergence=FLAGS.divergence,
@@ -127,11 +132,16 @@ def _checkpoints() -> str | list[int]:
     return text if text == "all" else commands.parse_numbers("checkpoints", text) if text else []
 
 
-def _num_terms() -> int | None:
-    """Return --num_terms, by default few beside metrics of pictures, which take less time than all T."""
-    if FLAGS.num_terms is None and set(OF_PICTURES) & set(FLAGS.metrics):
-        return _TERMS_BESIDE_PICTURES if FLAGS.num_trajectories is None else None
-    return FLAGS.num_terms
+def _num_terms(out: str | os.PathLike) -> int | None:
+    """Return --num_terms; by default as in `out`, else few beside metrics of pictures, for the time."""
+    if FLAGS.num_terms is not None or FLAGS.num_trajectories is not None:
+        return FLAGS.num_terms
+    if not FLAGS.overwrite:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            there = read_json(pathlib.Path(expand(out)) / "bits_per_dim.json")["num_terms"]
+            if there is None or (type(there) is int and there >= 2):
+                return there
+    return _TERMS_BESIDE_PICTURES if set(OF_PICTURES) & set(FLAGS.metrics) else None
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from helpers.processes import python
 from helpers.refusals import raises_in_flags
 
 from kddpm import data
-from kddpm.evaluation import classifier, features
+from kddpm.evaluation import classifier, extractor, features
 
 ASSETS = ROOT / "kddpm" / "assets"
 
@@ -121,6 +121,8 @@ def _say(**changes):
         (_say(image_shape=[8, 8, 3]), "expected float16"),
         (_say(class_names=["one"]), "`class_names` must be two names or more"),
         (_say(class_names=["a", "b", "c"]), "expected float16"),
+        (_say(accuracy="high"), "`accuracy` must lie in 0 .. 1. Received: 'high'"),
+        (_say(accuracy=99), "`accuracy` must lie in 0 .. 1. Received: 99"),
         (_say(more=1), "unexpected keyword argument"),
     ],
 )
@@ -144,13 +146,54 @@ def test_labels_that_do_not_fit_are_refused(labels):
 def test_the_command_trains_one_and_says_how_good_it_is(tmp_path):
     images, labels = stripes(100)
     np.savez(tmp_path / "stripes.npz", images=images, labels=labels)
-    flags = ["--dataset=npz:stripes.npz", "--epochs=8", "--batch_size=16", "--also=tfds:stripes", "--out=judge"]
+    flags = ["--dataset=npz:stripes.npz", "--epochs=8", "--batch_size=16", "--also=tfds:stripes", "--out=judge.npz"]
     result = python("-m", "kddpm.evaluation.extractor", *flags, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert "% of 20 held-out images are named right\njudge.npz and judge.json\n" in result.stdout, result.stderr
     _, stated = classifier.load(tmp_path / "judge")
     assert stated.accuracy > 0.8 and stated.images == 80 and stated.held_out == "one in 5 of npz:stripes.npz"
     assert stated.data_sets == ["tfds:stripes", data.load(f"npz:{tmp_path}/stripes.npz").digest]
     assert f"{100 * stated.accuracy:.2f} % of 20" in result.stdout
+
+
+def source(name, count=20, classes=("a", "b")):
+    labels = np.zeros(count, np.int32) if classes else None
+    return data.ImageData(np.zeros((count, 8, 8, 1), np.uint8), labels, classes, f"npz:{name}", digest=name)
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out", "line"),
+    [
+        (source("x", classes=()), None, "--dataset must have labels of two classes or more. Received: npz:x"),
+        (source("x", classes=("a",)), source("y"), "--dataset must have labels of two classes or more"),
+        (
+            source("x", count=4),
+            None,
+            "--dataset must have 5 images or more, .*or name --held_out. Received: npz:x, with 4",
+        ),
+        (source("x"), source("x"), "--held_out must be other images than --dataset. Received: npz:x"),
+        (source("x"), source("y", classes=()), "--held_out must have the classes of --dataset, a, b. .*y, with none"),
+        (
+            source("x"),
+            source("y", classes=("b", "a")),
+            "--held_out must have the classes .* Received: npz:y, with b, a",
+        ),
+    ],
+)
+def test_images_that_cannot_train_or_test_one_are_refused(images, held_out, line):
+    with raises_in_flags(line):
+        extractor.check(images, held_out)
+
+
+def test_images_to_train_and_test_one():
+    extractor.check(source("x", count=5), None)
+    extractor.check(source("x", count=4), source("y"))
+
+
+def test_the_name_of_a_shipped_one_is_refused(tmp_path):
+    flags = ["-m", "kddpm.evaluation.extractor", "--dataset=digits", "--out=mnist.npz"]
+    result = python(*flags, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "--out must be another name: --extractor takes this for one that comes with kddpm" in result.stderr
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
 
 
 # What comes with the package.
@@ -176,7 +219,10 @@ def test_the_shipped_extractors_are_small_and_good():
 
 def test_the_extractor_that_fits_is_chosen():
     digits = data.load("digits").digest
-    assert features.default("digits", set()) == "digits" and features.default("npz:x.npz", {digits}) == "digits"
-    assert features.default("tfds:mnist:test", {"0"}) == "mnist"
+    assert features.default("digits", set(), (8, 8, 1)) == "digits"
+    assert features.default("npz:x.npz", {digits}, (8, 8, 1)) == "digits"
+    assert features.default("tfds:mnist:test", {"0"}, (28, 28, 1)) == "mnist"
     with raises_in_flags("--extractor is needed: those that come with kddpm, digits and mnist, know other pictures"):
-        features.default("npz:x.npz", {"0"})
+        features.default("npz:x.npz", {"0"}, (8, 8, 1))
+    with raises_in_flags("--extractor is needed: .* Received: tfds:mnist in 32x32, grey"):
+        features.default("tfds:mnist", set(), (32, 32, 1))

@@ -66,6 +66,8 @@ def test_grey_pictures_are_pictures_of_equal_channels(golden, path):
     [
         (lambda path: path.write_bytes(b"\xff" * 100), "it is no safetensors file"),
         (lambda path: path.write_bytes(b"\x02" + bytes(7) + b"{"), "Expecting"),
+        (lambda path: path.write_bytes(b"\x02" + bytes(7) + b"[]"), "its header must be an object of objects"),
+        (lambda path: path.write_bytes(b"\x07" + bytes(7) + b'{"a":0}'), "its header must be an object of objects"),
         (lambda path: write_safetensors(path, [("a.conv.weight", np.zeros(1, "f4"))]), "it lacks 'a.bn.weight'"),
         (lambda path: write_safetensors(path, []), "it lacks 'Conv2d_1a_3x3'"),
         (lambda path: write_safetensors(path, [("a", np.zeros(3, "f4"))], dtype="I64"), "a must be F32 or F16"),

@@ -61,6 +61,15 @@ def test_pictures_are_dealt_to_groups_whatever_the_batches():
         moments.in_groups([])
 
 
+def test_rounds_of_all_classes_are_dealt_to_groups_whatever_the_batches():
+    features = np.arange(130.0)[:, None]  # picture k, of class k % 3
+    for size in (1, 7, 130):
+        groups = moments.in_groups((features[i : i + size] for i in range(0, 130, size)), classes=3)
+        for k, group in enumerate(groups):
+            mine = [n for n in range(130) if n // 3 % GROUPS == k]
+            assert group.count == len(mine) and group.mean == pytest.approx(np.mean(mine), rel=1e-12)
+
+
 # Frechet distance.
 
 
@@ -115,6 +124,37 @@ def test_the_standard_error_is_the_spread_of_repeated_draws(drawn):
     results, _ = drawn
     spread = np.std([result.value for result in results])
     assert np.sqrt(np.mean([result.standard_error**2 for result in results])) == pytest.approx(spread, rel=0.25)
+
+
+def test_classes_in_turn_do_not_spoil_the_standard_error():
+    """Ten classes far apart: the spread of repeated draws, not the distance of the classes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 10
+    reference = moments.of(10 * labels[:, None] + rng.normal(size=(400, 1)))
+
+    def drawn():
+        pictures = 10 * labels[:, None] + rng.normal(0.5, 1, (400, 1))
+        return metrics.frechet(moments.in_groups([pictures], classes=10), reference)
+
+    results = [drawn() for _ in range(200)]
+    spread = np.std([result.value for result in results])
+    assert np.sqrt(np.mean([result.standard_error**2 for result in results])) == pytest.approx(spread, rel=0.25)
+    assert all(abs(result.at_infinity - result.value) < 10 * spread for result in results)
+
+
+@pytest.mark.parametrize(("count", "classes"), [(20, 3), (20, 10), (39, 3), (110, 10)])
+def test_groups_that_are_too_small_tell_no_error(count, classes):
+    pictures = np.random.default_rng(0).normal(size=(count, 2))
+    found = metrics.frechet(moments.in_groups([pictures], classes), population(np.zeros(2), np.eye(2)))
+    assert found.value == pytest.approx(metrics.frechet_distance(moments.of(pictures), population([0, 0], np.eye(2))))
+    assert math.isnan(found.standard_error) and math.isnan(found.at_infinity)
+
+
+@pytest.mark.parametrize(("count", "is_known"), [(80, False), (84, True)])
+def test_the_limit_needs_more_than_four_pictures_a_feature(count, is_known):
+    pictures = np.random.default_rng(0).normal(size=(count, 20))
+    found = metrics.frechet(moments.in_groups([pictures]), population(np.zeros(20), np.eye(20)))
+    assert math.isfinite(found.standard_error) and math.isfinite(found.at_infinity) == is_known
 
 
 # Kernel distance.

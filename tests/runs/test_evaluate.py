@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kddpm.base.errors import InputError
 from kddpm.data import image_cache
 from kddpm.evaluation import BITS
 from kddpm.runs import build, evaluate
+from kddpm.scripts import evaluate as command
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])
 
@@ -332,3 +334,21 @@ def test_metrics_by_name(quick):
         InputError, match="`metrics` must be among bits_per_dim, ode_bits_per_dim, fid, .*. Received: 'is'"
     ):
         quick(metrics=["is"])
+
+
+@pytest.mark.parametrize("there", [None, 8, 100])
+@pytest.mark.parametrize("metrics", [["bits_per_dim"], ["bits_per_dim", "fid"]])
+def test_terms_that_are_not_named_are_those_of_the_result_that_is_there(monkeypatch, tmp_path, metrics, there):
+    given = {"num_terms": None, "num_trajectories": None, "overwrite": False, "metrics": metrics}
+    default = 32 if "fid" in metrics else None
+
+    def terms(**changes):
+        monkeypatch.setattr(command, "FLAGS", types.SimpleNamespace(**(given | changes)))
+        return command._num_terms(tmp_path)
+
+    assert terms() == default
+    (tmp_path / "bits_per_dim.json").write_text(json.dumps({"num_terms": there}))
+    assert terms() == there and terms(num_terms=5) == 5
+    assert terms(overwrite=True) == default and terms(num_trajectories=2) is None
+    (tmp_path / "bits_per_dim.json").write_text(json.dumps({"num_terms": "all"}))
+    assert terms() == default

@@ -2,10 +2,13 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
 from helpers.image_samples import random_pixels
+from helpers.places import ROOT
+from helpers.processes import python
 from helpers.refusals import raises_in_flags
 from helpers.small_runs import make_run
 from PIL import Image
@@ -14,7 +17,7 @@ import kddpm
 from kddpm import data
 from kddpm.device import litert
 from kddpm.evaluation import classifier, features, metrics, moments
-from kddpm.runs import build, checkpoints, evaluate, judging, pieces
+from kddpm.runs import build, checkpoints, evaluate, generators, judging, pieces, quality
 from kddpm.runs.directory import RunDirectory
 
 COUNT = 24
@@ -27,6 +30,7 @@ def files(tmp_path_factory, least_network):
     folder = tmp_path_factory.mktemp("quality")
     np.savez(folder / "images.npz", images=random_pixels(60, 8, 8), labels=LABELS)
     np.savez(folder / "others.npz", images=random_pixels(30, 8, 8, seed=1), labels=LABELS[:30])
+    np.savez(folder / "unlabelled.npz", images=random_pixels(30, 8, 8, seed=1))
     digest = data.load(f"npz:{folder}/images.npz").digest
     make_run(folder / "run", f"npz:{folder}/images.npz", digest, class_names="012")
     make_run(folder / "classes", f"npz:{folder}/images.npz", digest, class_names="012", num_classes=3)
@@ -73,7 +77,7 @@ def test_the_numbers_are_those_of_the_pictures(files, measured):
     for row, pictures, label in zip(content["rows"], sets, labels, strict=True):
         found, probabilities = seen(files, pictures)
         distance = metrics.frechet_distance(moments.of(found), moments.of(reference))
-        assert row["num_images"] == COUNT and row["fid"] == pytest.approx(distance, rel=1e-4, abs=1e-9)
+        assert row["num_images"] == COUNT and row["frechet"] == pytest.approx(distance, rel=1e-4, abs=1e-9)
         assert row["kid"] == pytest.approx(metrics.kernel_distance(found, reference).value, rel=1e-3, abs=1e-9)
         assert row["named"] == np.mean(probabilities.max(axis=1) >= 0.9)
         assert row["accuracy"] == np.mean(probabilities.argmax(axis=1) == label)
@@ -110,7 +114,9 @@ def test_table_files_and_figure(measured, tmp_path, capsys):
         heading.endswith("images.npz") and ", which names 50.0 % of real images right; reference: 36 of 60" in heading
     )
     assert table[0].split()[:2] == ["pictures", "Frechet"] and "by chance %" in table[0]
-    assert table[2].split()[:4] == ["ddim,", "2", "steps", "24"] and f"{content['rows'][1]['fid']:.4g} +-" in table[2]
+    assert (
+        table[2].split()[:4] == ["ddim,", "2", "steps", "24"] and f"{content['rows'][1]['frechet']:.4g} +-" in table[2]
+    )
     assert len({len(line) for line in table}) == 1
 
 
@@ -170,7 +176,7 @@ def test_every_checkpoint_generates_with_its_own_weights(finished, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(final, late, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(final, early, strict=True))
     folders = {}
-    for path in tmp_path.glob("pictures/*/*.npz"):
+    for path in (finished / "evaluation").glob("pictures/*/*.npz"):
         with np.load(path, allow_pickle=False) as archive:
             folders[path.parent.name] = archive["pictures"]
     expected = model.generate(range(20), "ddim", 2)
@@ -196,7 +202,7 @@ class Runner:
         return {"image": np.broadcast_to(grey[:, None, None, None], (self.batch, 8, 8, 1)).astype(np.int32)}
 
 
-def test_an_exported_file_is_a_row_beside_the_run(measured, tmp_path, monkeypatch):
+def test_an_exported_file_is_a_row_beside_the_run(files, measured, tmp_path, monkeypatch):
     path = tmp_path / "phone.tflite"
     path.write_bytes(b"TFL3")
     about = {"sampler": {"name": "ddim", "num_steps": 20}, "precision": "int8"}
@@ -204,7 +210,9 @@ def test_an_exported_file_is_a_row_beside_the_run(measured, tmp_path, monkeypatc
     monkeypatch.setattr(litert, "load", lambda *args, **kwargs: {"generate": Runner(5)})
     content = measured(run="classes", models=[path])
     assert content["rows"][2]["name"] == "phone.tflite, ddim, 20 steps, int8" and len(content["models"][0]) == 64
-    found = [np.load(p, allow_pickle=False)["pictures"] for p in tmp_path.glob("out/pictures/*/*.npz")]
+    found = [
+        np.load(p, allow_pickle=False)["pictures"] for p in (files / "classes" / "evaluation").glob("pictures/*/*.npz")
+    ]
     expected = np.arange(COUNT) + 100 * (np.arange(COUNT) % 3)
     assert any(np.array_equal(pictures[:, 0, 0, 0], expected.astype(np.uint8)) for pictures in found)
 
@@ -221,7 +229,7 @@ def test_files_that_do_not_fit_the_run_are_refused(measured, tmp_path, monkeypat
     path = tmp_path / "phone.tflite"
     path.write_bytes(b"TFL3")
     monkeypatch.setattr(litert, "load", lambda *args, **kwargs: signatures)
-    with raises_in_flags(f"--model .*{text}"):
+    with raises_in_flags(f"--models .*{text}"):
         measured(run="classes", models=[path])
 
 
@@ -241,24 +249,160 @@ def test_cas_trains_on_generated_pictures_and_tests_on_real_ones(files, measured
     assert [row["cas"] for row in content["rows"]] == [0.75, 0.75]
 
 
+def test_cas_is_measured(files, measured, monkeypatch):
+    monkeypatch.setattr(judging, "_CAS_STEPS", 20)
+    monkeypatch.setattr(features, "load", pytest.fail)  # cas has its own classifier
+    content = measured(["cas"], "classes", held_out=f"npz:{files}/others.npz", extractor=None)
+    assert content["extractor"] is None and all(0 <= row["cas"] <= 1 for row in content["rows"])
+
+
+@pytest.mark.parametrize(("count", "steps"), [(24, 1000), (130, 1000), (25_600, 2000)])
+def test_cas_trains_for_so_many_steps(files, monkeypatch, count, steps):
+    taken = []
+
+    def train(images, labels, num_classes, *, epochs, batch_size, verbose):
+        taken.append(epochs * (len(images) // batch_size))
+        return lambda images, training: (None, np.zeros((len(images), 3)))
+
+    monkeypatch.setattr(classifier, "train", train)
+    source = data.load(f"npz:{files}/images.npz")
+    judge = judging.Judge(["cas"], None, judging.split(source, None, 20, 0), 3, (), 16, files, False)
+    judge._cas(np.zeros((count, 1)), np.zeros(count))
+    assert taken == [steps]
+
+
+def test_cas_compares_equal_numbers_of_pictures(files, measured, monkeypatch):
+    """Sixty real images, of which 30 are the floor: 30 are left to train on, and so many of the 50 generated ones."""
+    trained = []
+    monkeypatch.setattr(classifier, "train", lambda *args, **kwargs: trained.append(len(args[0])))
+    monkeypatch.setattr(classifier, "accuracy", lambda *args: 0.5)
+    measured(["cas"], "classes", num_images=50, held_out=None)
+    assert trained == [30, 30]
+
+
+@pytest.mark.slow
+def test_two_replicas_paint_judge_and_train(files, tmp_path, whole_network):
+    script = tmp_path / "two.py"
+    script.write_text("""
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kddpm.runs import evaluate, judging
+judging._CAS_STEPS, judging._CAS_EPOCHS = 2, 1
+content = evaluate.evaluate(
+    sys.argv[1], ["fid", "accuracy", "cas"], samplers=["ddim:2"], num_images=20, out=sys.argv[2],
+    extractor=sys.argv[3], strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), verbose=False,
+)
+""")
+    run = make_run(tmp_path / "run", f"npz:{files}/images.npz", class_names="012", num_classes=3)
+    result = python(script, run, tmp_path / "out", files / "judge", PYTHONPATH=str(ROOT))
+    assert not result.returncode, result.stderr
+    stored = json.loads((tmp_path / "out" / "quality.json").read_text())
+    assert all(0 <= row["cas"] <= 1 and row["frechet"] > 0 for row in stored["rows"]) and len(stored["rows"]) == 2
+
+
+# What goes with what.
+
+
+def test_classes_in_turn_are_dealt_to_groups_in_rounds(files, measured, monkeypatch):
+    dealt, in_groups = [], moments.in_groups
+    monkeypatch.setattr(
+        moments, "in_groups", lambda batches, *rounds: dealt.append(rounds) or in_groups(batches, *rounds)
+    )
+    measured(run="classes")
+    measured(run="run", overwrite=True)
+    generated = [rounds for rounds in dealt if rounds not in ((), (1,))]
+    assert generated == [(3,)] and len(dealt) == 6  # floor, reference and pictures of each
+
+
+def test_large_batches_paint_no_more_pictures(measured, monkeypatch):
+    monkeypatch.setattr(pieces, "ROWS", 10)
+    generate, painted = kddpm.DiffusionModel.generate, []
+
+    def counted(self, seeds, *args, **kwargs):
+        painted.append(len(seeds))
+        return generate(self, seeds, *args, **kwargs)
+
+    monkeypatch.setattr(kddpm.DiffusionModel, "generate", counted)
+    measured(samplers=["ddim:4"], batch_size=512)
+    assert painted == [10, 10, 10]
+
+
+def test_pixels_need_no_extractor(measured, monkeypatch, capsys):
+    monkeypatch.setattr(features, "load", pytest.fail)
+    content = measured(["copies"], extractor=None, verbose=True)
+    assert content["extractor"] is None and content["rows"][1]["num_images"] == COUNT
+    assert "\nReference: 36 of 60 images of npz:" in capsys.readouterr().out
+
+
+def test_accuracy_needs_no_features_of_real_images(measured, monkeypatch):
+    monkeypatch.setattr(judging.Judge, "_of_reference", pytest.fail)
+    assert "named" in measured(["accuracy"])["rows"][1]
+
+
+def test_each_row_is_kept_when_it_is_known(measured, monkeypatch, tmp_path, capsys):
+    row, left = judging.Judge.row, [1]
+
+    def interrupted(*args):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return row(*args)
+
+    monkeypatch.setattr(judging.Judge, "row", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measured(samplers=["ddim:2", "ddim:3"], verbose=True)
+    stored = json.loads((tmp_path / "out" / "quality.json").read_text())
+    assert [row["name"] for row in stored["rows"]] == ["real pictures, the floor", "ddim, 2 steps"]
+    assert "\nddim, 2 steps: Frechet " in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_its_file_is_named(finished, tmp_path):
+    run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
+    model = build.load_run(finished)
+    with raises_in_flags(r"--checkpoints must be among those of the run, 3, 6. Received: 4"):
+        checkpoints.averaged_weights(run, model, 4)
+    (run.checkpoints_path / "step_0000003.npz").unlink()
+    with raises_in_flags("The checkpoint of step 3 in .* cannot be read: .*No such file"):
+        checkpoints.averaged_weights(run, model, 3)
+
+
+def test_what_is_not_a_number_is_a_dash():
+    lines = list(quality.table([{"name": "a", "num_images": 20, "frechet": 1.5, "frechet_at_infinity": float("nan")}]))
+    assert lines[1].split() == ["a", "20", "1.5", "-"]
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"samplers": ["euler"]}, "--samplers must be NAME or NAME:STEPS, NAME being one of .*. Received: 'euler'"),
         ({"samplers": ["ddim:0"]}, "--samplers must be NAME or NAME:STEPS"),
         ({"samplers": ["ddim:21"]}, r"--samplers must have at most 20 steps \(T\). Received: ddim:21"),
+        ({"checkpoints": "all"}, "--checkpoints must be all, or among none. Received: all"),
+        ({"held_out": "images"}, "--held_out must be other images than --dataset"),
+        ({"held_out": "unlabelled", "run": "classes"}, "--held_out must have labels, as the run has 3 classes"),
         ({"checkpoints": [5]}, r"--checkpoints must be all, or among none. Received: \[5\]"),
         ({"num_images": 19}, "--num_images must be an integer of at least 20. Received: 19"),
         ({"extractor": None}, "--extractor is needed: those that come with kddpm, digits and mnist, know"),
         ({"names": ["cas"]}, "--metrics can be cas only for a run with classes, and images with labels"),
         ({"names": ["copies"], "dataset": "others"}, "--dataset must be what the run was trained on, for copies"),
-        ({"models": ["nowhere.tflite"]}, "--model must be a .tflite of the run's pictures. .*No such file"),
+        ({"models": ["nowhere.tflite"]}, "--models must be a .tflite of the run's pictures. .*No such file"),
         ({"names": ["fid", "clip"]}, "--metrics must be among bits_per_dim, .*. Received: 'clip'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(files, measured, tmp_path, options, text):
-    if "dataset" in options:
-        options = {**options, "dataset": f"npz:{files}/others.npz"}
+    options = {
+        name: f"npz:{files}/{value}.npz" if name in ("dataset", "held_out") else value
+        for name, value in options.items()
+    }
     with raises_in_flags(text):
         measured(**options)
     assert not (tmp_path / "out" / "quality.json").exists()
+
+
+def test_samplers_are_checked_before_anything_is_measured(files):
+    model = build.load_run(files / "run")
+    run = RunDirectory(files / "run")
+    with raises_in_flags("--samplers must have at most 20 steps"):
+        generators.of_run(run, run.read()[0], model, ["ddim:9999"], None, 16)
