@@ -1,6 +1,6 @@
 """Which prediction, weighting and sampler? Every objective with the same budget, judged by bits and by eye.
 
-    .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives             # trains, about two hours on two cores
+    .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives             # trains, about an hour on two cores
     .venv/bin/python benchmarks/objectives.py --out=/tmp/objectives --samplers  # steps against quality
     /tmp/quality/bin/python benchmarks/objectives.py --judge=/tmp/objectives    # the tables, as Markdown
 
