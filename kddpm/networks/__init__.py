@@ -1,5 +1,7 @@
 """The U-Net and its layers, in plain `keras.ops`, and the contract of every network. Uses `base`.
 
+`fused` is a faster form of the layers for TensorFlow on a CPU.
+
 Begin with `unet`, or with `contract` for a network of your own.
 """
 

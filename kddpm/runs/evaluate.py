@@ -81,8 +81,8 @@ def evaluate(
         divergence: as in `likelihood.ode_bits_per_dim`.
         dequantization: the same.
         clip: as in both.
-        num_images: pictures to generate, of seeds from 0; None = `quality.MOST_IMAGES`, or half of the images if these
-            are few.
+        num_images: pictures to generate, of seeds from 0; None = `judging.DEFAULT_IMAGES`, or half of the images if
+            these are few.
         samplers: NAME or NAME:STEPS each; () = the run's own.
         checkpoints: steps of checkpoints whose averaged weights generate, "all" = of all that are there; () = the run's
             averaged weights.

@@ -16,7 +16,7 @@ from kddpm.distribution import workers
 from kddpm.evaluation import classifier, features, metrics, moments
 from kddpm.runs.pieces import ROWS, Pieces
 
-MOST_IMAGES = 1000  # generated where no number is given
+DEFAULT_IMAGES = 1000  # generated where no number is given
 LEAST_IMAGES = 20  # two for each group of `moments.in_groups`
 NAMED = 0.9  # a class is named where it is at least this probable
 _CAS_STEPS, _CAS_EPOCHS = 1000, 10  # at least so many
@@ -48,7 +48,7 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
     Args:
         source: the real images.
         held_out: others, for the floor; None = some of `source`.
-        num_images: how many pictures are generated; None = up to `MOST_IMAGES`.
+        num_images: how many pictures are generated; None = up to `DEFAULT_IMAGES`.
         seed: of the choice.
 
     Raises:
@@ -62,7 +62,7 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
         name = "dataset" if held_out is None else "held_out"
         raise InputError(name, f"must have {LEAST_IMAGES} images to spare", f"{pool.source}, with {len(pool.images)}")
     order = np.random.default_rng(seed % 2**32).permutation(len(pool.images))
-    chosen = np.sort(order[: min(num_images or MOST_IMAGES, most)])
+    chosen = np.sort(order[: min(num_images or DEFAULT_IMAGES, most)])
     rows = np.arange(len(source.images))
     rows = rows if held_out is not None else np.setdiff1d(rows, chosen)
     labels = None if pool.labels is None else pool.labels[chosen]

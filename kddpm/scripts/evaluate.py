@@ -5,7 +5,7 @@
 
 The images are those that the run was trained on unless --dataset names others, such as a test set; for bits they must
 be exact, none of them cropped, resized or recoloured. docs/evaluation.md says what the metrics of pictures mean. The
-numbers are printed and written into --out, with figures. The same command again goes on where it was interrupted.
+numbers are printed and written into --out, with figures. Pictures that were painted before an interruption are kept.
 """
 
 import contextlib
