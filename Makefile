@@ -26,7 +26,7 @@ $(INSTALLED): requirements.txt
 	@echo "Setting up $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 # The sampler of the digits' run, so that the files paint the pictures of demo/grid.png.
@@ -73,7 +73,7 @@ $(BENCH)/installed: benchmarks/requirements.txt
 	@echo "Setting up $(BENCH) (some minutes) ..."
 	@$(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
-	@$(BENCH)/bin/python -m compileall -q -j 0 $(BENCH)/lib || true
+	@$(BENCH)/bin/python -m compileall -qq -j 0 $(BENCH)/lib || true
 	@touch $@
 
 bench: $(INSTALLED) $(BENCH)/installed
