@@ -1,6 +1,5 @@
 """Pictures and bits per dimension of any network that predicts the noise, by NumPy alone: the same for every peer."""
 
-import itertools
 import math
 
 import numpy as np
@@ -21,10 +20,14 @@ class Chain:
         self._black, self._white = black, white
 
     def _x_0_of(self, x_t, t):
-        """Predicted images, clipped to the range of pixels as Ho et al. 2020 do."""
-        eps = np.asarray(self._eps_of(x_t.astype(np.float32), np.full(len(x_t), t)), np.float64)
-        a = self.alpha_bars[t]
-        return np.clip((x_t - math.sqrt(1 - a) * eps) / math.sqrt(a), self._black, self._white)
+        """Images predicted from x_t (B, H, W, C) at t (B,), clipped to the range of pixels as Ho et al. 2020 do."""
+        eps = np.asarray(self._eps_of(x_t.astype(np.float32), t), np.float64)
+        a = self._of_images(t)
+        return np.clip((x_t - np.sqrt(1 - a) * eps) / np.sqrt(a), self._black, self._white)
+
+    def _of_images(self, t):
+        """alpha_bar at t (B,), as (B, 1, 1, 1)."""
+        return self.alpha_bars[t][:, np.newaxis, np.newaxis, np.newaxis]
 
     def paint(self, count, shape, steps=50, seed=0, batch=64):
         """Pictures by DDIM with eta = 0 and even steps from T - 1 on (Song et al. 2021); uint8 (count, H, W, C)."""
@@ -34,7 +37,7 @@ class Chain:
         for first in range(0, count, batch):
             x = rng.standard_normal((min(batch, count - first), *shape))
             for t, next_t in zip(times, [*times[1:], -1], strict=True):
-                x_0, a = self._x_0_of(x, t), self.alpha_bars[t]
+                x_0, a = self._x_0_of(x, np.full(len(x), t)), self.alpha_bars[t]
                 eps = (x - math.sqrt(a) * x_0) / math.sqrt(1 - a)
                 b = self.alpha_bars[next_t] if next_t >= 0 else 1.0
                 x = math.sqrt(b) * x_0 + math.sqrt(1 - b) * eps
@@ -44,11 +47,11 @@ class Chain:
     def bits_per_dim(self, images, terms=32, seed=0):
         """The bound of Ho et al. 2020, eq. 5, with the smaller of their variances, in bits per dimension.
 
-        Each image gets the term of t = 0, the prior's, and `terms` others, which are spread evenly over t.
+        Each image has the term of t = 0, the prior's, and others at t drawn with a probability proportional to 1 / t.
 
         Args:
             images: uint8 (N, H, W, C).
-            terms: t at which the divergences are computed, each with noise of its own.
+            terms: others for each image, each with noise of its own.
             seed: of t and noise.
 
         Returns:
@@ -58,16 +61,16 @@ class Chain:
         x_0 = self._black + (self._white - self._black) * images.astype(np.float64) / 255
         axes, bits = tuple(range(1, x_0.ndim)), math.log(2) * x_0[0].size
         total = self._prior(x_0).sum(axes) + self._decoder(x_0, rng).sum(axes)
-        edges = np.linspace(1, size, terms + 1)
-        for low, high in itertools.pairwise(edges):
-            choices = np.arange(math.ceil(low), math.ceil(high))
-            t = int(rng.choice(choices))
-            total += len(choices) * self._divergence(x_0, t, rng).sum(axes)
+        shares = 1 / np.arange(1, size)
+        shares /= shares.sum()
+        for _ in range(terms):
+            t = rng.choice(np.arange(1, size), len(x_0), p=shares)
+            total += self._divergence(x_0, t, rng).sum(axes) / shares[t - 1] / terms
         return float(total.mean() / bits), float(total.std(ddof=1) / math.sqrt(len(total)) / bits)
 
     def _noised(self, x_0, t, rng):
-        a = self.alpha_bars[t]
-        return math.sqrt(a) * x_0 + math.sqrt(1 - a) * rng.standard_normal(x_0.shape)
+        a = self._of_images(t)
+        return np.sqrt(a) * x_0 + np.sqrt(1 - a) * rng.standard_normal(x_0.shape)
 
     def _prior(self, x_0):
         """Divergence of q(x_T | x_0) from a standard normal distribution."""
@@ -76,17 +79,18 @@ class Chain:
 
     def _divergence(self, x_0, t, rng):
         """Divergence of q(x_t-1 | x_t, x_0) from the reverse step: both have the variance of eq. 7."""
-        a, before = self.alpha_bars[t], self.alpha_bars[t - 1]
+        a, before = self._of_images(t), self._of_images(t - 1)
         beta = 1 - a / before
         variance = beta * (1 - before) / (1 - a)
-        apart = math.sqrt(before) * beta / (1 - a) * (x_0 - self._x_0_of(self._noised(x_0, t, rng), t))
+        apart = np.sqrt(before) * beta / (1 - a) * (x_0 - self._x_0_of(self._noised(x_0, t, rng), t))
         return np.square(apart) / (2 * variance)
 
     def _decoder(self, x_0, rng):
         """Minus the logarithm of the probability of each pixel, eq. 13, with the variance of the second step."""
         a, second = self.alpha_bars[0], self.alpha_bars[1]
         std = math.sqrt((1 - second / a) * (1 - a) / (1 - second))
-        mean, half = self._x_0_of(self._noised(x_0, 0, rng), 0), (self._white - self._black) / 510
+        t, half = np.zeros(len(x_0), int), (self._white - self._black) / 510
+        mean = self._x_0_of(self._noised(x_0, t, rng), t)
         above = np.where(x_0 + half > self._white, np.inf, x_0 + half)
         below = np.where(x_0 - half < self._black, -np.inf, x_0 - half)
         return -np.log(np.maximum(_normal_mass((below - mean) / std, (above - mean) / std), 1e-12))

@@ -93,7 +93,8 @@ def chain_of(trained):
 
     def eps_of(x_t, t):
         output = said(tf.constant(x_t), tf.constant(t, tf.int32)).numpy()
-        return of_xt[t][0] * x_t + of_output[t][0] * output
+        a, b = (table[t][:, np.newaxis, np.newaxis, np.newaxis] for table in (of_xt, of_output))
+        return a * x_t + b * output
 
     return figures.Chain(eps_of, trained.schedule.alpha_bars)
 
