@@ -78,7 +78,11 @@ class Worker:
         import torch
 
         torch.set_grad_enabled(False)
-        network = diffusers.UNet2DModel(**_of_diffusers(architecture)).eval().to(memory_format=_format(channels_last))
+        network = (
+            diffusers.UNet2DModel(**arguments_of_diffusers(architecture))
+            .eval()
+            .to(memory_format=_format(channels_last))
+        )
         if _parameters(network) != parameters:
             raise ValueError(f"diffusers' network must have {parameters} parameters. Received: {_parameters(network)}")
         if compiled:
@@ -172,7 +176,7 @@ def _format(channels_last):
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _of_diffusers(architecture):
+def arguments_of_diffusers(architecture):
     """The arguments of `UNet2DModel` that make it the network of Ho et al. 2020, as kddpm has it."""
     height, width, channels = architecture["image_shape"]
     side, widths = max(height, width), [architecture["width"] * m for m in architecture["multipliers"]]

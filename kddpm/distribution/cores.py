@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kddpm.base import settings
 
-_LEAST_ROWS = 4  # of a part; with fewer, an operation takes longer than it has to
+_LEAST_ROWS = 4  # of a part, for which it pays to give up the threads of an operation
 _MOST_PARTS = 8  # two were measured; more than that would hold many gradients, of few images each
 
 
@@ -50,7 +50,7 @@ def most_parts(rows: int, strategy: tf.distribute.Strategy) -> int:
     if not are_divided(strategy):
         return 1
     count = tf.config.threading.get_inter_op_parallelism_threads()
-    return max(1, min(count, _MOST_PARTS, rows // _LEAST_ROWS))
+    return max(1, min(count, _MOST_PARTS, rows))
 
 
 def equal_parts(rows: int, strategy: tf.distribute.Strategy) -> int:

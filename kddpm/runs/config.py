@@ -39,6 +39,7 @@ _MOST_PIXELS = 2**14
 _PRECISIONS = ("float32", "mixed_bfloat16")
 _CHOICES = {
     "precision": _PRECISIONS,
+    "learning_rate_decay": ("none", "cosine"),
     "sampler": tuple(samplers.BY_NAME),
     "schedule": tuple(schedules.BY_NAME),
 }
@@ -89,6 +90,7 @@ class TrainConfig:
     batch_size: Annotated[int, "images a step"] = 128
     learning_rate: Annotated[float, "of Adam"] = 2e-4
     warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
+    learning_rate_decay: Annotated[str, "after that: none; cosine = to 0 at the last of the steps"] = "none"
     clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
     accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999

@@ -184,10 +184,12 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
 
 
 def _learning_rate(config):
-    """Return Ho et al.'s learning rate: it rises linearly from 0 over the warm-up, then is constant."""
-    if not config.warmup_steps:
-        return config.learning_rate
-    return keras.optimizers.schedules.PolynomialDecay(0.0, config.warmup_steps, config.learning_rate)
+    """Return the learning rate: it rises linearly from 0 over the warm-up; then Ho et al.'s is constant."""
+    schedules, rate, warmup = keras.optimizers.schedules, config.learning_rate, config.warmup_steps
+    if config.learning_rate_decay == "cosine":
+        start = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
+        return schedules.CosineDecay(0.0 if warmup else rate, max(1, config.steps - warmup), **start)
+    return schedules.PolynomialDecay(0.0, warmup, rate) if warmup else rate
 
 
 def _describe(source: data.ImageData) -> dict:

@@ -45,13 +45,13 @@ def test_two_cores_share_a_batch():
     }  # fmt: skip
 
 
-def test_few_rows_stay_together():
-    assert {"full": 3, "traced": [3], "right": True}.items() <= found(count=3).items()
+def test_few_rows_are_shared_too_where_an_operation_has_one_thread():
+    assert {"full": 3, "traced": [1, 2], "right": True}.items() <= found(count=3).items()
+    assert {"full": 1, "traced": [1], "right": True}.items() <= found(count=1).items()
 
 
 @pytest.mark.parametrize("cores", [3, 8])
 def test_any_number_of_rows_can_be_shared(cores):
-    """Also 21 rows, of which 8 cores take 5 parts."""
     for count in (21, 64):
         assert {"full": count, "right": True}.items() <= found(cores=cores, count=count).items()
 

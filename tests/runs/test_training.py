@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -39,6 +40,15 @@ def test_the_loss_of_a_row_is_the_mean_since_the_last_row(tmp_path, finished):
     every = [float(row["loss"]) for row in rows(tmp_path / "run")]
     expected = [(every[i] + every[i + 1]) / 2 for i in (0, 2, 4)]
     assert [float(row["loss"]) for row in rows(finished)] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_learning_rate_that_decays_ends_at_zero(tmp_path, warmup):
+    config = dataclasses.replace(TINY, log_every=1, warmup_steps=warmup, learning_rate_decay="cosine")
+    training.train(config, tmp_path / "run", verbose=False)
+    shares = [k / warmup if k < warmup else math.cos(math.pi / 2 * (k - warmup) / (6 - warmup)) ** 2 for k in range(7)]
+    found = [float(row["learning_rate"]) for row in rows(tmp_path / "run")]
+    assert found == pytest.approx([TINY.learning_rate * share for share in shares[1:]], rel=1e-5, abs=1e-9)
 
 
 def test_a_sample_grid_that_cannot_be_is_refused_before_the_run_begins(tmp_path, monkeypatch):

@@ -1,0 +1,249 @@
+"""Which recipe of training paints best for its cost? One thing at a time differs, at equal wall time on the same cores.
+
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz             # every row, ten minutes each
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz --rows=v,laplace --minutes=30 --seed=1
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --table                      # what is there, as Markdown
+
+`--data` is an archive of x_train, y_train, x_test and y_test. A row is trained in a process of its own for as many
+steps as its minutes hold, start and compilation included: a short run beforehand measures how many. Then `evaluate.py`
+compares `--num_images` pictures with the training images, in the features of the extractor that comes with kddpm, and
+measures the bits per dimension of test images. What is there already is not made again. Nothing else may run on the
+cores meanwhile.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the project beside this script, installed or not
+
+SETTLED, MEASURED = 20, 80  # steps of the short run: those before the clock starts, and those that it counts
+STARTED = "RECIPES_STARTED"  # when the process of a row was started, in its environment
+BASE = {"precision": "mixed_bfloat16", "learning_rate_decay": "cosine"}
+QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A recipe: fields of `TrainConfig` that differ from the preset's, and what the package has no field for."""
+
+    overrides: dict
+    patch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+def optimizer(make):
+    """Let the model be compiled with `make(learning rate)`."""
+    import keras
+
+    return mock.patch.object(keras.optimizers, "Adam", make)
+
+
+def adamw():
+    import keras
+
+    return optimizer(lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.01))
+
+
+def muon():
+    """Muon for the matrices of two dimensions; it leaves convolutions to AdamW (Jordan et al. 2024)."""
+    import keras
+
+    return optimizer(lambda rate: keras.optimizers.Muon(rate))
+
+
+def laplace():
+    """Draw lambda = log SNR from a Laplace distribution of mean 0 and scale 0.5 (Hang et al. 2024, table 1)."""
+    from kddpm.theory import timesteps
+
+    def probabilities(schedule):
+        log_snr = -2 * schedule.log_sigmas
+        borders = (log_snr[1:] + log_snr[:-1]) / 2  # they fall with t
+        above = np.where(borders > 0, 0.5 * np.exp(-np.abs(borders) / 0.5), 1 - 0.5 * np.exp(-np.abs(borders) / 0.5))
+        return np.diff(above, prepend=0.0, append=1.0)
+
+    return mock.patch.object(timesteps, "log_normal_probabilities", probabilities)
+
+
+def immiscible(candidates=4):
+    """Give each image the nearest of several draws of the noise (Li et al. 2024)."""
+    import tensorflow as tf
+
+    from kddpm.model import draws
+
+    draw = draws.draw
+
+    def nearest(seed, step, x_0, *arguments, **options):
+        drawn = draw(seed, step, x_0, *arguments, **options)
+        key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 1], tf.int32), step)
+        others = tf.random.stateless_normal([candidates - 1, *x_0.shape], key)
+        noises = tf.concat([drawn.noise[tf.newaxis], others], axis=0)
+        apart = tf.reduce_sum(tf.square(noises - x_0), axis=[2, 3, 4])  # (candidates, B)
+        chosen = tf.gather(tf.transpose(noises, [1, 0, 2, 3, 4]), tf.argmin(apart), batch_dims=1)
+        return drawn._replace(noise=chosen)
+
+    return mock.patch.object(draws, "draw", nearest)
+
+
+# The first rows are of the preset as it is; all others differ from `base` in the one thing that their name says.
+ROWS = {
+    "preset": Row({}),
+    "preset, bfloat16": Row({"precision": "mixed_bfloat16"}),
+    "base": Row(BASE),
+    "v": Row(BASE | {"prediction": "v"}),
+    "edm, log_normal": Row(BASE | {"prediction": "edm", "timestep_sampling": "log_normal"}),
+    "log_normal": Row(BASE | {"timestep_sampling": "log_normal"}),
+    "laplace": Row(BASE | {"timestep_sampling": "log_normal"}, laplace),
+    "stratified": Row(BASE | {"timestep_sampling": "stratified"}),
+    "min_snr": Row(BASE | {"weighting": "min_snr"}),
+    "immiscible": Row(BASE, immiscible),
+    "rate 2e-3": Row(BASE | {"learning_rate": 2e-3}),
+    "rate 5e-4": Row(BASE | {"learning_rate": 5e-4}),
+    "batch 32": Row(BASE | {"batch_size": 32}),
+    "batch 128": Row(BASE | {"batch_size": 128}),
+    "width 24": Row(BASE | {"width": 24}),
+    "width 48": Row(BASE | {"width": 48}),
+    "dropout 0": Row(BASE | {"dropout": 0.0}),
+    "average 0.999": Row(BASE | {"ema_momentum": 0.999}),
+    "adamw": Row(BASE, adamw),
+    "muon": Row(BASE, muon),
+}
+
+
+def train(row, config, run_dir):
+    """Train a row in this process; returns when each step ended, in seconds since it was started."""
+    from kddpm.cli import commands
+    from kddpm.distribution import cores
+
+    began = float(os.environ[STARTED])
+    commands.start_tensorflow()
+    cores.divide_batches(config.batch_size)
+    import keras
+
+    from kddpm.runs import training
+
+    ends = []
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.time() - began))
+    with row.patch():
+        training.train(config, run_dir, callbacks=[clock])
+    return ends
+
+
+def in_child(arguments, name, run_dir, steps):
+    """Train a row in a process of its own; returns when each step ended, in seconds since the process was started."""
+    command = [sys.executable, __file__, f"--out={arguments.out}", f"--data={arguments.data}", f"--rows={name}"]
+    command += [f"--preset={arguments.preset}", f"--seed={arguments.seed}", f"--steps={steps}", f"--run_dir={run_dir}"]
+    subprocess.run(command, check=True, env={**os.environ, STARTED: str(time.time())})
+    return json.loads((run_dir / "ends.json").read_text())
+
+
+def child(arguments):
+    """What `in_child` starts."""
+    from kddpm.runs import presets
+
+    (name,) = arguments.rows
+    row, run_dir = ROWS[name], arguments.run_dir
+    overrides = QUIET | {"dataset": f"npz:{arguments.data}", "steps": arguments.steps, "seed": arguments.seed}
+    ends = train(row, presets.make_config(arguments.preset, **overrides | row.overrides), run_dir)
+    (run_dir / "ends.json").write_text(json.dumps(ends))
+
+
+def steps_in(seconds, ends):
+    """How many steps a run holds whose short run ended its steps then."""
+    each = (ends[-1] - ends[SETTLED - 1]) / (len(ends) - SETTLED)
+    return int((seconds - ends[SETTLED - 1]) / each) + SETTLED
+
+
+def evaluate(arguments, run_dir):
+    """{figure: value} of a row's pictures and of the test set's bits."""
+    test, found = arguments.out / "test.npz", {}
+    pictures = ["--metrics=fid,accuracy", f"--samplers={arguments.sampler}", f"--num_images={arguments.num_images}"]
+    bits = ["--metrics=bits_per_dim", f"--dataset=npz:{test}", "--max_images=500", "--num_terms=32"]
+    for name, flags in (("pictures", [*pictures, f"--held_out=npz:{test}"]), ("bits", bits)):
+        out = run_dir / name
+        command = [sys.executable, ROOT / "evaluate.py", f"--run_dir={run_dir}", f"--out={out}", *flags]
+        subprocess.run(command, check=True)
+        found[name] = json.loads((out / {"pictures": "quality.json", "bits": "bits_per_dim.json"}[name]).read_text())
+    floor, row = found["pictures"]["rows"]
+    return {"floor": floor, "pictures": row, "bits": found["bits"]}
+
+
+def measure(arguments, name):
+    """Train and judge one row, unless its figures are there."""
+    folder = arguments.out / f"{name.replace(', ', '_').replace(' ', '_')}-{arguments.minutes:g}-{arguments.seed}"
+    path = folder / "row.json"
+    if path.exists():
+        return
+    ends = in_child(arguments, name, folder / "short", SETTLED + MEASURED)
+    steps = steps_in(60 * arguments.minutes, ends)
+    ends = in_child(arguments, name, folder / "run", steps)
+    row = {"name": name, "minutes": arguments.minutes, "seed": arguments.seed, "steps": steps, "seconds": ends[-1]}
+    path.write_text(json.dumps(row | evaluate(arguments, folder / "run")))
+
+
+def table(out):
+    """Print the rows that are there."""
+    rows = [json.loads(path.read_text()) for path in sorted(out.glob("*/row.json"))]
+    order = list(ROWS)
+    rows.sort(key=lambda row: (row["minutes"], order.index(row["name"]), row["seed"]))
+    print("| recipe | minutes | seed | steps | Fréchet | named, % | bits/dim |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        pictures, bits = row["pictures"], row["bits"]
+        print(
+            f"| {row['name']} | {row['seconds'] / 60:.1f} | {row['seed']} | {row['steps']:,} "
+            f"| {pictures['fid']:.2f} ± {pictures['fid_standard_error']:.2f} | {100 * pictures['named']:.1f} "
+            f"| {bits['total']:.3f} ± {bits['standard_error']:.3f} |"
+        )
+    if rows:
+        floor = rows[0]["floor"]
+        print(f"| real pictures | | | | {floor['fid']:.2f} | {100 * floor['named']:.1f} | |")
+
+
+def parsed():
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    path = {"type": lambda given: pathlib.Path(given).expanduser().resolve(), "metavar": "PATH"}
+    parser.add_argument("--out", **path, required=True, help="folder of the runs and their figures")
+    parser.add_argument("--data", **path, help="archive of the training and the test images")
+    parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, separated by semicolons; all else")
+    parser.add_argument("--minutes", type=float, default=10, help="of each row (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument("--preset", default="mnist", help="whose network and data (%(default)s)")
+    parser.add_argument("--sampler", default="ddim:50", help="and its steps, of the pictures (%(default)s)")
+    parser.add_argument("--num_images", type=int, default=2000, help="to paint (%(default)s)")
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)  # of the process that trains
+    parser.add_argument("--run_dir", **path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.rows or () if name not in ROWS]:
+        parser.error(f"--rows must be among {'; '.join(ROWS)}. Received: {'; '.join(unknown)}")
+    if not (arguments.table or (arguments.data and arguments.data.is_file())):
+        parser.error(f"--data must be an archive of images. Received: {arguments.data}")
+    return arguments
+
+
+def main():
+    arguments = parsed()
+    if arguments.run_dir:
+        return child(arguments)
+    if not arguments.table:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        with np.load(arguments.data) as arrays:
+            np.savez(arguments.out / "test.npz", images=arrays["x_test"], labels=arrays["y_test"])
+        for name in arguments.rows or ROWS:
+            measure(arguments, name)
+    return table(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
