@@ -96,7 +96,8 @@ def parse_sampler(text: str) -> tuple[str, int | None]:
         InputError: an unknown sampler, or steps that are not a number of at least 1.
     """
     name, _, steps = text.partition(":")
-    if name not in samplers.BY_NAME or (":" in text and not (steps.isascii() and steps.isdigit() and 0 < int(steps))):
+    is_number = steps.isascii() and steps.isdigit() and len(steps) < 10 and int(steps) > 0
+    if name not in samplers.BY_NAME or (":" in text and not is_number):
         names = ", ".join(samplers.BY_NAME)
         raise InputError("samplers", f"must be NAME or NAME:STEPS, NAME being one of {names}", repr(text))
     return name, int(steps) if steps else None

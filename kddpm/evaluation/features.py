@@ -3,7 +3,8 @@
 | name | what it is |
 |---|---|
 | `digits`, `mnist` | small classifiers that come with the package (`kddpm/assets/README.md` says how good they are) |
-| `inception:FILE`, `inception_torchvision:FILE` | Inception-v3 with weights in pytorch-fid's layout (`inception`) |
+| `inception:FILE` | Inception-v3 as in pytorch-fid, with weights of yours (`inception`) |
+| `inception_clean:FILE`, `inception_torchvision:FILE`, `inception_keras:FILE` | the other variants of it |
 | `NAME` | one that `python -m kddpm.evaluation.extractor --out=NAME` trained |
 """
 
@@ -21,7 +22,13 @@ from kddpm.base.files import sha256
 from kddpm.evaluation import SHIPPED, classifier, inception
 from kddpm.evaluation.batches import on_replicas
 
-_INCEPTIONS = {"inception": "tf", "inception_torchvision": "torchvision"}  # {prefix: variant}
+# {prefix: variant}
+_INCEPTIONS = {
+    "inception": "pytorch-fid",
+    "inception_clean": "clean-fid",
+    "inception_torchvision": "torchvision",
+    "inception_keras": "keras",
+}
 
 
 @dataclasses.dataclass(frozen=True)

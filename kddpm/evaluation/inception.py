@@ -1,14 +1,20 @@
 """Inception-v3 (Szegedy et al. 2016), whose 2,048 features FID is measured in, with weights of a file of the user's.
 
-The file is in the layout of pytorch-fid, as safetensors: NAME.conv.weight, NAME.bn.weight, NAME.bn.bias,
-NAME.bn.running_mean and NAME.bn.running_var of every convolution. Pictures are resized to 299x299 bilinearly, with
-half-pixel centres and without antialiasing, and scaled to [-1, 1]; grey ones are repeated in three channels. Distances
-by other networks, or another way to resize, are other numbers.
+Each variant gives other numbers for the same pictures:
 
-| variant | average pooling counts its padding | last pooling branch |
-|---|---|---|
-| `tf`, as in the first code for FID and in pytorch-fid | no | maximum |
-| `torchvision` | yes | average |
+| variant | weights | resized to 299x299 | scaled | average pooling counts its padding | last pooling branch |
+|---|---|---|---|---|---|
+| `pytorch-fid`, after the first code for FID | of pytorch-fid | bilinear | x / 127.5 - 1 | no | maximum |
+| `clean-fid` (Parmar et al. 2022) | of pytorch-fid | bicubic, antialiased | (x - 128) / 128 | no | maximum |
+| `torchvision` | of torchvision | bilinear | x / 127.5 - 1 | yes | average |
+| `keras` | of keras.applications | bilinear | x / 127.5 - 1 | no | average |
+
+Bilinear is with half-pixel centres and without antialiasing. Bicubic is Pillow's, of each channel in float32, without
+rounding but held in 0 .. 255. Grey pictures are repeated in three channels.
+
+Files of the first three are in the layout of pytorch-fid, as safetensors: NAME.conv.weight, NAME.bn.weight,
+NAME.bn.bias, NAME.bn.running_mean and NAME.bn.running_var of every convolution. Those of `keras` are its own, .h5 or
+.weights.h5, with or without the layer of classes.
 """
 
 import json
@@ -16,44 +22,103 @@ import math
 import os
 from collections.abc import Callable
 
+import h5py
+import keras
 import numpy as np
 import tensorflow as tf
 
+from kddpm.base import hdf5
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import check_regular, expand
 from kddpm.base.types import Tensor
 
 SIZE = 2048  # features
-VARIANTS = ("tf", "torchvision")
+VARIANTS = ("pytorch-fid", "clean-fid", "torchvision", "keras")
 _SIDE = 299
 _EPSILON = 1e-3  # of the batch normalisation
 _MOST_HEADER_BYTES = 2**22
 _DTYPES = {"F32": "<f4", "F16": "<f2"}
+_KERAS_BYTES = 4 * 24_000_000  # of its weights, with a layer of 1,000 classes
+_KERAS_SUFFIXES = (".h5", ".hdf5")
 
 
-def load(path: str | os.PathLike, variant: str = "tf") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load(path: str | os.PathLike, variant: str = "pytorch-fid") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return the network of a file of weights.
 
     Args:
-        path: a .safetensors file.
+        path: a .safetensors file; of `keras` an .h5 file.
         variant: of the table in the module's docstring.
 
     Returns:
         A function from uint8 (B, H, W, 1 or 3) to features (B, 2048) and logits (B, 0).
 
     Raises:
-        InputError: an unknown variant, or a file that is missing, damaged or lacks weights.
+        InputError: an unknown variant, a file of another's layout, or one that is missing, damaged or lacks weights.
     """
     if variant not in VARIANTS:
         raise InputError("variant", f"must be one of {', '.join(VARIANTS)}", repr(variant))
+    is_keras = variant == "keras"
+    if os.fspath(path).endswith(_KERAS_SUFFIXES) != is_keras:
+        layouts = "Keras's layout, .h5 or .weights.h5" if is_keras else "pytorch-fid's layout, .safetensors"
+        raise InputError("extractor", f"must be a file in {layouts}, for the variant {variant}", path)
+    owner = "Keras's InceptionV3" if is_keras else "pytorch-fid's Inception-v3"
     try:
-        network = _Inception(read_safetensors(path), variant == "tf")
+        network = _of_keras(path) if is_keras else _Inception(read_safetensors(path), variant)
         traced = tf.function(network, autograph=False)
         traced.get_concrete_function(tf.TensorSpec((1, 8, 8, 3), tf.uint8))  # finds what is missing or misshapen
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         text = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
-        raise InputError("extractor", f"{path} holds no weights of pytorch-fid's Inception-v3: {text}") from None
+        raise InputError("extractor", f"{path} holds no weights of {owner}: {text}") from None
     return network
+
+
+def _of_keras(path: str | os.PathLike) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return the network of keras.applications, without its layer of classes."""
+    path = expand(path)
+    check_regular(path)
+    hdf5.check_content(path, _KERAS_BYTES)
+    classes = _classes(path)
+    layout = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        whole = keras.applications.InceptionV3(
+            weights=None,
+            include_top=classes is not None,
+            classes=classes or 1000,
+            input_shape=(_SIDE, _SIDE, 3),
+        )
+    finally:
+        keras.config.set_image_data_format(layout)
+    whole.load_weights(path)
+    trunk = keras.Model(whole.input, whole.get_layer("mixed10").output)
+
+    def network(images):
+        features = tf.reduce_mean(trunk(_in_colour(_bilinear(images)), training=False), axis=(1, 2))
+        return features, features[:, :0]
+
+    return network
+
+
+def _classes(path: str) -> int | None:
+    """Return the number of classes of Keras's file, None = it has no layer of them."""
+    shapes: list[tuple[int, ...]] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
+    return next((shape[1] for shape in shapes if len(shape) == 2 and shape[0] == SIZE), None)
+
+
+def _bilinear(images: Tensor) -> Tensor:
+    return 2 * tf.image.resize(tf.cast(images, tf.float32) / 255, (_SIDE, _SIDE)) - 1
+
+
+def _bicubic(images: Tensor) -> Tensor:
+    """Resize and scale as clean-fid does."""
+    x = tf.image.resize(tf.cast(images, tf.float32), (_SIDE, _SIDE), "bicubic", antialias=True)
+    return (tf.clip_by_value(x, 0, 255) - 128) / 128
+
+
+def _in_colour(x: Tensor) -> Tensor:
+    return tf.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -88,8 +153,9 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 class _Inception:
     """The layers by their names in the file; batch normalisation is folded into the convolutions."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], is_tf: bool):
-        self._is_tf = is_tf
+    def __init__(self, arrays: dict[str, np.ndarray], variant: str):
+        self._is_tf = variant != "torchvision"  # as TensorFlow's first code for FID pools
+        self._prepare = _bicubic if variant == "clean-fid" else _bilinear
         self._kernels, self._biases = {}, {}
         for key in arrays:
             if key.endswith(".conv.weight") and not key.startswith("AuxLogits"):
@@ -104,9 +170,7 @@ class _Inception:
                 self._biases[name] = tf.Variable((shift - mean * scale).astype(np.float32), trainable=False)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = tf.cast(images, tf.float32) / 255
-        x = tf.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
-        x = 2 * tf.image.resize(x, (_SIDE, _SIDE)) - 1
+        x = _in_colour(self._prepare(images))
         x = self._chain(x, "", "Conv2d_1a_3x3/2", "Conv2d_2a_3x3/1", "Conv2d_2b_3x3")
         x = self._chain(_max_pool(x), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3/1")
         x = _max_pool(x)

@@ -61,11 +61,18 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises:
         InputError: features of different sizes, of fewer than two pictures, or that are not finite.
     """
-    return _Reference(b).distance(a)
+    return FrechetReference(b).distance(a)
 
 
-class _Reference:
-    """One side of many Frechet distances: the root of its covariance is taken once."""
+class FrechetReference:
+    """One side of many Frechet distances: the root of its covariance is taken once.
+
+    Args:
+        moments: of the real images.
+
+    Raises:
+        InputError: features of fewer than two pictures, or that are not finite.
+    """
 
     def __init__(self, moments: Moments):
         self._mean, self._trace = moments.mean, np.trace(moments.covariance)
@@ -75,6 +82,7 @@ class _Reference:
         self._root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
 
     def distance(self, moments: Moments) -> float:
+        """Return the distance of other moments, as `frechet_distance`."""
         if moments.mean.shape != self._mean.shape:
             raise InputError("features", f"must have {len(self._mean)} values a picture", len(moments.mean))
         if not np.isfinite(moments.squares).all():
@@ -85,6 +93,20 @@ class _Reference:
         step = moments.mean - self._mean
         cross = np.sqrt(np.maximum(values, 0)).sum()
         return float(max(step @ step + self._trace + np.trace(covariance) - 2 * cross, 0))
+
+    def of_groups(self, groups: Sequence[Moments]) -> "Frechet":
+        """Return the distance of pictures in groups, as `frechet`."""
+        count = arguments.count("groups", len(groups), 2)
+        value = self.distance(merged(groups))
+        sizes = [group.count for group in groups]
+        if min(sizes) < 2 or 2 * min(sizes) <= max(sizes):
+            return Frechet(value)
+        left_out = np.array([self.distance(merged([*groups[:k], *groups[k + 1 :]])) for k in range(count)])
+        error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+        halves = [merged(groups[first::2]) for first in (0, 1)]
+        if min(half.count for half in halves) <= 2 * len(self._mean):
+            return Frechet(value, error)
+        return Frechet(value, error, at_infinity=2 * value - sum(map(self.distance, halves)) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +132,7 @@ def frechet(groups: Sequence[Moments], reference: Moments) -> Frechet:
     Raises:
         InputError: as in `frechet_distance`, or too few groups.
     """
-    count = arguments.count("groups", len(groups), 2)
-    fixed = _Reference(reference)
-    value = fixed.distance(merged(groups))
-    sizes = [group.count for group in groups]
-    if min(sizes) < 2 or 2 * min(sizes) <= max(sizes):
-        return Frechet(value)
-    left_out = np.array([fixed.distance(merged([*groups[:k], *groups[k + 1 :]])) for k in range(count)])
-    error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
-    halves = [merged(groups[first::2]) for first in (0, 1)]
-    if min(half.count for half in halves) <= 2 * len(reference.mean):
-        return Frechet(value, error)
-    return Frechet(value, error, at_infinity=2 * value - sum(map(fixed.distance, halves)) / 2)
+    return FrechetReference(reference).of_groups(groups)
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> Estimate:
@@ -137,14 +148,38 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> Estimate:
     Raises:
         InputError: features of different sizes, or too few.
     """
-    a, b = _checked(a, b, least=3)
-    rows_a, rows_b = (_kernel_sums(x, x)[0] - (_squares(x) / x.shape[1] + 1) ** 3 for x in (a, b))
-    cross_a, cross_b = _kernel_sums(a, b)
-    value = _mean_off(rows_a) + _mean_off(rows_b) - 2 * cross_a.sum() / (len(a) * len(b))
-    without_a = _without_each(rows_a, cross_a, len(b)) + _mean_off(rows_b)
-    without_b = _without_each(rows_b, cross_b, len(a)) + _mean_off(rows_a)
-    variance = sum((len(w) - 1) * w.var() for w in (without_a, without_b))
-    return Estimate(float(value), math.sqrt(variance))
+    return KernelReference(b).distance(a)
+
+
+class KernelReference:
+    """One side of many kernel distances: the sums over its own pairs are taken once.
+
+    Args:
+        features: (N, D), N >= 3, of the real images.
+
+    Raises:
+        InputError: too few features, or some that are not finite.
+    """
+
+    def __init__(self, features: np.ndarray):
+        self._features = _checked(features, least=3)
+        self._rows = _sums_off(self._features)
+
+    def distance(self, features: np.ndarray) -> Estimate:
+        """Return the distance of other features (M, D), as `kernel_distance`."""
+        a, b = _checked(features, least=3, like=self._features), self._features
+        rows_a, rows_b = _sums_off(a), self._rows
+        cross_a, cross_b = _kernel_sums(a, b)
+        value = _mean_off(rows_a) + _mean_off(rows_b) - 2 * cross_a.sum() / (len(a) * len(b))
+        without_a = _without_each(rows_a, cross_a, len(b)) + _mean_off(rows_b)
+        without_b = _without_each(rows_b, cross_b, len(a)) + _mean_off(rows_a)
+        variance = sum((len(w) - 1) * w.var() for w in (without_a, without_b))
+        return Estimate(float(value), math.sqrt(variance))
+
+
+def _sums_off(x) -> np.ndarray:
+    """Return sum_{j != i} k(x_i, x_j) of every i."""
+    return _kernel_sums(x, x)[0] - (_squares(x) / x.shape[1] + 1) ** 3
 
 
 def _kernel_sums(a, b) -> tuple[np.ndarray, np.ndarray]:
@@ -190,11 +225,36 @@ def precision_recall(generated: np.ndarray, real: np.ndarray, neighbours: int = 
     Raises:
         InputError: features of different sizes, or no more than k pictures.
     """
-    k = arguments.count("neighbours", neighbours)
-    generated, real = _checked(generated, real, least=k + 1)
-    inside_real = _in_any_ball(generated, real, nearest_others(real, k))
-    inside_generated = _in_any_ball(real, generated, nearest_others(generated, k))
-    return PrecisionRecall(share(inside_real), share(inside_generated))
+    return Balls(real, neighbours).precision_recall(generated)
+
+
+class Balls:
+    """Pictures with a ball around each, whose radii are measured once.
+
+    Args:
+        features: (N, D).
+        neighbours: k: a ball reaches to the k-th nearest other.
+
+    Raises:
+        InputError: no more than k pictures, or features that are not finite.
+    """
+
+    def __init__(self, features: np.ndarray, neighbours: int = 3):
+        self._neighbours = arguments.count("neighbours", neighbours)
+        self._features = _checked(features, least=self._neighbours + 1)
+        self._squared_radii = nearest_others(self._features, self._neighbours)
+
+    def precision_recall(self, generated: np.ndarray) -> PrecisionRecall:
+        """Return precision and recall of generated pictures, whose features are (M, D), where these are real."""
+        others = Balls(_checked(generated, self._neighbours + 1, like=self._features), self._neighbours)
+        return PrecisionRecall(share(self._contain(others)), share(others._contain(self)))
+
+    def _contain(self, others: "Balls") -> np.ndarray:
+        """Return which centres of others lie in any of these balls."""
+        inside = np.empty(len(others._features), bool)
+        for rows, squared in _squared_distances(others._features, self._features):
+            inside[rows] = (squared <= self._squared_radii).any(axis=1)
+        return inside
 
 
 def nearest_others(features: np.ndarray, k: int = 1, most: int | None = None) -> np.ndarray:
@@ -217,13 +277,6 @@ def _nearest(a, b, k=1) -> np.ndarray:
     for rows, squared in _squared_distances(a, b):
         result[rows] = np.partition(squared, k - 1, axis=1)[:, k - 1]
     return result
-
-
-def _in_any_ball(pictures, centres, squared_radii) -> np.ndarray:
-    inside = np.empty(len(pictures), bool)
-    for rows, squared in _squared_distances(pictures, centres):
-        inside[rows] = (squared <= squared_radii).any(axis=1)
-    return inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,17 +308,36 @@ def copies(
     Raises:
         InputError: features of different sizes, or too few; a quantile out of range.
     """
-    if not 0 < arguments.number("quantile", quantile) < 1:
-        raise InputError("quantile", "must lie between 0 and 1", quantile)
-    generated, train = _checked(generated, train, least=1)
-    arguments.count("train", len(train), 2)
-    limit = float(np.quantile(nearest_others(train, most=_MOST_COMPARED), quantile))
-    chance = Estimate(quantile)
-    if held_out is not None:
-        held_out, _ = _checked(held_out, train, least=1)
-        chance = share(_nearest(held_out, train) <= limit)
-    rate = share(_nearest(generated, train) <= limit)
-    return Copies(rate, chance, math.sqrt(limit / math.prod(train.shape[1:])))
+    return Originals(train, held_out, quantile).copies(generated)
+
+
+class Originals:
+    """Training images of which many sets of pictures may have copies: how near a copy is to one is measured once.
+
+    Args:
+        train: as in `copies`.
+        held_out: the same.
+        quantile: the same.
+
+    Raises:
+        InputError: as in `copies`.
+    """
+
+    def __init__(self, train: np.ndarray, held_out: np.ndarray | None = None, quantile: float = COPY_SHARE):
+        if not 0 < arguments.number("quantile", quantile) < 1:
+            raise InputError("quantile", "must lie between 0 and 1", quantile)
+        self._train = _checked(train, least=1)
+        arguments.count("train", len(self._train), 2)
+        self._limit = float(np.quantile(nearest_others(self._train, most=_MOST_COMPARED), quantile))
+        self._chance = Estimate(quantile) if held_out is None else self._rate(held_out)
+
+    def copies(self, generated: np.ndarray) -> Copies:
+        """Return how many of the generated pictures (M, D) are copies, as `copies`."""
+        distance = math.sqrt(self._limit / math.prod(self._train.shape[1:]))
+        return Copies(self._rate(generated), self._chance, distance)
+
+    def _rate(self, pictures) -> Estimate:
+        return share(_nearest(_checked(pictures, least=1, like=self._train), self._train) <= self._limit)
 
 
 def share(hits: np.ndarray) -> Estimate:
@@ -293,15 +365,23 @@ def _blocks(count: int, width: int):
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
-def _checked(a, b, least):
-    """Return features as arrays (N, D), float64 unless they are pixels, which are converted a block at a time."""
-    a, b = (np.asarray(x) for x in (a, b))
-    a, b = (x if x.dtype == np.uint8 else x.astype(np.float64) for x in (a, b))
-    for x in (a, b):
-        if x.ndim < 2 or len(x) < least:
-            raise InputError("features", f"must be (N, D), N >= {least}", x.shape)
-        if x.dtype != np.uint8 and not np.isfinite(x).all():
-            raise InputError("features", "must be finite", "NaN or infinite values")
-    if a.shape[1:] != b.shape[1:]:
-        raise InputError("features", f"must have {b.shape[1:]} values a picture", a.shape[1:])
-    return a, b
+def _checked(features, least: int, like: np.ndarray | None = None) -> np.ndarray:
+    """Return features as an array (N, D), float64 unless they are pixels, which are converted a block at a time.
+
+    Args:
+        features: to check.
+        least: smallest N.
+        like: features that they are compared with, None = not yet known.
+
+    Raises:
+        InputError: too few, not finite, or of another D.
+    """
+    x = np.asarray(features)
+    x = x if x.dtype == np.uint8 else np.asarray(x, np.float64)
+    if x.ndim < 2 or len(x) < least:
+        raise InputError("features", f"must be (N, D), N >= {least}", x.shape)
+    if x.dtype != np.uint8 and not np.isfinite(x).all():
+        raise InputError("features", "must be finite", "NaN or infinite values")
+    if like is not None and x.shape[1:] != like.shape[1:]:
+        raise InputError("features", f"must have {like.shape[1:]} values a picture", x.shape[1:])
+    return x

@@ -1,4 +1,4 @@
-"""Figures of a run: its loss, and the terms of its bits per dimension."""
+"""Figures of a run: its loss, the quality of its pictures, and the terms of its bits per dimension."""
 
 import math
 import os
@@ -37,6 +37,30 @@ def loss_curve(rows: list[dict], path: str | os.PathLike) -> None:
     axes.set(xlabel="training step", ylabel="loss, per pixel", yscale="log")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.grid(alpha=0.3, which="both")
+    style.save(figure, path)
+
+
+def frechet_curve(rows: Sequence[dict], best: Mapping, path: str | os.PathLike) -> None:
+    """Plot the Frechet distances of a run against the step, with their standard errors, as a PNG.
+
+    Args:
+        rows: of frechet.json, with `step`, `frechet` and `frechet_standard_error`.
+        best: the lowest of them, which gets a ring.
+        path: path of the PNG.
+    """
+    steps, values, errors = (
+        np.array([row[name] for row in rows]) for name in ("step", "frechet", "frechet_standard_error")
+    )
+    figure, axes = style.subplots(7, 4)
+    axes.errorbar(steps, values, yerr=errors, color=style.BLUE, marker="o", markersize=4, capsize=3)
+    ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
+    label = f"the lowest, in best/: {best['frechet']:.3g} of step {best['step']}"
+    axes.plot(best["step"], best["frechet"], color=style.RED, label=label, **ring)
+    axes.set(xlabel="training step", ylabel="Frechet distance", yscale="log")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.legend(frameon=False)
     axes.grid(alpha=0.3, which="both")
     style.save(figure, path)
 

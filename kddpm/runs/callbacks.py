@@ -147,6 +147,27 @@ def draw_curve(run: RunDirectory) -> None:
             plots.loss_curve(rows, run.loss_curve_path)
 
 
+class Evaluation(_StepCallback):
+    """Measures the pictures, every eval_every steps and at the end."""
+
+    def __init__(self, monitor, board, shown, start):
+        super().__init__(start)
+        self.monitor, self.board, self.shown = monitor, board, shown
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Measure what a kill may have prevented."""
+        self.monitor.go_on(self.step)
+        self.shown.note = self.monitor.last()
+
+    def after_step(self, logs: Logs) -> None:
+        """Measure the pictures if that is due."""
+        if self.monitor.is_due(self.step):
+            row = self.monitor.measure(self.step)
+            self.shown.note = self.monitor.last()
+            numbers = {name: row[name] for name in ("frechet", "frechet_standard_error")}
+            self.board.write(self.step, tf.summary.scalar, numbers)
+
+
 class StopSignals(keras.callbacks.Callback):
     """Ends training after the current step on SIGTERM or Ctrl-C; a second signal ends it at once.
 
@@ -207,11 +228,11 @@ class Saver(_StepCallback):
 
 
 class Progress(_StepCallback):
-    """Shows steps done, loss, images/s and time left."""
+    """Shows steps done, loss, images/s and time left, and a note."""
 
     def __init__(self, config, start, verbose):
         super().__init__(start)
-        self.config, self.verbose = config, verbose
+        self.config, self.verbose, self.note = config, verbose, ""
 
     def after_step(self, logs: Logs) -> None:
         """Update the bar, at most once per its `mininterval`."""
@@ -224,7 +245,8 @@ class Progress(_StepCallback):
             return
         if now - self.shown_time >= self.bar.mininterval:
             rate = (self.step - self.shown_step) * self.config.batch_size / (now - self.shown_time)
-            self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}, {rate:.0f} images/s", refresh=False)
+            shown = [f"loss {float(logs['loss']):.4f}", f"{rate:.0f} images/s", self.note]
+            self.bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
             self.bar.update(self.step - self.bar.n)
             self.shown_step, self.shown_time = self.step, now
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 
 from kddpm.base.errors import InputError
+from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.data.labels import MOST_CLASSES
 from kddpm.networks import levels
 from kddpm.sampling import samplers
@@ -17,7 +18,10 @@ from kddpm.theory import schedules
 from kddpm.theory.parametrization import PREDICTIONS, VARIANCES, WEIGHTINGS, Objective
 
 # Fields that may change when a run resumes; changing any other would make it another run.
-CHANGEABLE = ("steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale")
+CHANGEABLE = (
+    "steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale",
+    "eval_every", "eval_images", "eval_sampler", "extractor",
+)  # fmt: skip
 
 # {field: (least, most)}. The limits are far above practical values: they guard against untrusted configurations.
 _WHOLE_NUMBERS = {
@@ -31,6 +35,8 @@ _WHOLE_NUMBERS = {
     "log_every": (1, 10**9),
     "checkpoint_every": (1, 10**9),
     "sample_every": (1, 10**9),
+    "eval_every": (0, 10**9),
+    "eval_images": (20, 10**7),
 }
 
 
@@ -103,6 +109,10 @@ class TrainConfig:
     sampler: Annotated[str, f"of the sample grids: {', '.join(samplers.BY_NAME)}"] = "ancestral"
     sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
     guidance_scale: Annotated[float, "of the sample grids, for networks with classes; 1 = no guidance"] = 1.0
+    eval_every: Annotated[int, "steps between Frechet distances, the lowest of which chooses best/; 0 = none"] = 0
+    eval_images: Annotated[int, "pictures that they are of"] = 512
+    eval_sampler: Annotated[str, "of these pictures, NAME or NAME:STEPS"] = "dpm_solver:20"
+    extractor: Annotated[str | None, "whose features they are of, as in evaluate.py; none = what fits"] = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -117,6 +127,7 @@ class TrainConfig:
         self._check_classes()
         self._check_training()
         self._check_levels()
+        self._check_evaluation()
 
     @property
     def objective(self) -> Objective:
@@ -186,6 +197,17 @@ class TrainConfig:
         count, most = len(self.multipliers), max(self.image_size).bit_length()
         _require(count <= most, "multipliers", f"at most {most} numbers for {{image_size}}", count, image_size=size)
         levels.check(self.image_size, count, self.attention_resolutions, "image_size")
+
+    def _check_evaluation(self):
+        try:
+            _, count = parse_sampler(self.eval_sampler)
+        except InputError as error:
+            raise InputError("eval_sampler", error.expected, f"{self.eval_sampler!r:.80}") from None
+        _require(
+            not self.eval_every or (count or 1) <= self.num_timesteps,
+            "eval_sampler", f"of at most {self.num_timesteps} steps ({{num_timesteps}}), for {{eval_every}}",
+            self.eval_sampler, num_timesteps=..., eval_every=...,
+        )  # fmt: skip
 
 
 def help_of(field: dataclasses.Field) -> str:

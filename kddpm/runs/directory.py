@@ -5,6 +5,8 @@
     ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their digest
     metrics.csv          a row every log_every steps
     loss.png             the loss curve of metrics.csv
+    frechet.json, .png   Frechet distances of the pictures, every eval_every steps (`kddpm.runs.monitoring`)
+    best/                a run directory of the averaged weights that had the lowest of them
     samples/             a grid of pictures every sample_every steps
     tensorboard/         the same numbers and pictures, if tensorboard is installed
     data/                decoded images, if they do not fit in memory
@@ -46,6 +48,9 @@ class RunDirectory:
         self.weights_path = self.path / "ema.weights.h5"
         self.metrics_path = self.path / "metrics.csv"
         self.loss_curve_path = self.path / "loss.png"
+        self.frechet_path = self.path / "frechet.json"
+        self.frechet_curve_path = self.path / "frechet.png"
+        self.best_path = self.path / "best"
         self.samples_path = self.path / "samples"
         self.data_path = self.path / "data"
         self.evaluation_path = self.path / "evaluation"
@@ -135,7 +140,7 @@ class RunDirectory:
                 stack.enter_context(locked(self.path))
                 free = shutil.disk_usage(self.path).free
                 there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
-                for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path):
+                for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path, self.best_path):
                     for left in folder.glob(f"{PART}*"):  # left by a kill within `files.replacing`
                         shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:

@@ -35,6 +35,13 @@ class Generator:
     paint: Callable[[np.ndarray], np.ndarray]
 
 
+def in_batches(paint: Callable[[np.ndarray], np.ndarray], seeds: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield the pictures of seeds (N,), up to `size` at a time, all painted in batches of that one shape."""
+    for first in range(0, len(seeds), size):
+        some = seeds[first : first + size]
+        yield paint(np.resize(some, size))[: len(some)]
+
+
 def of_run(
     run: RunDirectory,
     config: TrainConfig,

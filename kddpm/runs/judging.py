@@ -102,14 +102,15 @@ class Judge:
             raise InputError("metrics", "can be cas only for a run with classes, and images with labels", "cas")
         self._knows_classes = bool(num_classes and extractor and extractor.class_names == tuple(class_names))
         self._seen: Any = extractor and _Seen(extractor, batch_size)  # None = no metric asks
+        self._balls: dict[int, metrics.Balls] = {}  # around so many pictures of the reference
 
     @property
     def _keeps_features(self) -> bool:
         return bool(self._wanted & {"kid", "precision_recall"})
 
     @functools.cached_property
-    def _reference(self) -> tuple[moments.Moments, list[np.ndarray]]:
-        """The moments of the reference, and its features if they are needed."""
+    def _reference(self) -> tuple[moments.Moments, Any]:
+        """The moments of the reference, and its features, None if they are not needed."""
         kept: list[np.ndarray] = []
 
         def stream():
@@ -118,7 +119,21 @@ class Judge:
                     kept.append(found)
                 yield found
 
-        return moments.merged(moments.in_groups(stream())), kept
+        found = moments.merged(moments.in_groups(stream()))
+        return found, np.concatenate(kept) if kept else None
+
+    @functools.cached_property
+    def _frechet(self) -> metrics.FrechetReference:
+        return metrics.FrechetReference(self._reference[0])
+
+    @functools.cached_property
+    def _kernel(self) -> metrics.KernelReference:
+        return metrics.KernelReference(self._reference[1])
+
+    @functools.cached_property
+    def _originals(self) -> metrics.Originals:
+        real = self._real
+        return metrics.Originals(real.reference.images, real.floor if real.is_held_out else None)
 
     def _of_reference(self) -> Iterator[np.ndarray]:
         """Yield the features of the reference, from the cache where it has them."""
@@ -196,10 +211,10 @@ class Judge:
         groups = moments.in_groups(stream(), in_turn)
         row: dict[str, Any] = {"num_images": sum(group.count for group in groups)}
         if "fid" in self._wanted:
-            distance = metrics.frechet(groups, self._reference[0])
+            distance = self._frechet.of_groups(groups)
             row |= _named("frechet", distance) | {"frechet_at_infinity": distance.at_infinity}
         if "kid" in self._wanted:
-            row |= _named("kid", metrics.kernel_distance(np.concatenate(kept), np.concatenate(self._reference[1])))
+            row |= _named("kid", self._kernel.distance(np.concatenate(kept)))
         if "precision_recall" in self._wanted:
             row |= self._precision_recall(np.concatenate(kept))
         if "accuracy" in self._wanted:
@@ -211,14 +226,16 @@ class Judge:
 
     def _precision_recall(self, found) -> dict:
         """Compare with as many real pictures, or with all there are."""
-        real = np.concatenate(self._reference[1])
-        chosen = np.random.default_rng(0).permutation(len(real))[: len(found)]
-        result = metrics.precision_recall(found, real[chosen])
+        count = len(found)
+        if count not in self._balls:
+            real = self._reference[1]
+            chosen = np.random.default_rng(0).permutation(len(real))[:count]
+            self._balls[count] = metrics.Balls(real[chosen])
+        result = self._balls[count].precision_recall(found)
         return _named("precision", result.precision) | _named("recall", result.recall)
 
     def _copies(self, pictures) -> dict:
-        real = self._real
-        found = metrics.copies(pictures, real.reference.images, real.floor if real.is_held_out else None)
+        found = self._originals.copies(pictures)
         row = _named("copies", found.rate) | _named("copies_chance", found.chance)
         return row | {"copies_distance": found.distance}
 

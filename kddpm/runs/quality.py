@@ -171,10 +171,9 @@ class Quality:
 
             def make(rows):
                 parts = []
-                for first in range(0, len(rows), size):
-                    seeds = rows[first : first + size]
-                    parts.append(generator.paint(np.resize(seeds, size))[: len(seeds)])  # always of one shape
-                    bar.update(len(seeds))
+                for pictures in generators.in_batches(generator.paint, rows, size):
+                    parts.append(pictures)
+                    bar.update(len(pictures))
                 return {"pictures": np.concatenate(parts)}
 
             done = 0

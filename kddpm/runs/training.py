@@ -6,6 +6,7 @@ data and the random draws of step k are functions of (seed, k).
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Collection
 from typing import Any
 
@@ -16,12 +17,14 @@ import tensorflow as tf
 from kddpm import data
 from kddpm.base import extras
 from kddpm.base.errors import InputError
+from kddpm.base.files import expand
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import fingerprint
 from kddpm.runs.build import build_model
 from kddpm.runs.callbacks import (
+    Evaluation,
     Metrics,
     Progress,
     Samples,
@@ -35,6 +38,7 @@ from kddpm.runs.callbacks import (
 from kddpm.runs.checkpoints import Checkpoints
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
+from kddpm.runs.monitoring import Monitor
 
 
 def train(
@@ -95,6 +99,10 @@ def train(
             model = new_model(config, source.images.shape[1:])
             if "dataset" not in override_resume:
                 run.check_same_data(_describe(source))
+            monitor = None
+            if config.eval_every:  # its network comes after the model's, whose weights are drawn as without it
+                cache = pathlib.Path(expand(options["cache_dir"]))
+                monitor = Monitor(run, model, config, source, cache, verbose)
             stack.enter_context(run.locked(_needed_bytes(model)))
         checkpoints, start = _resume(model, run, config, source)
         shape = "x".join(str(n) for n in source.images.shape[1:])
@@ -102,11 +110,13 @@ def train(
         if start >= config.steps:
             say(f"Already trained for {start} of {config.steps} steps; more steps would go on from here")
             paint_missing_grid(model, run, config, start)
+            if monitor:
+                monitor.go_on(start)
             return model
         if (need := extras.missing("plots")) is not None:
             say(f"There will be no loss curve, as it {need}")
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
-        _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
+        _fit(model, source, run, checkpoints, config, start, callbacks or [], monitor, verbose)
     return model
 
 
@@ -149,7 +159,7 @@ def _resume(model, run, config, source):
     return checkpoints, start
 
 
-def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
+def _fit(model, source, run, checkpoints, config, start, callbacks, monitor, verbose):
     """Call `DiffusionModel.fit` from step `start` on, with the callbacks of a run."""
     batches = data.batches(
         source,
@@ -167,6 +177,7 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, verbose):
         stopper,
         Saver(checkpoints, config, start, stopper),  # before the pictures: if they fail, the work is saved
         Samples(board, run, config, start),
+        *([Evaluation(monitor, board, shown, start)] if monitor else []),
         shown,
     ]
     try:

@@ -4,7 +4,7 @@
     ema.weights.json     their sha256, and that of the previous file
 
 The digest is written first: a kill between the two leaves the old weights, whose digest it also holds. A file is
-checked before any weights are read, as it may be untrusted: HDF5 can link to other files, and claim any size.
+checked before any weights are read, as it may be untrusted (`kddpm.base.hdf5`).
 """
 
 import json
@@ -12,14 +12,11 @@ import math
 import os
 import pathlib
 
-import h5py
 import keras
 
+from kddpm.base import hdf5
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import expand, read_json, replacing, sha256
-
-_MOST_DEPTH = 50
-_SLACK_BYTES = 2**20  # for what Keras stores besides the weights
 
 
 def save(network: keras.Model, path: str | os.PathLike) -> None:
@@ -41,7 +38,7 @@ def load(network: keras.Model, path: str | os.PathLike) -> None:
     path = pathlib.Path(expand(path))
     try:
         _check_hash(path)
-        _check_content(path, 4 * sum(math.prod(weight.shape) for weight in network.weights))
+        hdf5.check_content(path, 4 * sum(math.prod(weight.shape) for weight in network.weights))
         network.load_weights(path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read, or does not fit config.json: {first_line(error)}") from None
@@ -72,33 +69,3 @@ def _check_hash(path):
     known = read_json(hash_file(path))
     if sha256(path) not in (known["sha256"], known["before"]):
         raise ValueError(f"its sha256 is not that in {hash_file(path).name}")
-
-
-def _check_content(path, expected_bytes):
-    """Check that all values are in the file itself, and no more of them than the network can hold.
-
-    Raises:
-        ValueError: links, external values, values that are not numbers, or too many of them.
-    """
-    left = 2 * expected_bytes + _SLACK_BYTES
-    with h5py.File(path, "r") as file:
-        groups = [(file, 0)]
-        while groups:
-            group, depth = groups.pop()
-            if depth > _MOST_DEPTH:
-                raise ValueError("its groups lie too deep")
-            for name in group:
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise ValueError(f"{name} is a link to somewhere else")
-                item = group[name]
-                if isinstance(item, h5py.Group):
-                    groups.append((item, depth + 1))
-                    left -= 64  # so that endlessly many groups exceed the limit too
-                elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
-                    if item.external or item.is_virtual:
-                        raise ValueError(f"{name} has its values in another file")
-                    left -= item.nbytes
-                else:
-                    raise ValueError(f"{name} holds no numbers")
-                if left < 0:
-                    raise ValueError(f"it holds more than the {expected_bytes} bytes of the network")

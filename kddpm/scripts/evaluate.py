@@ -59,7 +59,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "extractor",
         None,
-        "digits, mnist, NAME of kddpm.evaluation.extractor, or inception:FILE; what fits if not given",
+        "digits, mnist, NAME of kddpm.evaluation.extractor, or inception:FILE, also inception_clean, inception_keras "
+        "and inception_torchvision; what fits if not given",
     )
     flags.DEFINE_integer("batch_size", 64, "images in memory at a time")
     flags.DEFINE_bool("overwrite", False, "put the result in place of one of other images or settings")

@@ -369,6 +369,20 @@ def test_a_long_run_does_not_gather_figures(tmp_path):
         gc.enable()
 
 
+def test_the_curve_of_distances_rings_the_lowest(tmp_path):
+    rows = [
+        {"step": 500 * i, "frechet": value, "frechet_standard_error": 0.1 * value}
+        for i, value in enumerate((30.0, 4.0, 0.0, 0.6), start=1)
+    ]
+    for some in (rows[:1], rows):
+        runs.frechet_curve(some, some[-1], tmp_path / "frechet.png")
+        with Image.open(tmp_path / "frechet.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        red = np.array([int(style.RED[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (np.abs(pixels - red).max(axis=-1) < 40).sum() > 20
+    assert [p.name for p in tmp_path.iterdir()] == ["frechet.png"]
+
+
 def test_the_loss_curve_is_a_picture_for_any_number_of_rows(tmp_path):
     for count in (1, 2, 200):
         some = [{"step": str(i + 1), "loss": str(1 / (i + 1))} for i in range(count)]

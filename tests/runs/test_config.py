@@ -150,6 +150,16 @@ def test_flags_of_another_type_are_named(name, text):
             r"--sampling_steps must be in 1 .. 1000 \(--num_timesteps\), or none. Received: 1001",
         ),
         (
+            {"eval_sampler": "euler:9"},
+            "--eval_sampler must be NAME or NAME:STEPS, NAME being one of ancestral, .* Received: 'euler:9'",
+        ),
+        ({"eval_sampler": f"ddim:{'9' * 5000}"}, "--eval_sampler must be NAME or NAME:STEPS, .* Received: 'ddim:9+$"),
+        (
+            {"eval_every": 100, "eval_sampler": "ddim:1001"},
+            r"--eval_sampler must be of at most 1000 steps \(--num_timesteps\), for --eval_every. Received: ddim:1001",
+        ),
+        ({"eval_images": 19}, "--eval_images must be at least 20. Received: 19"),
+        (
             {"attention_resolutions": (12,)},
             "--attention_resolutions must be among 32, 16, 8, 4, the sizes .* Received: 12",
         ),
@@ -193,7 +203,7 @@ def test_the_names_in_the_flags_are_those_there_are():
 
 
 def test_pictures_may_change_while_a_run_goes_on_but_not_what_it_trains():
-    assert {"sampler", "sampling_steps", "guidance_scale"} <= set(CHANGEABLE)
+    assert {"sampler", "sampling_steps", "guidance_scale", "eval_every", "extractor"} <= set(CHANGEABLE)
     assert not {"prediction", "weighting", "variance", "label_dropout", "zero_terminal_snr"} & set(CHANGEABLE)
 
 

@@ -1,5 +1,6 @@
 """Metrics of generated pictures: whose pictures, against which real ones, kept where, said how."""
 
+import collections
 import functools
 import json
 import shutil
@@ -84,6 +85,20 @@ def test_the_numbers_are_those_of_the_pictures(files, measured):
         assert sum(row["classes"]) == COUNT and 0 <= row["precision"] <= 1 and 0 <= row["recall"] <= 1
     assert content["rows"][1]["copies"] == metrics.copies(sets[1], source.images).rate.value
     assert "copies" not in content["rows"][0] and content["reference_images"] == 60 - COUNT
+
+
+def test_what_belongs_to_the_reference_is_measured_once(files, measured, monkeypatch):
+    """Of three rows: the root of its covariance, the sums of its kernels, its radii, and how near copies are."""
+    made = collections.Counter()
+
+    def counting(name, function):
+        return lambda *args, **options: made.update([name]) or function(*args, **options)
+
+    for name in ("FrechetReference", "KernelReference", "Originals", "nearest_others"):
+        monkeypatch.setattr(metrics, name, counting(name, getattr(metrics, name)))
+    measured(["fid", "kid", "precision_recall", "copies"], samplers=["ddim:2", "ancestral:3"])
+    radii = 1 + 3 + 1  # of the reference, of each row, and between the originals
+    assert made == {"FrechetReference": 1, "KernelReference": 1, "Originals": 1, "nearest_others": radii}
 
 
 @pytest.mark.parametrize("held_out", [False, True])
