@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 
-from kddpm.runs import build, checkpoints, directory, fingerprint, presets
+from kddpm.runs import build, checkpoints, directory, fingerprint, presets, snapshots
 
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "mobile32": (32, 32, 3), "ddpm32": (32, 32, 3)}
 
@@ -31,7 +31,8 @@ def measure(name, folder, arguments):
     model = build.build_model(config, SHAPES[name])
     model.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=config.jit_compile)
     images = np.random.default_rng(0).integers(0, 256, (batch, *SHAPES[name]), np.uint8)
-    saver = checkpoints.Checkpoints(run, model, fingerprint.of_this_process(config.jit_compile), print)
+    others = snapshots.Averages(model.network).variables if config.snapshot_every else []
+    saver = checkpoints.Checkpoints(run, model, fingerprint.of_this_process(config.jit_compile), print, others)
 
     def seconds(call, *values):
         began = time.perf_counter()

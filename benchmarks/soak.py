@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = pathlib.Path(__file__).parents[1]
-SETTINGS = ["--preset=digits", "--steps=10000000", "--log_every=20", "--sample_every=500"]
+SETTINGS = ["--preset=digits", "--steps=10000000", "--log_every=20", "--sample_every=500", "--snapshot_every=0"]
 WARM_UP, LEAST_WARM_UP = 0.2, 60  # share of the time, and seconds, that count for nothing: the first of everything
 SPEED_SECONDS = 15  # steps are known to the last row of metrics.csv only
 

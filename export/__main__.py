@@ -31,6 +31,7 @@ DEFAULT_OUT = {"tflite": "model.tflite", "saved_model": "saved_model", "web": "s
 def define_flags() -> None:
     """Define the flags of the file and of its sampler."""
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
+    sampling_flags.define_weights_flags()
     flags.DEFINE_enum("format", "tflite", ["tflite", "saved_model", "web"], "what to make")
     flags.DEFINE_string("out", None, "NAME.tflite, or a folder; model.tflite, saved_model or site if not given")
     flags.DEFINE_enum("precision", "float32", PRECISIONS, "of the weights")
@@ -88,7 +89,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     from kddpm.runs import build
     from kddpm.sampling import samplers
 
-    model = build.load_run(FLAGS.run_dir)
+    model = build.load_run(FLAGS.run_dir, FLAGS.ema_length)
     names = data["class_names"] or []  # a model may have more classes than the data, or none
     names = names if len(names) == model.network.num_classes else None
     with tempfile.TemporaryDirectory() as folder:
@@ -112,6 +113,7 @@ def export(out: pathlib.Path, is_page: bool) -> None:
     print(description.report(about))
     sampler, *chosen = about["sampler"].items()
     chosen = [("sampler", sampler[1]), *chosen, ("guidance_scale", about["guidance_scale"])]
+    chosen.append(("ema_length", FLAGS.ema_length))
     chosen = [(flag, value) for flag, value in chosen if value is not None]
     same = [*commands.command("sample"), f"--run_dir={FLAGS.run_dir}", *(f"--{flag}={value}" for flag, value in chosen)]
     print(f"{out} is written. In Keras its pictures are those of: {shlex.join(same)}")

@@ -28,6 +28,7 @@ from .sampling.samplers import PredictorCorrector as PredictorCorrector
 from .theory import learned as learned
 from .theory import objectives as objectives
 from .theory import parametrization as parametrization
+from .theory import power_averages as power_averages
 from .theory import process as process
 from .theory import schedules as schedules
 from .theory import sde as sde

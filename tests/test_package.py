@@ -30,7 +30,7 @@ FLOORS = {wing: floor for floor, wings in enumerate(WINGS) for wing in wings}
 DOORS = {"kddpm", "kddpm.local_cluster"}
 NO_TENSORFLOW = [
     "kddpm",
-    *(f"kddpm.theory.{room}" for room in ("schedules", "parametrization", "sde")),
+    *(f"kddpm.theory.{room}" for room in ("schedules", "parametrization", "power_averages", "sde")),
     *(f"kddpm.sampling.{room}" for room in ("samplers", "step_table")),
     *(f"kddpm.runs.{room}" for room in ("config", "presets")),
     "kddpm.data.labels",

@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     assert "SIGTERM: saved step " in err
     stopped_at = int(err.split("saved step ")[1].split(";")[0])
     assert 2 <= stopped_at < 4000
-    last = stopped_at + 4
+    last = stopped_at + 16  # so that the averages of a snapshot hold something
     result = run("train.py", *TINY, f"--steps={last}", f"--run_dir={run_dir}")
     assert result.returncode == 0, result.stderr
     assert f"Going on after step {stopped_at}" in result.stdout
@@ -80,6 +80,13 @@ def test_sample_writes_each_kind_of_file(sample, tmp_path):
     sample(tmp_path / "way.gif", "--sampler=ddim", "--eta=1", "--num_steps=5")
     with Image.open(tmp_path / "way.gif") as animation:
         assert animation.n_frames == 6
+
+
+def test_sample_paints_with_an_average_of_another_length(sample, tmp_path):
+    sample(tmp_path / "own.npz")
+    sample(tmp_path / "other.npz", "--ema_length=0.05")
+    with np.load(tmp_path / "own.npz") as own, np.load(tmp_path / "other.npz") as other:
+        assert not np.array_equal(own["images"], other["images"])
 
 
 def test_evaluate_prints_and_writes_numbers(trained):
@@ -155,6 +162,8 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
         ("evaluate.py", [], "--run_dir is needed"),
         ("evaluate.py", ["--run_dir=x", "--metrics=bits_per_dim,is"], "--metrics must be among bits_per_dim, ode_"),
         ("evaluate.py", ["--run_dir=x", "--num_images=50"], "--num_images belongs to --metrics=fid,kid,"),
+        ("evaluate.py", ["--run_dir=x", "--ema_lengths=0.1"], "--ema_lengths belongs to --metrics=fid,kid,"),
+        ("evaluate.py", ["--run_dir=x", "--metrics=fid", "--ema_lengths=a"], "--ema_lengths must be numbers such as"),
         ("evaluate.py", ["--run_dir=x", "--metrics=fid", "--samplers=ddim:x"], "--samplers must be NAME or NAME:STEPS"),
         ("evaluate.py", ["--run_dir=x", "--max_images=0"], "--max_images must be at least 1. Received: 0"),
         ("evaluate.py", ["--run_dir=x", "--num_trajectories=1"], "--num_trajectories must be at least 2. Received: 1"),

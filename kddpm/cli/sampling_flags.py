@@ -24,6 +24,11 @@ _OWNERS = {
 _CLIPS = {"true": True, "false": False, "dynamic": "dynamic"}
 
 
+def define_weights_flags() -> None:
+    """Define the flag that chooses the weights of a run."""
+    flags.DEFINE_float("ema_length", None, "average of the weights to rebuild, such as 0.1; the run's if not given")
+
+
 def define_sampler_flags(sampler: str, num_steps: str) -> None:
     """Define --sampler, --num_steps and the other flags of samplers; the arguments describe the defaults."""
     flags.DEFINE_string("sampler", None, f"{', '.join(samplers.BY_NAME)}; {sampler} if not given")

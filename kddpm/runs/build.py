@@ -8,7 +8,7 @@ from kddpm.base.errors import InputError
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.networks import levels
 from kddpm.networks.unet import UNet
-from kddpm.runs import weights_files
+from kddpm.runs import snapshots, weights_files
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
 
@@ -86,11 +86,17 @@ def _gb(size):
     return f"{size / 1e9:,.2f} GB"
 
 
-def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
+def load_run(run_dir: str | os.PathLike, ema_length: float | None = None) -> DiffusionModel:
     """Load the model of a run with its averaged weights, ready to generate.
 
+    Args:
+        run_dir: directory of a run of `kddpm.training`.
+        ema_length: sigma_rel of an average that is rebuilt from the run's snapshots, such as 0.1
+            (`kddpm.runs.snapshots`); None = the average that training kept.
+
     Raises:
-        InputError: no run there, no checkpoint yet, or weights that do not fit the configuration.
+        InputError: no run there, no checkpoint yet, or weights that do not fit the configuration; snapshots that give
+            no average of this length.
     """
     run = RunDirectory(run_dir)
     config, data = run.read()
@@ -102,4 +108,7 @@ def load_run(run_dir: str | os.PathLike) -> DiffusionModel:
     weights_files.check_size(run.weights_path, _parameters(config, image_shape))
     model = build_model(config, image_shape)
     weights_files.load(model.ema_network, run.weights_path)
+    if ema_length is not None:
+        _, weights = snapshots.rebuilt(run, model, ema_length)
+        model.ema_network.set_weights(weights)
     return model

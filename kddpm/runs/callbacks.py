@@ -19,6 +19,7 @@ from kddpm.base.types import Logs
 from kddpm.data import images
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import snapshots
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory, writing
 
@@ -91,6 +92,25 @@ class Metrics(_StepCallback):
         self.model.reset_metrics()
         self.run.append_row({"step": self.step} | row)
         self.board.write(self.step, tf.summary.scalar, row)
+
+
+class Snapshots(_StepCallback):
+    """Moves the averages of `snapshots`, and writes them every snapshot_every steps and at the end.
+
+    Steps that are skipped leave them as they are. It comes before `Saver`, so that a checkpoint holds what its step did
+    to them, and a run that goes on from there has its snapshot.
+    """
+
+    def __init__(self, averages, run, config, start):
+        super().__init__(start)
+        self.averages, self.run, self.config = averages, run, config
+
+    def after_step(self, logs: Logs) -> None:
+        """Take in the weights, and write a snapshot, where these are due."""
+        if self.step % snapshots.EVERY == 0 and not int(self.model.skipped_in_a_row.numpy()):
+            self.averages.update()
+        if self.step % self.config.snapshot_every == 0 or self.step == self.config.steps:
+            snapshots.save(self.run, self.averages, self.step)
 
 
 class Samples(_StepCallback):

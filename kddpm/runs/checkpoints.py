@@ -10,9 +10,10 @@ with a warning, and the previous one is used.
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from kddpm.base import archives
@@ -54,15 +55,23 @@ class Checkpoints:
         model: a compiled `DiffusionModel`.
         circumstances: `fingerprint.of_this_process` of this process.
         warn: called with each line that the user should read.
+        others: variables beside the model's that training needs too.
     """
 
-    def __init__(self, run: RunDirectory, model: DiffusionModel, circumstances: dict, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        run: RunDirectory,
+        model: DiffusionModel,
+        circumstances: dict,
+        warn: Callable[[str], None],
+        others: Sequence[keras.Variable] = (),
+    ):
         self._run = run
         self._model = model
         self._circumstances = circumstances
         self._warn = warn
         means = [variable for metric in model.metrics for variable in metric.variables]
-        self._variables = [*model.variables, *means, *model.optimizer.variables]
+        self._variables = [*model.variables, *means, *model.optimizer.variables, *others]
 
     def restore(self) -> int:
         """Load the newest readable checkpoint into the model; return its step, 0 if there is no checkpoint.

@@ -37,6 +37,7 @@ _WHOLE_NUMBERS = {
     "sample_every": (1, 10**9),
     "eval_every": (0, 10**9),
     "eval_images": (20, 10**7),
+    "snapshot_every": (0, 10**9),
 }
 
 
@@ -106,6 +107,7 @@ class TrainConfig:
     log_every: Annotated[int, "steps between rows of metrics.csv"] = 100
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 5000
     sample_every: Annotated[int, "steps between sample grids"] = 20_000
+    snapshot_every: Annotated[int, "steps between snapshots, which give averages of any length; 0 = none"] = 0
     sampler: Annotated[str, f"of the sample grids: {', '.join(samplers.BY_NAME)}"] = "ancestral"
     sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
     guidance_scale: Annotated[float, "of the sample grids, for networks with classes; 1 = no guidance"] = 1.0

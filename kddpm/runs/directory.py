@@ -3,6 +3,7 @@
     config.json          the configuration, the data it was trained on and the version
     checkpoints/         all that training needs to resume (`kddpm.runs.checkpoints`): the last three, and the best
     ema.weights.h5       the averaged weights, all that generation needs; ema.weights.json holds their digest
+    snapshots/           two other averages every snapshot_every steps (`kddpm.runs.snapshots`)
     metrics.csv          a row every log_every steps
     loss.png             the loss curve of metrics.csv
     frechet.json, .png   Frechet distances of the pictures, every eval_every steps (`kddpm.runs.monitoring`)
@@ -48,6 +49,7 @@ class RunDirectory:
         self.weights_path = self.path / "ema.weights.h5"
         self.metrics_path = self.path / "metrics.csv"
         self.loss_curve_path = self.path / "loss.png"
+        self.snapshots_path = self.path / "snapshots"
         self.frechet_path = self.path / "frechet.json"
         self.frechet_curve_path = self.path / "frechet.png"
         self.best_path = self.path / "best"
@@ -139,8 +141,9 @@ class RunDirectory:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path))
                 free = shutil.disk_usage(self.path).free
-                there = sum(p.stat().st_size for p in self.checkpoints_path.glob("step_*"))
-                for folder in (self.path, self.checkpoints_path, self.samples_path, self.data_path, self.best_path):
+                kept = (self.checkpoints_path, self.snapshots_path)
+                there = sum(p.stat().st_size for folder in kept for p in folder.glob("step_*"))
+                for folder in (self.path, *kept, self.samples_path, self.data_path, self.best_path):
                     for left in folder.glob(f"{PART}*"):  # left by a kill within `files.replacing`
                         shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
@@ -150,7 +153,7 @@ class RunDirectory:
             if free + there < needed_bytes:
                 raise InputError(
                     "run_dir",
-                    f"needs about {needed_bytes / 1e6:.0f} MB for checkpoints",
+                    f"needs about {needed_bytes / 1e6:.0f} MB for checkpoints and snapshots",
                     f"{self.path}, with {free / 1e6:.0f} MB free",
                 )
             yield

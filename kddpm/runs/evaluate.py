@@ -54,6 +54,7 @@ def evaluate(
     num_images: int | None = None,
     samplers: Sequence[str] = (),
     checkpoints: str | Sequence[int] = (),
+    ema_lengths: Sequence[float] = (),
     models: Sequence[str | os.PathLike] = (),
     extractor: str | os.PathLike | None = None,
     batch_size: int = 64,
@@ -86,6 +87,8 @@ def evaluate(
         samplers: NAME or NAME:STEPS each; () = the run's own.
         checkpoints: steps of checkpoints whose averaged weights generate, "all" = of all that are there; () = the run's
             averaged weights.
+        ema_lengths: sigma_rel of averages of the weights that are rebuilt from the run's snapshots and generate too
+            (`kddpm.runs.snapshots`).
         models: exported `.tflite` files whose pictures are measured too.
         extractor: as in `evaluation.features.load`; None = the one that comes with kddpm for these images.
         batch_size: images at a time.
@@ -102,9 +105,9 @@ def evaluate(
         {name of a JSON file: its content}; the metrics of pictures are together in "quality".
 
     Raises:
-        InputError: unknown metric; no such run, checkpoint, sampler, file or extractor; another result in `out`; bits
-            of images that were resized or recoloured; labels that are missing or not the run's; or as in
-            `likelihood.bits_per_dim`.
+        InputError: unknown metric; no such run, checkpoint, sampler, file or extractor; a length that the snapshots do
+            not give; another result in `out`; bits of images that were resized or recoloured; labels that are missing
+            or not the run's; or as in `likelihood.bits_per_dim`.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_chief = workers.is_chief(strategy)
@@ -146,11 +149,13 @@ def evaluate(
     measure = None
     if of_pictures:
         with workers.using(strategy), workers.all_or_none(strategy):
-            wanted = quality.Wanted(of_pictures, num_images, tuple(samplers), checkpoints, tuple(models), extractor)
+            ways = tuple(samplers), checkpoints, tuple(ema_lengths), tuple(models)
+            wanted = quality.Wanted(of_pictures, num_images, *ways, extractor)
             measure = quality.Quality(
                 run, model, source, others, wanted, facts, pathlib.Path(expand(cache)), say, verbose
             )
-            check_place(out / "quality.json", measure.facts, quality.QUESTION, {}, overwrite)
+            later = {"ema_lengths": measure.facts["ema_lengths"]}  # than the first of these files
+            check_place(out / "quality.json", measure.facts, quality.QUESTION, later, overwrite)
     results = {}
     for name in bits:
         with workers.using(strategy):

@@ -13,7 +13,7 @@ from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import check_regular, expand, read_json, sha256
 from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import checkpoints
+from kddpm.runs import checkpoints, snapshots
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory
 
@@ -48,6 +48,7 @@ def of_run(
     model: DiffusionModel,
     chosen: Sequence[str],
     steps: Sequence[int] | None,
+    lengths: Sequence[float],
     batch_size: int,
 ) -> Iterator[Generator]:
     """Return the generators of a run: each of its weights with each sampler, all of them checked.
@@ -60,11 +61,13 @@ def of_run(
         model: its model, with the averaged weights.
         chosen: samplers, as for `parse_sampler`; () = the run's own.
         steps: of checkpoints whose averaged weights generate; None = the run's averaged weights.
+        lengths: of averages that are rebuilt from the run's snapshots, and generate after those.
         batch_size: pictures at a time.
 
     Raises:
-        InputError: an unknown sampler, more steps than T, or a sampler or a guidance scale that the model does not
-            take; while they are iterated over also: no such checkpoint, or a damaged one.
+        InputError: an unknown sampler, more steps than T, a sampler or a guidance scale that the model does not take,
+            or a length that the snapshots do not give; while they are iterated over also: no such checkpoint, or a
+            damaged one, or a damaged snapshot.
     """
     ways = [parse_sampler(text) for text in chosen] or [(config.sampler, config.sampling_steps)]
     for name, count in ways:
@@ -72,37 +75,45 @@ def of_run(
             raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
         model.denoiser.steps(name, count)
     model.denoiser.check_guidance(config.guidance_scale)
-    return _of_run(run, config, model, ways, steps, batch_size)
+    snapshots.check_lengths(run, lengths, "ema_lengths")
+    return _of_run(run, config, model, ways, steps, lengths, batch_size)
 
 
-def _of_run(run, config, model, ways, steps, batch_size):
+def _of_run(run, config, model, ways, steps, lengths, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
-        for step in [None] if steps is None else steps:
-            if step is None:
-                digest = sha256(run.weights_path)
-            else:
-                digest, weights = checkpoints.averaged_weights(run, model, step)
-                network.set_weights(weights)
+        for which, of_weights, weights in _weights(run, model, own, steps, lengths):
+            network.set_weights(weights)
             for name, count in ways:
-                yield _of_sampler(model, config, name, count, step, digest, batch_size)
+                yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
     finally:
         network.set_weights(own)
 
 
-def _of_sampler(model, config, name, count, step, digest, batch_size) -> Generator:
+def _weights(run, model, own, steps, lengths):
+    """Yield what a table calls some weights before the sampler, what a row says of them, and the weights."""
+    if steps is None:
+        yield "", {"weights_sha256": sha256(run.weights_path), "step": None}, own
+    for step in steps or []:
+        digest, weights = checkpoints.averaged_weights(run, model, step)
+        yield f"step {step}, ", {"weights_sha256": digest, "step": step}, weights
+    for length in lengths:
+        digest, weights = snapshots.rebuilt(run, model, length, "ema_lengths")
+        of_weights = {"weights_sha256": digest, "step": None, "ema_length": float(length)}
+        yield f"EMA length {length:g}, ", of_weights, weights
+
+
+def _of_sampler(model, config, name, count, which, of_weights, batch_size) -> Generator:
     facts = {
-        "weights_sha256": digest,
-        "step": step,
+        **of_weights,
         "sampler": name,
         "num_steps": count or config.num_timesteps,
         "guidance_scale": config.guidance_scale,
     }
     options = {"guidance_scale": config.guidance_scale, "batch_size": batch_size, "verbose": False}
-    text = f"{name}, {facts['num_steps']} steps"
     return Generator(
-        text if step is None else f"step {step}, {text}",
+        f"{which}{name}, {facts['num_steps']} steps",
         facts,
         lambda seeds: model.generate(seeds, name, count, **options),
     )

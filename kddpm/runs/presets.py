@@ -10,14 +10,14 @@ PRESETS = {
         "dataset": "digits", "image_size": (8, 8), "channels": 1, "schedule": "cosine",
         "width": 32, "multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (4,),
         "steps": 5000, "batch_size": 64, "learning_rate": 2e-3, "warmup_steps": 100, "ema_momentum": 0.999,
-        "log_every": 50, "checkpoint_every": 1000, "sample_every": 1000, "sampling_steps": 250,
+        "log_every": 50, "checkpoint_every": 1000, "sample_every": 1000, "snapshot_every": 250, "sampling_steps": 250,
     },
     # MNIST on two cores, 214 images/s: about 15 minutes.
     "mnist": {
         "dataset": "tfds:mnist", "image_size": (28, 28), "channels": 1, "schedule": "cosine",
         "width": 32, "multipliers": (1, 2, 2), "blocks_per_level": 1, "attention_resolutions": (7,),
         "steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 200, "ema_momentum": 0.998,
-        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "sampling_steps": 250,
+        "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "snapshot_every": 150, "sampling_steps": 250,
     },
     # CIFAR-10 as in Ho et al. 2020: FID 3.17 after 800,000 steps in the paper.
     "ddpm32": {"dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True},

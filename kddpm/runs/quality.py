@@ -47,6 +47,7 @@ class Wanted:
     num_images: int | None
     samplers: Sequence[str]
     checkpoints: str | Sequence[int]
+    ema_lengths: Sequence[float]
     models: Sequence[str | os.PathLike]
     extractor: str | os.PathLike | None
 
@@ -102,7 +103,8 @@ class Quality:
         self._steps = _steps(run, wanted.checkpoints)
         size, classes = facts["batch_size"], self._config.num_classes
         files = [generators.of_file(path, self._shape, classes) for path in wanted.models]
-        of_run = generators.of_run(run, self._config, model, wanted.samplers, self._steps, size)
+        of_weights = self._steps, wanted.ema_lengths
+        of_run = generators.of_run(run, self._config, model, wanted.samplers, *of_weights, size)
         self._generators = itertools.chain(of_run, files)
         names = trained_on["class_names"][:classes]
         self._judge = Judge(
@@ -118,6 +120,7 @@ class Quality:
             "num_images": self._count,
             "samplers": list(wanted.samplers),
             "checkpoints": self._steps,
+            "ema_lengths": [float(length) for length in wanted.ema_lengths] or None,
             "models": [file.facts["model_sha256"] for file in files],
             "held_out": held_out and held_out.digest,
             "reference_images": len(self._real.rows),

@@ -5,6 +5,7 @@ data and the random draws of step k are functions of (seed, k).
 """
 
 import contextlib
+import math
 import os
 import pathlib
 from collections.abc import Collection
@@ -21,7 +22,7 @@ from kddpm.base.files import expand
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import fingerprint
+from kddpm.runs import fingerprint, snapshots
 from kddpm.runs.build import build_model
 from kddpm.runs.callbacks import (
     Evaluation,
@@ -29,6 +30,7 @@ from kddpm.runs.callbacks import (
     Progress,
     Samples,
     Saver,
+    Snapshots,
     StopSignals,
     TensorBoard,
     draw_curve,
@@ -97,14 +99,15 @@ def train(
         source = _read(config, run, strategy, options)
         with workers.all_or_none(strategy):
             model = new_model(config, source.images.shape[1:])
+            averages = snapshots.Averages(model.network) if config.snapshot_every else None
             if "dataset" not in override_resume:
                 run.check_same_data(_describe(source))
             monitor = None
             if config.eval_every:  # its network comes after the model's, whose weights are drawn as without it
                 cache = pathlib.Path(expand(options["cache_dir"]))
                 monitor = Monitor(run, model, config, source, cache, verbose)
-            stack.enter_context(run.locked(_needed_bytes(model)))
-        checkpoints, start = _resume(model, run, config, source)
+            stack.enter_context(run.locked(_needed_bytes(model, averages, config)))
+        checkpoints, start = _resume(model, averages, run, config, source)
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
@@ -116,7 +119,8 @@ def train(
         if (need := extras.missing("plots")) is not None:
             say(f"There will be no loss curve, as it {need}")
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
-        _fit(model, source, run, checkpoints, config, start, callbacks or [], monitor, verbose)
+        kept = [Snapshots(averages, run, config, start)] if averages else []  # before the saver of `_fit`
+        _fit(model, source, run, checkpoints, config, start, [*(callbacks or []), *kept], monitor, verbose)
     return model
 
 
@@ -144,18 +148,20 @@ def new_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> Diffusi
     return model
 
 
-def _resume(model, run, config, source):
+def _resume(model, averages, run, config, source):
     """Restore the newest checkpoint; return the checkpoints and its step. All checks precede the first write."""
     strategy = model.distribute_strategy
     with workers.all_or_none(strategy):
         circumstances = fingerprint.of_this_process(config.jit_compile, strategy.num_replicas_in_sync)
-        checkpoints = Checkpoints(run, model, circumstances, warn if run.writes else lambda line: None)
+        others = averages.variables if averages else []
+        checkpoints = Checkpoints(run, model, circumstances, warn if run.writes else lambda line: None, others)
         start = checkpoints.restore()
         run.rows()  # check that they can be read
     workers.check_same(strategy, "data and checkpoint, on a disk that they share", f"{source.digest} {start}")
     with workers.all_or_none(strategy):
         run.write(config, _describe(source))
         run.forget_rows_after(start)
+        snapshots.forget_after(run, start)
     return checkpoints, start
 
 
@@ -213,9 +219,13 @@ def _describe(source: data.ImageData) -> dict:
     }
 
 
-def _needed_bytes(model) -> int:
-    """Return the size of five checkpoints of all variables: the last three, the best, and one being written."""
-    return 5 * sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+def _needed_bytes(model, averages, config) -> int:
+    """Return the size of all snapshots, and five checkpoints: the last three, the best, and one being written."""
+    checkpoint = sum(4 * int(np.prod(v.shape)) for v in [*model.variables, *model.optimizer.variables])
+    if averages is None:
+        return 5 * checkpoint
+    snapshot = snapshots.bytes_of(averages)
+    return 5 * (checkpoint + snapshot) + math.ceil(config.steps / config.snapshot_every) * snapshot
 
 
 def _check_batch(config, replicas):

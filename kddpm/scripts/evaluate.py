@@ -29,7 +29,7 @@ _OF_METRICS = {
     **dict.fromkeys(["num_terms", "num_trajectories"], ("bits_per_dim",)),
     **dict.fromkeys(["divergence", "dequantization"], ("ode_bits_per_dim",)),
     **dict.fromkeys(["max_images", "num_steps", "clip"], BITS),
-    **dict.fromkeys(["num_images", "samplers", "checkpoints", "model", "held_out"], OF_PICTURES),
+    **dict.fromkeys(["num_images", "samplers", "checkpoints", "ema_lengths", "model", "held_out"], OF_PICTURES),
     "extractor": OF_EXTRACTORS,
 }
 
@@ -55,6 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_images", None, "pictures to generate; 1000, or half of the images, if not given")
     flags.DEFINE_list("samplers", [], "that generate, such as ancestral:1000,ddim:50; the run's if not given")
     flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
+    flags.DEFINE_list("ema_lengths", [], "averages of the weights to rebuild, such as 0.03,0.1, that generate too")
     flags.DEFINE_list("model", [], "exported .tflite files, whose pictures are measured too")
     flags.DEFINE_string(
         "extractor",
@@ -98,6 +99,7 @@ def evaluate() -> None:
         num_images=FLAGS.num_images,
         samplers=FLAGS.samplers,
         checkpoints=_checkpoints(),
+        ema_lengths=_ema_lengths(),
         models=FLAGS.model,
         extractor=FLAGS.extractor,
         batch_size=FLAGS.batch_size,
@@ -126,11 +128,20 @@ def _check_flags() -> None:
     for text in FLAGS.samplers:
         parse_sampler(text)
     _checkpoints()
+    _ema_lengths()
 
 
 def _checkpoints() -> str | list[int]:
     text = FLAGS.checkpoints
     return text if text == "all" else commands.parse_numbers("checkpoints", text) if text else []
+
+
+def _ema_lengths() -> list[float]:
+    try:
+        return [float(text) for text in FLAGS.ema_lengths]
+    except ValueError:
+        received = ",".join(FLAGS.ema_lengths)
+        raise InputError(f"--ema_lengths must be numbers such as 0.03,0.1. Received: {received}") from None
 
 
 def _num_terms(out: str | os.PathLike) -> int | None:

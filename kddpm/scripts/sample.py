@@ -132,6 +132,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("out", "grid.png", "NAME.png, NAME.gif, NAME.npz or a folder")
     flags.DEFINE_integer("batch_size", 64, "pictures in memory at a time")
+    sampling_flags.define_weights_flags()
     sampling_flags.define_frame_flags()
     flags.DEFINE_integer("columns", None, "pictures a row of a grid; as square as possible if not given")
     sampling_flags.define_sampler_flags(sampler="the run's", num_steps="the run's")
@@ -162,7 +163,7 @@ def sample() -> None:
     common = _common_options(order, config) | {"verbose": "auto" if workers.is_chief(strategy) else False}
     with workers.using(strategy):
         with workers.all_or_none(strategy):
-            model = build.load_run(run_dir)
+            model = build.load_run(run_dir, FLAGS.ema_length)
         pictures, frames = kind.paint(model, order, common)
     if not workers.is_chief(strategy):
         return

@@ -16,7 +16,7 @@ from helpers.sites import files_of
 from PIL import Image
 
 from kddpm.device import litert
-from kddpm.runs import build, directory, presets
+from kddpm.runs import build, directory, presets, snapshots
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUIET = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's shell is
@@ -43,6 +43,11 @@ def finished_run(tmp_path_factory):
     for weight in model.ema_network.weights:
         weight.assign(weight + rng.normal(size=weight.shape) * 0.05)
     model.ema_network.save_weights(run.weights_path)
+    for weight in model.network.weights:  # of the snapshot
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.05)
+    averages = snapshots.Averages(model.network)
+    averages.update()
+    snapshots.save(run, averages, 8)
     return path
 
 
@@ -89,7 +94,7 @@ def test_a_run_with_more_classes_than_names_becomes_a_saved_model_without_names(
 def test_the_command_that_is_printed_paints_the_pictures_of_the_file(finished_run, tmp_path):
     made = export(
         f"--run_dir={finished_run}", f"--out={tmp_path / 'm.tflite'}", "--sampler=heun", "--num_steps=4",
-        "--spacing=karras", "--clip=dynamic", "--guidance_scale=2", "--parity_seeds=1",
+        "--spacing=karras", "--clip=dynamic", "--guidance_scale=2", "--parity_seeds=1", "--ema_length=0.05",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     about = json.loads((tmp_path / "m.json").read_text())

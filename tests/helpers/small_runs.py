@@ -10,7 +10,7 @@ from kddpm.runs.directory import RunDirectory
 
 TINY = presets.make_config(
     "digits", width=8, multipliers=(1,), attention_resolutions=(), batch_size=16, steps=6, warmup_steps=2, log_every=2,
-    checkpoint_every=3, sample_every=100, num_timesteps=20, sampling_steps=2, sampler="ddim",
+    checkpoint_every=3, sample_every=100, snapshot_every=0, num_timesteps=20, sampling_steps=2, sampler="ddim",
 )  # fmt: skip
 
 

@@ -44,12 +44,13 @@ def killed_at(run_dir, flags, condition):
 
 
 def content(run_dir):
-    """Every variable of training, the averaged weights, and metrics.csv."""
+    """Every variable of training, the averaged weights, the snapshots, and metrics.csv."""
     with np.load(run_dir / "checkpoints" / f"step_{STEPS:07d}.npz") as archive:
         arrays = [archive[name] for name in sorted(archive.files)]
     with h5py.File(run_dir / "ema.weights.h5") as file:
         file.visititems(lambda name, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
-    return [array.tobytes() for array in arrays], (run_dir / "metrics.csv").read_bytes()
+    kept = [path.read_bytes() for path in sorted(run_dir.glob("snapshots/*.npz"))]
+    return [array.tobytes() for array in arrays], kept, (run_dir / "metrics.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,9 @@ def straight_of(tmp_path_factory):
     ],
 )
 def test_a_killed_run_ends_with_the_bits_of_one_in_one_go(tmp_path, straight_of, flags):
+    flags = [*flags, "--snapshot_every=7"]
     straight, broken = straight_of(flags), tmp_path / "broken"
+    assert sorted(path.name for path in straight.glob("snapshots/*")) == ["step_0000014.npz", "step_0000020.npz"]
     assert len((straight / "metrics.csv").read_text().splitlines()) == 1 + STEPS // 3 + 1
     # In the middle of some step, and while a checkpoint is being written.
     killed_at(broken, flags, first(broken).exists)

@@ -114,6 +114,6 @@ def test_labels_that_are_missing_are_named(tmp_path):
 def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch, whole_network):
     usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(free=10**5))
-    with raises_in_flags(r"--run_dir needs about \d+ MB for checkpoints. Received: .*run, with 0 MB free"):
+    with raises_in_flags(r"--run_dir needs about \d+ MB for checkpoints and snapshots. Received: .*run, with 0 MB"):
         training.train(TINY, tmp_path / "run", verbose=False)
     assert not (tmp_path / "run" / "config.json").exists()
