@@ -124,8 +124,8 @@ def _compile_ahead(function, *specs):
     import tensorflow as tf
 
     def call_on_zeros():
-        zeros = [tf.zeros(spec.shape, spec.dtype) for spec in specs]
-        tf.function(lambda *zeros: function(*zeros), autograph=False)(*zeros)  # graphs share what they compile
+        in_graph = tf.function(lambda *zeros: function(*zeros), autograph=False)  # graphs share what they compile
+        in_graph.get_concrete_function(*specs)(*(tf.zeros(spec.shape, spec.dtype) for spec in specs))
 
     _ahead.submit(call_on_zeros)
 
