@@ -19,7 +19,7 @@ from kddpm.base.errors import InputError
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import fingerprint
+from kddpm.runs import doctor, fingerprint
 from kddpm.runs.build import build_model
 from kddpm.runs.callbacks import (
     Metrics,
@@ -107,6 +107,8 @@ def train(
             say(f"There will be no loss curve, as it {need}")
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         _fit(model, source, run, checkpoints, config, start, callbacks or [], verbose)
+        if verbose:
+            say(doctor.in_a_line(run, config, source))
     return model
 
 
