@@ -158,6 +158,7 @@ _LEAST_ROWS = 8  # of metrics.csv after the warm-up, to judge a course
 _NEIGHBOURS = 10  # rows before a row, with which it is compared
 _SPIKE = 1.5  # times their median; healthy runs: up to 1.05
 _FAR = 10  # of their deviations above it, where the loss is noisy in itself
+_EARLY = 1.1  # the loss of rows 2 to 10 over the first; healthy runs: up to 0.6, and 1.0 where nothing is learned
 _RISE = 1.2  # the last quarter over the best; healthy runs: 1.00
 _FALL = 0.08  # of the last quarter below the one before; healthy runs: up to 0.05
 
@@ -169,11 +170,13 @@ class Course:
     Attributes:
         step: of the last row, 0 = there is none.
         skipped: steps that were skipped because loss or gradients were not finite.
+        early: median of rows 2 to 10 over the first row, the warm-up included; NaN = there are none.
         losses: of the rows after the warm-up in which a step was taken, (n,).
     """
 
     step: int
     skipped: int
+    early: float
     losses: np.ndarray
 
     @classmethod
@@ -181,8 +184,10 @@ class Course:
         """Return the course of rows as `RunDirectory.rows` gives them."""
         step = int(rows[-1]["step"]) if rows else 0
         skipped = sum(float(row["skipped_steps"]) for row in rows)
-        losses = np.array([float(row["loss"]) for row in rows if int(row["step"]) > warmup_steps])
-        return cls(step, round(skipped), losses[np.isfinite(losses)])
+        taken = [(int(row["step"]), float(row["loss"])) for row in rows if math.isfinite(float(row["loss"]))]
+        early = float(np.median([loss for _, loss in taken[1:10]]) / taken[0][1]) if len(taken) > 1 else math.nan
+        losses = np.array([loss for step, loss in taken if step > warmup_steps])
+        return cls(step, round(skipped), early, losses)
 
     @property
     def is_long_enough(self) -> bool:
@@ -218,7 +223,7 @@ def of_skipped_steps(course: Course, learning_rate: float) -> Finding:
 
 
 def of_course(course: Course, learning_rate: float, is_done: bool) -> list[Finding]:
-    """Judge spikes, rise and fall of the loss; nothing, where there are too few rows.
+    """Judge the course of the loss; nothing, where there are too few rows.
 
     Args:
         course: of a run.
@@ -232,6 +237,10 @@ def of_course(course: Course, learning_rate: float, is_done: bool) -> list[Findi
     lower = f"--learning_rate={learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
     longer = "The loss still fell fast when the run ended: the same command with more --steps goes on"
     return [
+        judged(
+            "loss soon after the start, over the first", course.early, f"{course.early:.2f}", f"up to {_EARLY}",
+            (course.early > _EARLY, "rate too high", f"The loss rose above where it began: {lower}"),
+        ),
         judged(
             "spikes of the loss", spikes, f"{spikes} of {len(course.losses)} rows", "none, or one",
             (spikes > 1, "rate too high", f"The loss jumps up again and again: {lower}"),

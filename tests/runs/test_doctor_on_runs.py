@@ -92,7 +92,7 @@ def test_black_inputs(tmp_path):
 
 
 def test_a_rate_that_is_too_high(tmp_path):
-    assert {"rate too high", "diverging", "no progress"} & set(examined(tmp_path, learning_rate=0.3, steps=400))
+    assert examined(tmp_path, learning_rate=0.3, steps=400)[0] == "rate too high"
 
 
 def test_too_short_a_run(tmp_path):
@@ -102,7 +102,8 @@ def test_too_short_a_run(tmp_path):
 def test_labels_that_are_not_of_their_images(tmp_path):
     random = np.random.default_rng(0)
     spec = archive(tmp_path / "swapped.npz", labels=random.permutation)
-    assert set(examined(tmp_path, dataset=spec, num_classes=10)) & {"swapped labels", "labels ignored"}
+    # The network finds that they say nothing, and leaves them out.
+    assert examined(tmp_path, dataset=spec, num_classes=10) == ["labels ignored"]
 
 
 def test_a_hundred_images_that_are_learned_by_heart(tmp_path):

@@ -114,6 +114,11 @@ def test_spikes():
     assert "rate too high" not in of_course(noisy)
 
 
+def test_a_loss_above_where_it_began():
+    assert of_course(np.concatenate([[0.83], np.full(20, 1.05), usual()[20:]]))[0] == "rate too high"
+    assert "rate too high" not in of_course(np.linspace(1.0, 0.99, 60))  # nothing learned yet
+
+
 def test_a_loss_that_rises():
     assert of_course(np.concatenate([usual(40), 0.2 * 1.05 ** np.arange(20)])) == ["diverging"]
 
