@@ -108,5 +108,5 @@ def test_labels_that_are_not_of_their_images(tmp_path):
 
 def test_a_hundred_images_that_are_learned_by_heart(tmp_path):
     spec = archive(tmp_path / "few.npz", count=100)
-    found = examined(tmp_path, dataset=spec, steps=4000, width=32, dropout=0.0)
+    found = examined(tmp_path, dataset=spec, steps=2500, width=32, dropout=0.0)
     assert "copies" in found
