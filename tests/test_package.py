@@ -27,7 +27,7 @@ WINGS = [
 ]
 FLOORS = {wing: floor for floor, wings in enumerate(WINGS) for wing in wings}
 # Doors of the package itself, through which a user comes in: they may import anything, and nothing imports them.
-DOORS = {"kddpm", "kddpm.local_cluster"}
+DOORS = {"kddpm", "kddpm.doctor", "kddpm.local_cluster"}
 NO_TENSORFLOW = [
     "kddpm",
     *(f"kddpm.theory.{room}" for room in ("schedules", "parametrization", "power_averages", "sde")),

@@ -26,7 +26,7 @@ def test_the_python_of_the_readme_works_as_printed(tmp_path):
     assert (tmp_path / "digits.keras").exists()
 
 
-SCRIPTS = r"\w+\.py|-m export|-m kddpm\.plots|export/edge/generate\.py"
+SCRIPTS = r"\w+\.py|-m export|-m kddpm\.doctor|-m kddpm\.plots|export/edge/generate\.py"
 COMMANDS = re.findall(rf"^python ({SCRIPTS}) (.*?)(?: +#.*)?$", README, re.MULTILINE)
 
 
@@ -44,7 +44,8 @@ def test_the_flags_of_the_readme_exist(command):
 
 def test_every_script_has_its_command():
     scripts = {path.name for path in ROOT.glob("*.py")}
-    assert {script for script, _ in COMMANDS} == scripts | {"-m export", "-m kddpm.plots", "export/edge/generate.py"}
+    others = {"-m export", "-m kddpm.doctor", "-m kddpm.plots", "export/edge/generate.py"}
+    assert {script for script, _ in COMMANDS} == scripts | others
 
 
 def test_the_tables_of_the_readme_are_complete():

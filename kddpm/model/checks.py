@@ -8,7 +8,7 @@ from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.theory import schedules
 
-_LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
+LARGEST_LAST_ALPHA_BAR = 0.01  # above it x_T is visibly not noise
 
 
 def check_numbers(
@@ -45,7 +45,7 @@ def as_schedule(schedule: schedules.NoiseSchedule | str | None) -> schedules.Noi
 
 def warn_of_a_rest(schedule: schedules.NoiseSchedule) -> None:
     """Warn if x_T still shows the image at the end of the schedule."""
-    if schedule.alpha_bars[-1] > _LARGEST_LAST_ALPHA_BAR:
+    if schedule.alpha_bars[-1] > LARGEST_LAST_ALPHA_BAR:
         warnings.warn(
             f"The schedule ends at alpha_bar={schedule.alpha_bars[-1]:.2g}: x_T still shows the image, and "
             "sampling, which starts from pure noise, will not match. Raise its betas with fewer steps",

@@ -4,7 +4,8 @@
     python -m kddpm.plots --only=schedules,forward --out=figures
 
 Begin with `theory`; `chains` goes from the VAE to diffusion, `processes` draws single steps and continuous time,
-`pictures` how a picture comes about, `bits` what it costs to code, and `runs` the loss curve and the bits of a run.
+`pictures` how a picture comes about, `bits` what it costs to code, and `runs` the loss curve, the bits and the health
+of a run.
 """
 
 import lazy_loader

@@ -9,6 +9,7 @@ from .processes import langevin as langevin
 from .processes import reverse_conditional as reverse_conditional
 from .runs import bits_by_term as bits_by_term
 from .runs import frechet_curve as frechet_curve
+from .runs import health as health
 from .runs import loss_curve as loss_curve
 from .runs import quality as quality
 from .theory import estimators as estimators

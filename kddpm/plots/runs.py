@@ -1,4 +1,4 @@
-"""Figures of a run: its loss, the quality of its pictures, and the terms of its bits per dimension."""
+"""Figures of a run: its loss, the quality of its pictures, the terms of its bits per dimension, and its health."""
 
 import math
 import os
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kddpm.base.errors import InputError
+from kddpm.data import images
 from kddpm.plots import style
 
 if TYPE_CHECKING:
@@ -147,4 +148,36 @@ def quality(rows: Sequence[dict], columns: Mapping[str, tuple[str, float]], path
         axes.set_yticklabels(names if axes is np.ravel(panels)[0] else [])
         axes.grid(alpha=0.25)
         axes.margins(x=0.15)
+    style.save(figure, path)
+
+
+def health(losses: Mapping[str, np.ndarray], painted: np.ndarray, real: np.ndarray, path: str | os.PathLike) -> None:
+    """Plot the losses of a run at some t, and its pictures beside real ones, as a PNG.
+
+    Args:
+        losses: one value a t of "t", "average", "weights", "linear_denoiser", "zeros" and perhaps "held_out".
+        painted: generated pictures, uint8 (N, H, W, C).
+        real: others, uint8 (M, H, W, C).
+        path: path of the PNG.
+    """
+    lines = {
+        "zeros": ("an output of zeros", style.FAINT, ":"),
+        "linear_denoiser": ("best linear denoiser", style.ORANGE, "--"),
+        "weights": ("weights", style.SKY, "-"),
+        "held_out": ("average, held out", style.RED, "-"),
+        "average": ("average", style.BLUE, "-"),
+    }
+    figure, (left, middle, right) = style.subplots(11, 3.7, columns=3)
+    for name, (label, colour, line) in lines.items():
+        if name in losses:
+            left.plot(losses["t"], losses[name], label=label, color=colour, linestyle=line, marker=".")
+    least = min(np.min(losses[name]) for name in ("average", "weights"))  # a linear denoiser's may be far below
+    left.set(xlabel="t", ylabel="loss, per pixel", yscale="log", ylim=(least / 3, None), title="Loss at some t")
+    left.legend(frameon=False, fontsize=8)
+    left.grid(alpha=0.25)
+    for axes, pictures, title in ((middle, painted, "Generated"), (right, real, "Real")):
+        shown = images.grid(pictures)
+        axes.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=255)
+        axes.set(title=title)
+        axes.set_axis_off()
     style.save(figure, path)

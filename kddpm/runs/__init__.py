@@ -1,6 +1,6 @@
 """Training runs in directories: configuration, checkpoints, training, evaluation. May use every wing above.
 
-Begin with `training`, and with `directory` for the files of a run.
+Begin with `training`, and with `directory` for the files of a run; `evaluate` measures one, `doctor` finds its faults.
 """
 
 import lazy_loader
@@ -14,13 +14,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoints",
         "config",
         "directory",
+        "doctor",
         "evaluate",
+        "findings",
         "fingerprint",
         "generators",
         "judging",
         "monitoring",
+        "network_findings",
         "pieces",
         "presets",
+        "probes",
         "quality",
         "results",
         "snapshots",

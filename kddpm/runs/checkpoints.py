@@ -195,12 +195,20 @@ def saved_steps(run: RunDirectory) -> list[int]:
 
 
 def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tuple[str, list[np.ndarray]]:
-    """Return the digest of a checkpoint and the averaged weights in it, in the order of `model.ema_network.weights`.
+    """Return the digest of a checkpoint and the averaged weights in it, as `weights_of`."""
+    return weights_of(run, model, step, model.ema_network)
+
+
+def weights_of(
+    run: RunDirectory, model: DiffusionModel, step: int, network: keras.Model
+) -> tuple[str, list[np.ndarray]]:
+    """Return the digest of a checkpoint and the weights of a network in it, in the order of `network.weights`.
 
     Args:
         run: the run directory.
         model: a model of its configuration; it is not changed, and needs no optimizer.
         step: one of `saved_steps`.
+        network: `model.network`, the weights that are trained, or `model.ema_network`, their average.
 
     Raises:
         InputError: no such checkpoint, or one that is damaged or of another model.
@@ -217,7 +225,7 @@ def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tup
         with archives.opened(path) as archive:
             return about.sha256, [
                 npz_files.read_array(archive, _member(places[id(weight)]), tuple(weight.shape), str(weight.dtype))
-                for weight in model.ema_network.weights
+                for weight in network.weights
             ]
     except (*npz_files.ERRORS, TypeError) as error:
         raise InputError(f"The checkpoint of step {step} in {run.path} cannot be read: {first_line(error)}") from None

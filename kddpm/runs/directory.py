@@ -11,7 +11,7 @@
     samples/             a grid of pictures every sample_every steps
     tensorboard/         the same numbers and pictures, if tensorboard is installed
     data/                decoded images, if they do not fit in memory
-    evaluation/          results of evaluate.py
+    evaluation/          results of evaluate.py and of the doctor
 
 Files are written under temporary names and renamed: a kill leaves the old file or the new one. metrics.csv grows line
 by line; an incomplete last line is dropped when the run resumes.

@@ -22,7 +22,7 @@ from kddpm.base.files import expand
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import fingerprint, snapshots
+from kddpm.runs import doctor, fingerprint, snapshots
 from kddpm.runs.build import build_model
 from kddpm.runs.callbacks import (
     Evaluation,
@@ -121,6 +121,8 @@ def train(
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         kept = [Snapshots(averages, run, config, start)] if averages else []  # before the saver of `_fit`
         _fit(model, source, run, checkpoints, config, start, [*(callbacks or []), *kept], monitor, verbose)
+        if verbose:
+            say(doctor.in_a_line(run, config, source))
     return model
 
 

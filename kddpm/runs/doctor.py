@@ -1,0 +1,353 @@
+"""`examine(run_dir)`: says whether a run is healthy, during it or after it; prints a table and writes it to the run.
+
+    doctor.json    every figure with what is expected and its verdict, and the losses at some t
+    doctor.png     the losses beside those of the best linear denoiser, and pictures beside real ones
+
+`findings` and `network_findings` judge the figures, `probes` measures those of the network. At the end of training
+`in_a_line` judges what needs no network.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from kddpm import data, plots
+from kddpm.base import arguments, extras, progress
+from kddpm.base.errors import InputError
+from kddpm.base.files import expand, sha256
+from kddpm.base.version import __version__
+from kddpm.data import image_files
+from kddpm.data import labels as class_labels
+from kddpm.model.diffusion_model import DiffusionModel
+from kddpm.runs import build, checkpoints, findings, network_findings, probes
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.directory import RunDirectory
+from kddpm.runs.findings import Course, Finding
+from kddpm.runs.network_findings import Looks
+from kddpm.runs.results import write_json
+from kddpm.theory import linear_denoiser, parametrization
+
+_TIMESTEPS = 12  # t at which losses are measured, evenly from 0 to T - 1
+_MIDDLE = 0.2  # alpha_bar at which labels are tried: shapes are hidden, and most of what they leave open is decided
+_PICTURES, _STEPS, _SAMPLER = 64, 25, "ddim"
+_SHOWN = 25  # pictures in the figure
+_REAL = 1000  # images that pictures are compared with
+
+
+def examine(
+    run_dir: str | os.PathLike,
+    *,
+    held_out: str | None = None,
+    num_images: int = 128,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    tfds_data_dir: str | None = None,
+    cache_dir: str | None = None,
+    skip_bad_images: bool = False,
+    verbose: bool = True,
+) -> dict:
+    """Examine a run.
+
+    Args:
+        run_dir: directory of a run of `kddpm.training`, with a checkpoint.
+        held_out: as in `data.load`, images that the run was not trained on; None = whether it memorises is told by
+            copies alone.
+        num_images: images on which losses are measured, at each of 12 t.
+        seed: of the choice of images, and of the noise; int32.
+        out: folder for the files; None = evaluation/ of the run.
+        tfds_data_dir: as in `training.train`.
+        cache_dir: the same.
+        skip_bad_images: the same.
+        verbose: whether to say what is happening, and print the table.
+
+    Returns:
+        The content of doctor.json; "findings" has the fields of each `Finding`.
+
+    Raises:
+        InputError: no such run, or one without a checkpoint; images of another shape or without labels; a number out
+            of range.
+    """
+    arguments.count("num_images", num_images, 2)
+    arguments.int32("seed", [seed])
+
+    def say(line):
+        if verbose:
+            print(line, flush=True)
+
+    run = RunDirectory(run_dir)
+    config, trained_on = run.read()
+    steps = checkpoints.saved_steps(run)
+    if not steps:
+        raise InputError("run_dir", "must have a checkpoint, and the first comes with --checkpoint_every", run.path)
+    reading: dict[str, Any] = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
+    reading |= {"skip_bad_images": skip_bad_images, "progress": verbose}
+    say(f"Reading {image_files.printable(config.dataset)} ...")
+    source = data.load(config.dataset, config.image_size, config.channels, **reading)
+    _check("dataset", source, config, trained_on)
+    others = None
+    if held_out:
+        height, width, channels = trained_on["image_shape"]
+        others = data.load(held_out, (height, width), channels, **reading)
+        _check("held_out", others, config, trained_on)
+    model = build.load_run(run_dir)
+    of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)
+    rows = run.rows()
+    found = without_network(config, trained_on["digest"], source, rows)
+    with progress.bar(of_network.calls, "Examining", "image", "auto" if verbose else False) as bar:
+        found += of_network.findings(bar.update)
+    course = Course.of(rows, config.warmup_steps)
+    found.append(findings.of_progress(max(course.step, steps[-1]), config.steps, _seconds_a_step(run, course, steps)))
+    content = {
+        "kddpm": __version__,
+        "run_dir": str(run_dir),
+        "weights_sha256": sha256(run.weights_path),
+        "step": steps[-1],
+        "held_out": others and others.digest,
+        "num_images": of_network.num_images,
+        "seed": seed,
+        "is_healthy": not any(finding.fault for finding in found),
+        "findings": [dataclasses.asdict(finding) for finding in found],
+        "losses": of_network.table,
+    }
+    say("\n".join(report(f"{run.path} at step {steps[-1]:,} of {config.steps:,}", found)))
+    folder = run.evaluation_path if out is None else pathlib.Path(expand(out))
+    write_json(folder / "doctor.json", content)
+    if (need := extras.missing("plots")) is None:
+        real = probes.sample(source)
+        real = real[:: max(len(real) // _SHOWN, 1)][:_SHOWN]
+        plots.health(of_network.table, of_network.painted[:_SHOWN], real, folder / "doctor.png")
+    say(f"doctor.json {f'(the figure {need})' if need else 'and doctor.png'} in {folder}")
+    return content
+
+
+def report(heading: str, found: Collection[Finding]) -> Iterator[str]:
+    """Yield the lines of a table of findings, the sentences of those with a fault, and a verdict."""
+    cells = [["", "measured", "expected"], *([each.what, each.measured, each.expected] for each in found)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    yield heading
+    for marked, line in zip([False, *(each.fault for each in found)], cells, strict=True):
+        texts = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        yield f"{'!' if marked else ' '} {'  '.join(texts)}".rstrip()
+    sick = [each for each in found if each.fault]
+    yield from (f"{each.fault}: {each.advice}." for each in sick)
+    if not sick:
+        yield "healthy"
+    elif len(sick) > 1:
+        yield f"{len(sick)} faults. Begin with the first: it may be the cause of the others."
+
+
+def in_a_line(run: RunDirectory, config: TrainConfig, source: data.ImageData) -> str:
+    """Return a verdict on what can be judged without the network, and the command that says more."""
+    found = without_network(config, source.digest, source, run.rows())
+    first = next((each for each in found if each.fault), None)
+    verdict = f"{first.fault}: {first.advice}." if first else "healthy, as far as images and losses tell."
+    return f"{verdict} More by python -m kddpm.doctor --run_dir={run.path}"
+
+
+def without_network(config: TrainConfig, digest: str, source: data.ImageData, rows: list[dict]) -> list[Finding]:
+    """Return the findings of the images, the schedule and the course of the loss.
+
+    Args:
+        config: of the run.
+        digest: of the images that it was trained on.
+        source: its images as they are now.
+        rows: of metrics.csv.
+    """
+    x_0 = probes.as_floats(probes.sample(source))
+    flat = np.ptp(x_0.reshape(len(x_0), -1), axis=1) == 0
+    schedule, course = config.noise_schedule, Course.of(rows, config.warmup_steps)
+    found = [
+        findings.of_digest(source.digest == digest),
+        findings.of_range(float(x_0.min()), float(x_0.max())),
+        findings.of_flat_images(flat.mean()),
+        findings.of_variety(math.sqrt(x_0.var(axis=0).mean())),
+        findings.of_polarity(x_0.mean(axis=(1, 2, 3))),
+    ]
+    if config.num_classes and source.labels is not None:
+        found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
+    found += [findings.of_last_step(schedule), findings.of_first_step(schedule)]
+    found.append(findings.of_skipped_steps(course, config.learning_rate))
+    found += findings.of_course(course, config.learning_rate, course.step >= config.steps)
+    objective = config.objective
+    is_mean_over_t = objective.weighting in ("simple", "min_snr") and objective.timestep_sampling != "log_normal"
+    if is_mean_over_t and course.is_long_enough:
+        linear = linear_denoiser.losses(schedule, objective.prediction, linear_denoiser.variances(x_0))
+        expected = float(np.mean(parametrization.loss_weights(schedule, objective) * linear))
+        found.append(findings.of_training_loss(course.quarters[-1], expected, config.learning_rate))
+    return found
+
+
+def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: dict) -> None:
+    """Check that a network of the run takes these images.
+
+    Raises:
+        InputError: another shape, no labels, or labels beyond the run's classes.
+    """
+    expected, received = tuple(trained_on["image_shape"]), source.images.shape[1:]
+    if received != expected:
+        raise InputError(name, f"must have images of the shape {expected}, as the run", f"{source.source}, {received}")
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(name, f"must have labels, as the run has {config.num_classes} classes", source.source)
+    class_labels.check(source.labels, config.num_classes)
+
+
+def _seconds_a_step(run: RunDirectory, course: Course, steps: list[int]) -> float:
+    """Return the time of a step, from when checkpoints and the last row were written; NaN = they do not tell.
+
+    Of several stretches the fastest counts: in the others the run may have stood still.
+    """
+    written = {step: run.checkpoints_path / f"step_{step:07d}.json" for step in steps} | {course.step: run.metrics_path}
+    times = sorted((step, path.stat().st_mtime) for step, path in written.items() if step and path.exists())
+    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(times)]
+    return min((rate for rate in rates if rate > 0), default=math.nan)
+
+
+class _NetworkExamination:
+    """The network of a run, and what is asked of it.
+
+    Args:
+        run: the run directory.
+        model: its model, with the averaged weights.
+        config: its configuration.
+        source: its images.
+        held_out: others, or None.
+        num_images: on which losses are measured, at most.
+        seed: of their choice, and of the noise.
+        steps: of its checkpoints.
+
+    Attributes:
+        num_images: on which losses are measured.
+        calls: how often an image is looked at.
+        table: {name: one value a t}, known after `findings`.
+        painted: the pictures, uint8, known after `findings`.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        model: DiffusionModel,
+        config: TrainConfig,
+        source: data.ImageData,
+        held_out: data.ImageData | None,
+        num_images: int,
+        seed: int,
+        steps: list[int],
+    ):
+        self._run, self._model, self._config, self._seed, self._steps = run, model, config, seed, steps
+        self._source, self._held_out = source, held_out
+        self.num_images = min(num_images, *(len(some.images) for some in (source, held_out) if some))
+        schedule = config.noise_schedule
+        self._timesteps = np.unique(np.linspace(0, schedule.num_timesteps - 1, _TIMESTEPS).round()).astype(np.int32)
+        self._middle = int(np.argmin(np.abs(schedule.alpha_bars - _MIDDLE)))
+        self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
+        self._predict = probes.predictions(model.denoiser)
+        self.table: dict[str, np.ndarray] = {}
+        self.painted = np.empty(0, np.uint8)
+
+    def findings(self, done: Callable[[int], object]) -> list[Finding]:
+        """Return the findings of the network; `done` is told how many images are done."""
+        found = self._of_losses(done)
+        if self._config.num_classes:
+            x_0, labels = self._chosen(self._source)
+            asked = self._config.num_classes, self._middle, self._seed
+            found += network_findings.of_labels(*probes.effect_of_labels(self._predict, x_0, labels, *asked))
+        self.painted = self._paint()
+        real = probes.sample(self._source)
+        real = probes.as_floats(real[:: max(len(real) // _REAL, 1)])
+        found += network_findings.of_pictures(Looks.of(probes.as_floats(self.painted)), Looks.of(real))
+        found.append(self._of_copies())
+        if self._held_out:
+            found.append(self._of_gap(self._held_out, done))
+        return found
+
+    def _of_losses(self, done) -> list[Finding]:
+        """Return the findings of the losses at some t, of the average and of the weights themselves."""
+        config, timesteps, last = self._config, self._timesteps, self._steps[-1]
+        average = self._errors(self._source, done)
+        _, weights = checkpoints.weights_of(self._run, self._model, last, self._model.network)
+        with self._with_weights(weights):
+            own = self._errors(self._source, done)
+        along_axes = linear_denoiser.variances(probes.as_floats(probes.sample(self._source)))
+        linear = linear_denoiser.losses(config.noise_schedule, config.prediction, along_axes)[timesteps]
+        losses = average.losses.mean(axis=1)
+        errors = average.losses.std(axis=1) / math.sqrt(average.losses.shape[1])
+        self.table = {
+            "t": timesteps,
+            "average": losses,
+            "average_standard_error": errors,
+            "weights": own.losses.mean(axis=1),
+            "linear_denoiser": linear,
+            "zeros": average.powers,
+        }
+        return [
+            network_findings.of_output(float((average.outputs / average.powers).max())),
+            network_findings.of_average(float(losses.mean() / own.losses.mean()), config.ema_momentum, last),
+            network_findings.of_losses(timesteps, losses, errors, linear, average.powers),
+        ]
+
+    def _of_copies(self) -> Finding:
+        """Return the finding of pictures that are copies."""
+
+        def copied(pictures):
+            return probes.copies(pictures, self._source)
+
+        found, since = copied(self.painted), None
+        if network_findings.are_copies(found.rate.value):
+            since = self._since(lambda: network_findings.are_copies(copied(self._paint()).rate.value))
+        return network_findings.of_copies(found.rate.value, found.chance.value, since)
+
+    def _of_gap(self, held_out: data.ImageData, done) -> Finding:
+        """Return the finding of the loss on held-out images."""
+        self.table["held_out"] = self._errors(held_out, done).losses.mean(axis=1)
+        losses = self.table["average"].mean(), self.table["held_out"].mean()
+
+        def is_memorising():
+            both = (self._errors(some, lambda _: None).losses.mean() for some in (self._source, held_out))
+            return network_findings.is_memorising(*both)
+
+        since = self._since(is_memorising) if network_findings.is_memorising(*losses) else None
+        return network_findings.of_gap(*losses, since)
+
+    def _since(self, is_so: Callable[[], bool]) -> int:
+        """Return the first of the kept checkpoints from which on something is so; it is of the last."""
+        first = self._steps[-1]
+        for step in reversed(self._steps[:-1]):
+            with self._with_weights(checkpoints.averaged_weights(self._run, self._model, step)[1]):
+                if not is_so():
+                    break
+            first = step
+        return first
+
+    def _errors(self, some: data.ImageData, done) -> probes.Errors:
+        return probes.errors_at(self._predict, *self._chosen(some), self._timesteps, self._seed, done)
+
+    def _chosen(self, some: data.ImageData) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images x_0 on which losses are measured, and their labels."""
+        order = np.random.default_rng(self._seed % 2**32).permutation(len(some.images))
+        rows = np.sort(order[: self.num_images])
+        labels = np.zeros(len(rows), np.int32) if some.labels is None else some.labels[rows]
+        return probes.as_floats(some.images[rows]), labels.astype(np.int32)
+
+    def _paint(self) -> np.ndarray:
+        steps = min(_STEPS, self._config.num_timesteps)
+        return np.asarray(self._model.generate(range(_PICTURES), _SAMPLER, steps, verbose=False))
+
+    @contextlib.contextmanager
+    def _with_weights(self, weights: list[np.ndarray]) -> Iterator[None]:
+        """Give the network that generates other weights within the block."""
+        network = self._model.ema_network
+        own = network.get_weights()
+        network.set_weights(weights)
+        try:
+            yield
+        finally:
+            network.set_weights(own)

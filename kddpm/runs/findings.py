@@ -1,0 +1,277 @@
+"""What figures of a run mean: each function judges one, and returns a `Finding`. Of the network: `network_findings`.
+
+The figures are measured by `kddpm.runs.doctor`. A limit lies beyond what healthy runs came to, which stands beside it:
+runs of the preset `digits` with several seeds, with and without classes, of 500 to 5,000 steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kddpm.model.checks import LARGEST_LAST_ALPHA_BAR
+from kddpm.theory.schedules import NoiseSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A figure of a run, and its verdict.
+
+    Attributes:
+        what: what was measured.
+        value: the figure; NaN = it is unknown.
+        measured: the figure as text.
+        expected: what it is in a healthy run.
+        fault: a name of what is wrong, "" = nothing.
+        advice: the likely cause and the remedy; "" where nothing is wrong.
+    """
+
+    what: str
+    value: float
+    measured: str
+    expected: str
+    fault: str = ""
+    advice: str = ""
+
+
+def judged(what: str, value: float, measured: str, expected: str, *faults: tuple[bool, str, str]) -> Finding:
+    """Return a finding with the first of the faults, (whether it is so, name, advice), that is so."""
+    verdict = next((fault for is_so, *fault in faults if is_so), ["", ""])
+    return Finding(what, float(value), measured, expected, *verdict)
+
+
+def percent(share: float) -> str:
+    """Return a share as text."""
+    return f"{100 * share:.3g} %"
+
+
+# The data.
+
+_DARKEST, _BRIGHTEST = -0.5, -0.02  # the brightest pixel of black images; the darkest where all lie in [0, 1]
+_FLAT = 0.05  # share of images of one colour; digits: 0
+_ALIKE = 0.05  # standard deviation over images, 6 grey levels; digits: 0.54
+_LEAST_NEGATIVES = 0.02  # share of the images
+_BIMODAL = 2.5  # distance of two kinds of means over the sum of their deviations; 1.7 where means are uniform
+
+
+def of_range(low: float, high: float) -> Finding:
+    """Judge the least and the largest pixel, in [-1, 1]."""
+    return judged(
+        "range of the pixels", high - low, f"[{low:.3g}, {high:.3g}]", "most of [-1, 1]",
+        (
+            high < _DARKEST, "black inputs",
+            "All images are nearly black: pixels in [0, 1] were taken for 0 .. 255. Write 255 x as uint8 into "
+            "--dataset and train anew",
+        ),
+        (
+            low > _BRIGHTEST, "inputs in [0, 1]",
+            "All pixels lie in [0, 1] instead of [-1, 1]: they were scaled twice. Write uint8 from 0 to 255 into "
+            "--dataset and train anew",
+        ),
+    )  # fmt: skip
+
+
+def of_flat_images(share: float) -> Finding:
+    """Judge the share of images that are of one colour."""
+    advice = "Many images are of one colour: files without content. Leave them out of --dataset"
+    fault = (share > _FLAT, "constant images", advice)
+    return judged("images of one colour", share, percent(share), f"up to {percent(_FLAT)}", fault)
+
+
+def of_variety(std: float) -> Finding:
+    """Judge how much images differ: the standard deviation of a pixel over them, root mean square over the pixels."""
+    advice = "The images hardly differ: --dataset has one image many times, or its files lost their contents"
+    fault = (std < _ALIKE, "images all alike", advice)
+    return judged("deviation over the images", std, f"{std:.3f}", f"{_ALIKE} or more", fault)
+
+
+def of_polarity(brightness: np.ndarray) -> Finding:
+    """Judge whether some images are negatives of the others, from the mean of each, (N,), in [-1, 1].
+
+    The means are then of two kinds, equally far from grey on both of its sides, and far apart for their widths.
+    """
+    bright = brightness > 0
+    share = float(min(bright.mean(), 1 - bright.mean()))
+    is_so = False
+    if share > _LEAST_NEGATIVES:
+        high, low = brightness[bright], brightness[~bright]
+        apart = high.mean() - low.mean()
+        is_so = apart > _BIMODAL * (high.std() + low.std()) and abs(high.mean() + low.mean()) < apart / 4
+    advice = "Some images are negatives of the others, with black and white exchanged: invert those of --dataset"
+    share = share if is_so else 0.0
+    return judged("negatives among the images", share, percent(share), "none", (is_so, "inverted images", advice))
+
+
+def of_classes(counts: np.ndarray) -> Finding:
+    """Judge how many images each class has, (num_classes,)."""
+    there = int(np.count_nonzero(counts))
+    return judged(
+        "classes with images", there, f"{there} of {len(counts)}", "all",
+        (
+            there == 1, "labels of one class",
+            "All images have one label, which then says nothing: give each class its folder in --dataset, or train "
+            "without --num_classes",
+        ),
+        (
+            there < len(counts), "classes without images",
+            "Pictures of classes without images will be arbitrary: give --num_classes as many as there are",
+        ),
+    )  # fmt: skip
+
+
+def of_digest(is_same: bool) -> Finding:
+    """Judge whether the images are those that the run was trained on."""
+    advice = "Images or labels of --dataset changed since the run began: bring the old ones back, or train anew"
+    said = "yes" if is_same else "no"
+    return judged("images are the run's", is_same, said, "yes", (not is_same, "other images", advice))
+
+
+# The schedule.
+
+_LEAST_FIRST_NOISE = 1e-4  # an eightieth of a grey level; of the schedules with a name the least is 1e-3
+
+
+def of_last_step(schedule: NoiseSchedule) -> Finding:
+    """Judge the signal left at T."""
+    last = float(schedule.alpha_bars[-1])
+    snr = float(last / schedule.one_minus_alpha_bars[-1])
+    advice = (
+        "x_T still shows the image, and sampling begins with pure noise, which the network never saw: "
+        "--zero_terminal_snr, or another --schedule"
+    )
+    fault = (last > LARGEST_LAST_ALPHA_BAR, "signal left at T", advice)
+    return judged("signal over noise at T", snr, f"{snr:.2g}", f"up to {LARGEST_LAST_ALPHA_BAR}", fault)
+
+
+def of_first_step(schedule: NoiseSchedule) -> Finding:
+    """Judge the noise at t = 0."""
+    noise = math.sqrt(schedule.one_minus_alpha_bars[0])
+    advice = "The first steps add no noise that can be seen: fewer --num_timesteps, or another --schedule"
+    fault = (noise < _LEAST_FIRST_NOISE, "no noise at t = 0", advice)
+    return judged("noise at t = 0", noise, f"{noise:.2g}", f"{_LEAST_FIRST_NOISE} or more", fault)
+
+
+# The course of the loss.
+
+_LEAST_ROWS = 8  # of metrics.csv after the warm-up, to judge a course
+_NEIGHBOURS = 10  # rows before a row, with which it is compared
+_SPIKE = 1.5  # times their median; healthy runs: up to 1.05
+_FAR = 10  # of their deviations above it, where the loss is noisy in itself
+_EARLY = 1.1  # the loss of rows 2 to 10 over the first; healthy runs: up to 0.6, and 1.0 where nothing is learned
+_RISE = 1.2  # the last quarter over the best; healthy runs: 1.00
+_FALL = 0.08  # of the last quarter below the one before; healthy runs: up to 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """The rows of metrics.csv.
+
+    Attributes:
+        step: of the last row, 0 = there is none.
+        skipped: steps that were skipped because loss or gradients were not finite.
+        early: median of rows 2 to 10 over the first row, the warm-up included; NaN = there are none.
+        losses: of the rows after the warm-up in which a step was taken, (n,).
+    """
+
+    step: int
+    skipped: int
+    early: float
+    losses: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[dict], warmup_steps: int) -> "Course":
+        """Return the course of rows as `RunDirectory.rows` gives them."""
+        step = int(rows[-1]["step"]) if rows else 0
+        skipped = sum(float(row["skipped_steps"]) for row in rows)
+        taken = [(int(row["step"]), float(row["loss"])) for row in rows if math.isfinite(float(row["loss"]))]
+        early = float(np.median([loss for _, loss in taken[1:10]]) / taken[0][1]) if len(taken) > 1 else math.nan
+        losses = np.array([loss for step, loss in taken if step > warmup_steps])
+        return cls(step, round(skipped), early, losses)
+
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether there are rows enough to judge."""
+        return len(self.losses) >= _LEAST_ROWS
+
+    @property
+    def quarters(self) -> np.ndarray:
+        """Medians of the losses in four equal parts, (4,); up to three rows at the beginning belong to none."""
+        size = len(self.losses) // 4
+        return np.median(self.losses[len(self.losses) - 4 * size :].reshape(4, size), axis=1)
+
+    @property
+    def spikes(self) -> int:
+        """How many rows have a loss far above those before them."""
+        count = 0
+        for i in range(_NEIGHBOURS, len(self.losses)):
+            before = self.losses[i - _NEIGHBOURS : i]
+            middle = np.median(before)
+            usual = np.median(np.abs(before - middle))
+            count += bool(self.losses[i] > max(_SPIKE * middle, middle + _FAR * usual))
+        return count
+
+
+def of_skipped_steps(course: Course, learning_rate: float) -> Finding:
+    """Judge the steps that were skipped."""
+    advice = (
+        "Loss or gradients were not finite in some steps, which were skipped: a smaller --learning_rate than "
+        f"{learning_rate:g}, a longer --warmup_steps, or --clip_norm=1"
+    )
+    text = f"{course.skipped:,} of {course.step:,}"
+    return judged("skipped steps", course.skipped, text, "none", (course.skipped > 0, "loss not finite", advice))
+
+
+def of_course(course: Course, learning_rate: float, is_done: bool) -> list[Finding]:
+    """Judge the course of the loss; nothing, where there are too few rows.
+
+    Args:
+        course: of a run.
+        learning_rate: its --learning_rate.
+        is_done: whether it took all its steps.
+    """
+    if not course.is_long_enough:
+        return []
+    quarters, spikes = course.quarters, course.spikes
+    rise, fall = quarters[-1] / quarters.min(), 1 - quarters[-1] / quarters[-2]
+    lower = f"--learning_rate={learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
+    longer = "The loss still fell fast when the run ended: the same command with more --steps goes on"
+    return [
+        judged(
+            "loss soon after the start, over the first", course.early, f"{course.early:.2f}", f"up to {_EARLY}",
+            (course.early > _EARLY, "rate too high", f"The loss rose above where it began: {lower}"),
+        ),
+        judged(
+            "spikes of the loss", spikes, f"{spikes} of {len(course.losses)} rows", "none, or one",
+            (spikes > 1, "rate too high", f"The loss jumps up again and again: {lower}"),
+        ),
+        judged(
+            "last loss over the best", rise, f"{rise:.2f}", f"up to {_RISE}",
+            (rise > _RISE, "diverging", f"The loss rises again: {lower}"),
+        ),
+        judged(
+            "fall of the loss at the end", fall, percent(fall), f"up to {percent(_FALL)} when done",
+            (is_done and fall > _FALL, "too short a run", longer),
+        ),
+    ]  # fmt: skip
+
+
+def of_training_loss(loss: float, linear: float, learning_rate: float) -> Finding:
+    """Judge the loss of training, beside that of the best linear denoiser; both are means over t."""
+    ratio = loss / linear
+    advice = (
+        "The network does no better than what knows the mean and the covariance of the data alone: more --steps; if "
+        f"the loss stands still, --learning_rate={learning_rate:g} is too high, or far too low"
+    )
+    return judged(
+        "loss over the linear denoiser's", ratio, f"{ratio:.2f}", "below 1", (not ratio < 1, "no progress", advice)
+    )
+
+
+def of_progress(step: int, steps: int, seconds_a_step: float) -> Finding:
+    """Say how far a run is, and how long it will still take; `seconds_a_step` NaN = unknown. Nothing is at fault."""
+    text = f"{step:,} of {steps:,}"
+    if step < steps and math.isfinite(seconds_a_step):
+        minutes = (steps - step) * seconds_a_step / 60
+        text += f", {minutes / 60:.1f} hours left" if minutes >= 100 else f", {minutes:.0f} minutes left"
+    return Finding("steps", step / steps, text, "all in the end")

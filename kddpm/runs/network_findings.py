@@ -1,0 +1,227 @@
+"""What figures of a trained network and of its pictures mean, as in `findings`."""
+
+import dataclasses
+
+import numpy as np
+
+from kddpm.runs.findings import Finding, judged, percent
+
+# The losses.
+
+_LEAST_POWER = 0.1  # of the output over the target's, at the t where it is most; healthy runs: 1.0
+_EXCESS = 0.08  # of the target's power, above the loss of the linear denoiser; healthy runs: up to 0.043
+_STANDARD_ERRORS = 3  # of a figure, which its images leave open
+_SLOW = 1.1  # the average's loss over that of the weights; healthy runs: 0.90 to 0.97
+_GAP = 0.1  # of the held-out loss above the training's; a choice, not a measurement
+_FAST_SHARE, _FAST = 0.005, 0.99  # steps averaged over, of all; and the loss over that of the weights
+
+
+def of_output(power: float) -> Finding:
+    """Judge the power of the output over that of its target, at the t where it is most."""
+    advice = (
+        "The network says zero everywhere, as before its first step: nothing reached its weights. A larger "
+        "--learning_rate, or more --steps"
+    )
+    fault = (power < _LEAST_POWER, "outputs zeros", advice)
+    return judged("power of the output over the target's", power, f"{power:.2f}", f"{_LEAST_POWER} or more", fault)
+
+
+def of_losses(
+    timesteps: np.ndarray, losses: np.ndarray, errors: np.ndarray, linear: np.ndarray, powers: np.ndarray
+) -> Finding:
+    """Judge the loss at some t beside that of the best linear denoiser.
+
+    Args:
+        timesteps: t, (K,).
+        losses: of the averaged weights at these t, (K,).
+        errors: their standard errors, (K,).
+        linear: the losses of the linear denoiser, (K,).
+        powers: of the target, the losses of an output of zeros, (K,).
+    """
+    excess = (losses - linear) / powers
+    is_worse = excess - _STANDARD_ERRORS * errors / powers > _EXCESS
+    worst = float(excess.max())
+    where = ", ".join(str(t) for t in timesteps[is_worse])
+    advice = (
+        f"At t = {where} the network is worse than what knows the mean and the covariance of the data alone: it has "
+        "not learned these noise levels. More --steps, or --timestep_sampling=importance"
+    )
+    fault = (bool(is_worse.any()), "not learned at some t", advice)
+    what, expected = "loss above the linear denoiser's, at the worst t", f"up to {percent(_EXCESS)} of the target"
+    return judged(what, worst, percent(worst), expected, fault)
+
+
+def of_average(ratio: float, momentum: float, step: int) -> Finding:
+    """Judge the average by its loss over that of the weights themselves.
+
+    Args:
+        ratio: of the two losses, each a mean over t.
+        momentum: m, the --ema_momentum.
+        step: steps taken. The average is over about 1 / (1 - m) steps, and over (10 + step) / 9 at most.
+    """
+    steps = min(1 / (1 - momentum), (10 + step) / 9)
+    slow = (
+        f"The average over {steps:,.0f} of {step:,} steps is behind the weights: a smaller --ema_momentum than "
+        f"{momentum:g}, or more --steps"
+    )
+    fast = (
+        f"The average over {steps:,.0f} of {step:,} steps is no better than the weights: a larger --ema_momentum than "
+        f"{momentum:g}"
+    )
+    return judged(
+        "loss of the average over the weights'", ratio, f"{ratio:.3f}", f"up to {_SLOW}",
+        (ratio > _SLOW, "EMA too slow", slow),
+        (steps < _FAST_SHARE * step and ratio > _FAST, "EMA too fast", fast),
+    )  # fmt: skip
+
+
+def of_gap(train: float, held_out: float, since: int | None) -> Finding:
+    """Judge the loss on held-out images beside that on images of the training; `since` = from which checkpoint on."""
+    gap = held_out / train - 1
+    fault = (is_memorising(train, held_out), "memorising", _memorised(since, "The loss on held-out images is higher"))
+    return judged("held-out loss above the training's", gap, percent(gap), f"up to {percent(_GAP)}", fault)
+
+
+def is_memorising(train: float, held_out: float) -> bool:
+    """Return whether a loss on held-out images is that of a network that memorises."""
+    return held_out / train - 1 > _GAP
+
+
+def _memorised(since, what):
+    began = "" if since is None else f" from the checkpoint of step {since} on"
+    return f"{what}{began}: more images, --horizontal_flip, a larger --dropout, or fewer --steps"
+
+
+# The labels.
+
+_LEAST_CHANGE = 0.02  # of the prediction with the label, over the target's root mean square; healthy runs: 0.21
+
+
+def of_labels(change: float, gain: float, error: float) -> list[Finding]:
+    """Judge what labels do at a middle noise level.
+
+    Args:
+        change: the difference of the predictions with the right and with a wrong label, over the target; both root mean
+            squares.
+        gain: by how much a wrong label raises the loss, relative to it.
+        error: its standard error.
+    """
+    ignored = (
+        "The prediction is the same for every label: more --steps, a smaller --label_dropout, or a network that reads "
+        "its third input"
+    )
+    swapped = (
+        "The right label lowers the loss no more than a wrong one: the labels of --dataset do not belong to their "
+        "images. Mend them and train anew"
+    )
+    return [
+        judged(
+            "change of the prediction with the label", change, percent(change), f"{percent(_LEAST_CHANGE)} or more",
+            (change < _LEAST_CHANGE, "labels ignored", ignored),
+        ),
+        judged(
+            "loss with a wrong label above that with the right one", gain, f"{percent(gain)} +- {percent(error)}",
+            f"above {_STANDARD_ERRORS} standard errors",
+            (change >= _LEAST_CHANGE and gain < _STANDARD_ERRORS * error, "swapped labels", swapped),
+        ),
+    ]  # fmt: skip
+
+
+# The pictures.
+
+_NOISY = 0.25  # share of the way from the real roughness to that of noise; healthy runs: below 0
+_TINT = 0.15  # 19 grey levels, besides what the number of pictures leaves open; healthy runs: up to 0.02
+_SATURATED = 0.15  # share of the pixels at the ends above that of real ones; healthy runs: below 0
+_END = 0.99  # a pixel beyond is at an end
+_LEAST_VARIETY = 0.5  # variance over pictures, of that over real ones; healthy runs: 0.82 and more
+_COPIES = 0.15  # share of the pictures; 1 % is chance; healthy runs: 0
+_LEAST_ROOM = 0.05  # between real images and noise, to measure on
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """Figures of a set of pictures.
+
+    Attributes:
+        count: of the pictures.
+        roughness: mean squared difference of neighbouring pixels over twice the variance; 1 = independent pixels.
+        colours: mean of each channel, (C,).
+        spread: the largest deviation of a channel's mean over the pictures.
+        ends: share of pixels at -1 or 1.
+        variance: over the pictures, mean over the pixels.
+    """
+
+    count: int
+    roughness: float
+    colours: np.ndarray
+    spread: float
+    ends: float
+    variance: float
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Looks":
+        """Return the figures of pictures in [-1, 1], (N, H, W, C)."""
+        x = x.astype(np.float64)
+        centred = x - x.mean(axis=(0, 1, 2))
+        steps = [np.square(np.diff(x, axis=axis)) for axis in (1, 2)]
+        squares = sum(each.sum() for each in steps) / max(sum(each.size for each in steps), 1)
+        variance = np.square(centred).mean()
+        return cls(
+            len(x),
+            float(squares / (2 * variance)) if variance else 0.0,
+            x.mean(axis=(0, 1, 2)),
+            float(x.mean(axis=(1, 2)).std(axis=0).max()),
+            float((np.abs(x) > _END).mean()),
+            float(x.var(axis=0).mean()),
+        )
+
+
+def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
+    """Judge generated pictures by real ones."""
+    noise = (painted.roughness - real.roughness) / max(1 - real.roughness, _LEAST_ROOM)
+    tint = float(np.abs(painted.colours - real.colours).max())
+    allowed = _TINT + _STANDARD_ERRORS * real.spread / painted.count**0.5
+    ends = painted.ends - real.ends
+    variety = painted.variance / real.variance if real.variance else 1.0
+    longer = "more --steps, or a larger network (--width)"
+    return [
+        judged(
+            "noise in the pictures", noise, percent(noise), f"up to {percent(_NOISY)}",
+            (noise > _NOISY, "still noise", f"Neighbouring pixels differ as in noise: {longer}"),
+        ),
+        judged(
+            "colour or brightness off by", tint, f"{tint:.3f}", f"up to {allowed:.2f}",
+            (
+                tint > allowed, "tinted",
+                "Pictures have other colours, or another brightness, than the data: the noisiest t decide that. "
+                "--zero_terminal_snr with --prediction=v, or more --steps",
+            ),
+        ),
+        judged(
+            "pixels at the ends, above the data's", ends, percent(ends), f"up to {percent(_SATURATED)}",
+            (
+                ends > _SATURATED, "saturated",
+                "Pictures are black and white where the data are not: the predicted x_0 leaves [-1, 1]. More --steps, "
+                "--prediction=v, or a smaller --guidance_scale",
+            ),
+        ),
+        judged(
+            "variety, of the data's", variety, percent(variety), f"{percent(_LEAST_VARIETY)} or more",
+            (
+                variety < _LEAST_VARIETY, "collapse",
+                "Pictures are nearly all the same, or grey: the network takes its mean for an answer. More --steps, or "
+                "a smaller --learning_rate",
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def of_copies(rate: float, chance: float, since: int | None) -> Finding:
+    """Judge the share of pictures that are copies of training images; `since` = from which checkpoint on they are."""
+    fault = (are_copies(rate), "copies", _memorised(since, "Pictures are copies of training images"))
+    return judged("copies of training images", rate, percent(rate), f"about {percent(chance)} by chance", fault)
+
+
+def are_copies(rate: float) -> bool:
+    """Return whether this share of copies is beyond chance."""
+    return rate > _COPIES

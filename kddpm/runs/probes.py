@@ -1,0 +1,136 @@
+"""Figures of images, and of a network's predictions at some t; `kddpm.runs.doctor` takes them for a run."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from kddpm import data
+from kddpm.data import images
+from kddpm.evaluation import metrics
+from kddpm.evaluation.batches import on_replicas
+from kddpm.sampling import noise
+from kddpm.sampling.denoiser import Denoiser
+
+_MOST_IMAGES = 10_000
+_MOST_VALUES = 2**25  # of the images that are looked at; 134 MB as float32
+_BATCH = 64
+_TINY = 1e-12  # of a power, where the target is nothing
+
+# (x_0, seeds, labels, t) -> target and prediction, each (B, H, W, C)
+Predictions = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
+
+
+def sample(source: data.ImageData) -> np.ndarray:
+    """Return images to look at, uint8: all, or as many as memory has room for, evenly over the data set."""
+    count = len(source.images)
+    most = min(_MOST_IMAGES, max(_MOST_VALUES // math.prod(source.images.shape[1:]), 2))
+    return np.asarray(source.images[np.linspace(0, count - 1, min(count, most)).round().astype(int)])
+
+
+def as_floats(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 pixels as x_0 in [-1, 1], float32."""
+    return np.asarray(images.to_float(pixels))
+
+
+def predictions(denoiser: Denoiser) -> Predictions:
+    """Compile the network with its target: image k has the noise of seed k."""
+    process, prediction = denoiser.process, denoiser.objective.prediction
+    names = denoiser.schedule.timesteps.astype(np.int32)
+
+    def of(x_0, seeds, label, t):
+        eps = noise.normal(seeds, noise.EVALUATION_STREAM, 0, denoiser.image_shape)
+        x_t = process.q_sample(x_0, t, eps)
+        target = eps if prediction == "eps" else process.from_x0(x_t, t, x_0, prediction)
+        predict = denoiser.predictor(label if denoiser.num_classes else None)
+        return target, predict(x_t, tf.gather(names, t))
+
+    vector = tf.TensorSpec((None,), tf.int32)
+    pixels = tf.TensorSpec((None, *denoiser.image_shape), tf.float32)
+    return on_replicas(denoiser.strategy, of, [pixels, vector, vector, vector], scalars=0)
+
+
+class Errors(NamedTuple):
+    """What was measured of predictions at some t.
+
+    Attributes:
+        losses: mean squared errors over the pixels, (K, N) for K values of t and N images.
+        powers: mean squares of the targets, (K,).
+        outputs: mean squares of the predictions, (K,).
+    """
+
+    losses: np.ndarray
+    powers: np.ndarray
+    outputs: np.ndarray
+
+
+def errors_at(
+    predict: Predictions,
+    x_0: np.ndarray,
+    labels: np.ndarray,
+    timesteps: np.ndarray,
+    seed: int,
+    done: Callable[[int], object],
+) -> Errors:
+    """Measure predictions of the same images at every t, each with noise of its own.
+
+    Args:
+        predict: of `predictions`.
+        x_0: images in [-1, 1], float32 (N, H, W, C).
+        labels: int32 (N,), of no account for a network without classes.
+        timesteps: t, int32 (K,).
+        seed: of the noise.
+        done: is told after each t how many images are done.
+    """
+    rows = []
+    for row, t in enumerate(timesteps):
+        target, output = _at(predict, x_0, labels, t, seed + row * len(x_0))
+        rows.append((_squares(target - output), _squares(target).mean(), _squares(output).mean()))
+        done(len(x_0))
+    losses, powers, outputs = (np.array(column) for column in zip(*rows, strict=True))
+    return Errors(losses, np.maximum(powers, _TINY), outputs)
+
+
+def effect_of_labels(
+    predict: Predictions, x_0: np.ndarray, labels: np.ndarray, num_classes: int, t: int, seed: int
+) -> tuple[float, float, float]:
+    """Return what labels do at one t, as `network_findings.of_labels` judges it: change, gain and its standard error.
+
+    Args:
+        predict: of `predictions`.
+        x_0: images in [-1, 1], float32 (N, H, W, C).
+        labels: the right ones, int32 (N,).
+        num_classes: of the network.
+        t: the noise level.
+        seed: of the noise, and of the wrong labels.
+    """
+    apart = np.random.default_rng(seed % 2**32).integers(1, num_classes, len(labels))
+    wrong = ((labels + apart) % num_classes).astype(np.int32)
+    target, right = _at(predict, x_0, labels, t, seed)
+    _, other = _at(predict, x_0, wrong, t, seed)
+    change = math.sqrt(_squares(right - other).mean() / max(_squares(target).mean(), _TINY))
+    own, gains = _squares(target - right), _squares(target - other) - _squares(target - right)
+    scale = max(own.mean(), _TINY)
+    return change, gains.mean() / scale, gains.std() / math.sqrt(len(gains)) / scale
+
+
+def copies(pictures: np.ndarray, source: data.ImageData) -> metrics.Copies:
+    """Return how many pictures, uint8 (N, H, W, C), are copies of the images of `sample`."""
+    return metrics.copies(pictures, sample(source))
+
+
+def _at(predict, x_0, labels, t, seed):
+    """Return target and prediction of each image at one t."""
+    seeds = ((seed + np.arange(len(x_0)) + 2**31) % 2**32 - 2**31).astype(np.int32)
+    parts = []
+    for first in range(0, len(x_0), _BATCH):
+        rows = slice(first, first + _BATCH)
+        parts.append(predict(x_0[rows], seeds[rows], labels[rows], np.full(len(x_0[rows]), t, np.int32)))
+    return (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
+
+
+def _squares(values):
+    """Return the mean square of each image, (N,)."""
+    return np.square(values).mean(axis=(1, 2, 3))

@@ -1,0 +1,251 @@
+"""Every verdict by the figures that lead to it: those of healthy runs have no fault, those of a fault have its name."""
+
+import numpy as np
+import pytest
+
+from kddpm import data
+from kddpm.runs import doctor, findings, network_findings, presets
+from kddpm.runs.findings import Course
+from kddpm.runs.network_findings import Looks
+from kddpm.theory import schedules
+
+RATE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Real digits in [-1, 1]."""
+    return data.load("digits", progress=False).images / 127.5 - 1
+
+
+def rows(losses, skipped=0.0):
+    """Rows of metrics.csv, every 50 steps."""
+    return [{"step": str(50 * i), "loss": str(loss), "skipped_steps": str(skipped)} for i, loss in enumerate(losses, 1)]
+
+
+def usual(count=60):
+    """The course of a healthy run, with the noise of one."""
+    steps = 50 * np.arange(1, count + 1)
+    return (0.12 + 0.6 * steps**-0.35) * (1 + 0.02 * np.random.default_rng(0).normal(size=count))
+
+
+def faults(found):
+    """The names of what is wrong, with a sentence each."""
+    found = found if isinstance(found, list) else [found]
+    assert all(bool(each.fault) == bool(each.advice) and each.measured and each.expected for each in found)
+    return [each.fault for each in found if each.fault]
+
+
+def of_course(losses, is_done=True):
+    return faults(findings.of_course(Course.of(rows(losses), 100), RATE, is_done))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "fault"),
+    [
+        (-1, 1, []), (-0.9, 0.6, []), (-1, 0.0, []),
+        (-1, 1 / 127.5 - 1, ["black inputs"]), (0.0, 1.0, ["inputs in [0, 1]"]), (0.3, 0.9, ["inputs in [0, 1]"]),
+    ],
+)  # fmt: skip
+def test_the_range_of_the_pixels(low, high, fault):
+    assert faults(findings.of_range(low, high)) == fault
+
+
+def test_images_without_content():
+    assert faults(findings.of_flat_images(0.01)) == []
+    assert faults(findings.of_flat_images(0.2)) == ["constant images"]
+    assert faults(findings.of_variety(0.54)) == []
+    assert faults(findings.of_variety(0.01)) == ["images all alike"]
+
+
+def test_negatives_among_the_images(digits):
+    brightness = digits.mean(axis=(1, 2, 3))
+    random = np.random.default_rng(0)
+    assert faults(findings.of_polarity(brightness)) == faults(findings.of_polarity(-brightness)) == []
+    for share in (0.05, 0.5):
+        signs = np.where(random.random(len(brightness)) < share, -1, 1)
+        assert faults(findings.of_polarity(signs * brightness)) == ["inverted images"]
+    # Photos: any brightness, of one kind; and two kinds that are no negatives of each other.
+    assert faults(findings.of_polarity(random.uniform(-1, 1, 1000))) == []
+    assert faults(findings.of_polarity(random.normal(0, 0.3, 1000).clip(-1, 1))) == []
+    assert faults(findings.of_polarity(np.repeat([-0.1, 0.9], 500) + random.normal(0, 0.02, 1000))) == []
+
+
+def test_labels_and_digests():
+    assert faults(findings.of_classes(np.array([5, 3, 9]))) == []
+    assert faults(findings.of_classes(np.array([0, 17, 0]))) == ["labels of one class"]
+    assert faults(findings.of_classes(np.array([5, 0, 9]))) == ["classes without images"]
+    assert faults(findings.of_digest(True)) == []
+    assert faults(findings.of_digest(False)) == ["other images"]
+
+
+@pytest.mark.parametrize("name", schedules.BY_NAME)
+def test_schedules_with_a_name_are_healthy(name):
+    schedule = schedules.by_name(name, 1000)
+    assert faults([findings.of_last_step(schedule), findings.of_first_step(schedule)]) == []
+
+
+def test_both_ends_of_a_schedule():
+    assert faults(findings.of_last_step(schedules.linear(1000, 1e-4, 2e-3))) == ["signal left at T"]
+    assert faults(findings.of_last_step(schedules.zero_terminal_snr(schedules.linear(1000, 1e-4, 2e-3)))) == []
+    assert faults(findings.of_first_step(schedules.linear(1000, 1e-9, 0.02))) == ["no noise at t = 0"]
+
+
+def test_a_healthy_course():
+    assert of_course(usual()) == of_course(usual()[:12]) == []
+    assert faults(findings.of_skipped_steps(Course.of(rows(usual()), 100), RATE)) == []
+    assert findings.of_course(Course.of(rows(usual(9)), 100), RATE, True) == []  # too few rows to judge
+
+
+def test_skipped_steps():
+    course = Course.of(rows([0.3, 0.2, "nan", 0.2], skipped=3.0), 0)
+    assert (course.step, course.skipped, course.losses.tolist()) == (200, 12, [0.3, 0.2, 0.2])
+    found = findings.of_skipped_steps(course, RATE)
+    assert faults(found) == ["loss not finite"] and "--learning_rate than 0.002" in found.advice
+
+
+def test_spikes():
+    losses = usual()
+    losses[40] *= 3
+    assert of_course(losses) == []  # one
+    losses[50] *= 3
+    assert of_course(losses) == ["rate too high"]
+    noisy = np.random.default_rng(0).lognormal(0, 0.3, 200)  # as that of "vlb" is, at all times
+    assert "rate too high" not in of_course(noisy)
+
+
+def test_a_loss_above_where_it_began():
+    assert of_course(np.concatenate([[0.83], np.full(20, 1.05), usual()[20:]]))[0] == "rate too high"
+    assert "rate too high" not in of_course(np.linspace(1.0, 0.99, 60))  # nothing learned yet
+
+
+def test_a_loss_that_rises():
+    assert of_course(np.concatenate([usual(40), 0.2 * 1.05 ** np.arange(20)])) == ["diverging"]
+
+
+def test_a_loss_that_still_falls():
+    falling = 10 * 0.97 ** np.arange(60)
+    assert of_course(falling) == ["too short a run"]
+    assert of_course(falling, is_done=False) == []
+
+
+def test_the_loss_of_training_beside_the_linear_denoisers():
+    assert faults(findings.of_training_loss(0.139, 0.222, RATE)) == []
+    assert faults(findings.of_training_loss(0.25, 0.222, RATE)) == ["no progress"]
+    assert faults(findings.of_training_loss(np.nan, 0.222, RATE)) == ["no progress"]
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "text"),
+    [
+        (5000, 1.0, "5,000 of 5,000"), (2000, np.nan, "2,000 of 5,000"), (2000, 0.04, "2,000 of 5,000, 2 minutes left"),
+        (2000, 10.0, "2,000 of 5,000, 8.3 hours left"),
+    ],
+)  # fmt: skip
+def test_the_time_left(step, seconds, text):
+    found = findings.of_progress(step, 5000, seconds)
+    assert (found.measured, found.fault) == (text, "")
+
+
+T = np.array([0, 9, 19])
+
+
+def of_losses(*losses, error=0.001):
+    ones = np.ones(3)
+    linear = np.array([0.9, 0.3, 0.01])
+    return network_findings.of_losses(T, np.array(losses), error * ones, linear, ones)
+
+
+def test_losses_at_some_t():
+    assert faults(of_losses(0.8, 0.1, 0.011)) == []
+    found = of_losses(0.8, 0.4, 0.2)
+    assert faults(found) == ["not learned at some t"] and "At t = 9, 19 the" in found.advice
+    assert faults(of_losses(0.8, 0.4, 0.01, error=0.05)) == []  # too few images to tell
+    assert faults(of_losses(1.0, 1.0, 1.0)) == ["not learned at some t"]
+    assert faults(network_findings.of_output(0.0)) == ["outputs zeros"]
+    assert faults(network_findings.of_output(1.01)) == []
+
+
+def test_the_average():
+    assert faults(network_findings.of_average(0.97, 0.999, 5000)) == []
+    assert faults(network_findings.of_average(1.5, 0.9999, 5000)) == ["EMA too slow"]
+    assert faults(network_findings.of_average(1.0, 0.5, 5000)) == ["EMA too fast"]
+    assert faults(network_findings.of_average(1.0, 0.999, 100)) == []  # a run of a few steps has no long average
+    # At the beginning the average is over a ninth of the steps, whatever the momentum.
+    assert "over 1,000 of 20,000 steps" in network_findings.of_average(2.0, 0.999, 20_000).advice
+    assert "over 57 of 500 steps" in network_findings.of_average(2.0, 0.9999, 500).advice
+
+
+def test_memorising():
+    assert faults(network_findings.of_gap(0.14, 0.145, None)) == []
+    found = network_findings.of_gap(0.05, 0.2, 3000)
+    assert faults(found) == ["memorising"] and "from the checkpoint of step 3000 on" in found.advice
+    assert faults(network_findings.of_copies(0.02, 0.01, None)) == []
+    found = network_findings.of_copies(0.9, 0.01, 1000)
+    assert faults(found) == ["copies"] and "from the checkpoint of step 1000 on" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("change", "gain", "fault"),
+    [
+        (0.3, 0.2, []), (0.0, 0.0, ["labels ignored"]), (0.3, 0.0, ["swapped labels"]), (0.3, -0.2, ["swapped labels"]),
+    ],
+)  # fmt: skip
+def test_labels(change, gain, fault):
+    assert faults(network_findings.of_labels(change, gain, error=0.01)) == fault
+
+
+def noised(x):
+    return (x + 0.6 * np.random.default_rng(0).normal(size=x.shape)).clip(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda x: x, []),
+        (lambda x: np.roll(x, 1, axis=2), []),
+        (noised, ["still noise"]),
+        (lambda x: x + 0.3, ["tinted"]),
+        (lambda x: np.where(x > 0, 1.0, -1.0), ["saturated"]),
+        (lambda x: np.repeat(x[6:7], len(x), axis=0), ["collapse"]),
+        (lambda x: 0 * x - 0.39, ["collapse"]),
+    ],
+)
+def test_pictures(digits, change, fault):
+    painted, real = digits[:64], digits[64:]
+    assert faults(network_findings.of_pictures(Looks.of(change(painted)), Looks.of(real))) == fault
+
+
+def test_one_channel_is_tinted():
+    real = np.random.default_rng(0).normal(0, 0.3, (400, 8, 8, 3)).cumsum(axis=1) / 3
+    tinted = real[:64] + np.array([0.0, 0.0, 0.5])
+    assert faults(network_findings.of_pictures(Looks.of(real[:64]), Looks.of(real[64:]))) == []
+    assert "tinted" in faults(network_findings.of_pictures(Looks.of(tinted), Looks.of(real[64:])))
+
+
+def test_noise_has_the_roughness_of_independent_pixels():
+    x = np.random.default_rng(0).uniform(-1, 1, (50, 16, 16, 3))
+    assert Looks.of(x).roughness == pytest.approx(1, abs=0.02)
+    assert Looks.of(np.zeros((2, 4, 4, 1))).roughness == 0
+    ramp = np.linspace(-1, 1, 5).reshape(1, 1, 5, 1)  # steps of 1/2, a variance of 1/2; one row has no other neighbours
+    assert Looks.of(ramp).roughness == pytest.approx(0.25 / (2 * 0.5))
+
+
+def test_the_report_begins_with_a_table_and_ends_with_a_verdict():
+    well, sick = findings.of_range(-1, 1), findings.of_range(0, 1)
+    lines = list(doctor.report("A run", [well]))
+    assert lines[0] == "A run" and lines[-1] == "healthy"
+    assert lines[2].split("  ")[1:3] == ["range of the pixels", "[-1, 1]"]
+    lines = list(doctor.report("A run", [well, sick, sick]))
+    assert [line[0] for line in lines[1:5]] == [" ", " ", "!", "!"]
+    assert lines[5].startswith("inputs in [0, 1]: All pixels lie in [0, 1]")
+    assert lines[-1].startswith("2 faults.")
+
+
+def test_what_needs_no_network_is_judged_at_the_end_of_training(digits):
+    source = data.load("digits", progress=False)
+    config = presets.make_config("digits", steps=3000)
+    found = doctor.without_network(config, source.digest, source, rows(usual()))
+    assert faults(found) == [] and found[-1].what == "loss over the linear denoiser's"
+    found = doctor.without_network(config, "another", source, rows(np.full(60, 1.0)))
+    assert faults(found) == ["other images", "no progress"]
