@@ -196,7 +196,8 @@ def _counts(run: RunDirectory, argument: str) -> tuple[list[int], list[int]]:
     if not steps:
         expected = "needs snapshots of the run, which train.py makes with {snapshot_every}"
         raise InputError(argument, expected, f"{run.path}, with none", snapshot_every=...)
-    counts, before = [], 0
+    counts: list[int] = []
+    before = 0
     for step in steps:
         with _reading(run, step, argument) as archive:
             count, previous = (int(npz_files.read_array(archive, name, (), np.int64)) for name in ("count", "previous"))

@@ -420,4 +420,4 @@ def test_samplers_are_checked_before_anything_is_measured(files):
     model = build.load_run(files / "run")
     run = RunDirectory(files / "run")
     with raises_in_flags("--samplers must have at most 20 steps"):
-        generators.of_run(run, run.read()[0], model, ["ddim:9999"], None, 16)
+        generators.of_run(run, run.read()[0], model, ["ddim:9999"], None, (), 16)
