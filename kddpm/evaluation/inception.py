@@ -20,6 +20,7 @@ NAME.bn.bias, NAME.bn.running_mean and NAME.bn.running_var of every convolution.
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable
 
 import h5py
@@ -66,7 +67,7 @@ def load(path: str | os.PathLike, variant: str = "pytorch-fid") -> Callable[[Ten
         network = _of_keras(path) if is_keras else _Inception(read_safetensors(path), variant)
         traced = tf.function(network, autograph=False)
         traced.get_concrete_function(tf.TensorSpec((1, 8, 8, 3), tf.uint8))  # finds what is missing or misshapen
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserWarning) as error:
         text = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError("extractor", f"{path} holds no weights of {owner}: {text}") from None
     return network
@@ -89,7 +90,9 @@ def _of_keras(path: str | os.PathLike) -> Callable[[Tensor], tuple[Tensor, Tenso
         )
     finally:
         keras.config.set_image_data_format(layout)
-    whole.load_weights(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # all that Keras says of layers that the file lacks
+        whole.load_weights(path)
     trunk = keras.Model(whole.input, whole.get_layer("mixed10").output)
 
     def network(images):
