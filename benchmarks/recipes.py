@@ -1,7 +1,7 @@
 """Which recipe of training paints best for its cost? One thing at a time differs, at equal wall time on the same cores.
 
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz             # every row, ten minutes each
-    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz --rows=v,laplace --minutes=30 --seed=1
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz '--rows=v;laplace' --minutes=30
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --table                      # what is there, as Markdown
 
 `--data` is an archive of x_train, y_train, x_test and y_test. A row is trained in a process of its own for as many
@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ sys.path.insert(0, str(ROOT))  # the project beside this script, installed or no
 SETTLED, MEASURED = 20, 80  # steps of the short run: those before the clock starts, and those that it counts
 STARTED = "RECIPES_STARTED"  # when the process of a row was started, in its environment
 BASE = {"precision": "mixed_bfloat16", "learning_rate_decay": "cosine"}
-QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
+QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9, "snapshot_every": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,7 @@ def train(row, config, run_dir):
 
 def in_child(arguments, name, run_dir, steps):
     """Train a row in a process of its own; returns when each step ended, in seconds since the process was started."""
+    shutil.rmtree(run_dir, ignore_errors=True)  # what was interrupted begins anew, as its minutes do
     command = [sys.executable, __file__, f"--out={arguments.out}", f"--data={arguments.data}", f"--rows={name}"]
     command += [f"--preset={arguments.preset}", f"--seed={arguments.seed}", f"--steps={steps}", f"--run_dir={run_dir}"]
     subprocess.run(command, check=True, env={**os.environ, STARTED: str(time.time())})
@@ -201,12 +203,12 @@ def table(out):
         pictures, bits = row["pictures"], row["bits"]
         print(
             f"| {row['name']} | {row['seconds'] / 60:.1f} | {row['seed']} | {row['steps']:,} "
-            f"| {pictures['fid']:.2f} ± {pictures['fid_standard_error']:.2f} | {100 * pictures['named']:.1f} "
+            f"| {pictures['frechet']:.2f} ± {pictures['frechet_standard_error']:.2f} | {100 * pictures['named']:.1f} "
             f"| {bits['total']:.3f} ± {bits['standard_error']:.3f} |"
         )
     if rows:
         floor = rows[0]["floor"]
-        print(f"| real pictures | | | | {floor['fid']:.2f} | {100 * floor['named']:.1f} | |")
+        print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | |")
 
 
 def parsed():
@@ -215,7 +217,9 @@ def parsed():
     path = {"type": lambda given: pathlib.Path(given).expanduser().resolve(), "metavar": "PATH"}
     parser.add_argument("--out", **path, required=True, help="folder of the runs and their figures")
     parser.add_argument("--data", **path, help="archive of the training and the test images")
-    parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, separated by semicolons; all else")
+    parser.add_argument(
+        "--rows", type=lambda text: text.split(";"), help="which, between semicolons"
+    )
     parser.add_argument("--minutes", type=float, default=10, help="of each row (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--preset", default="mnist", help="whose network and data (%(default)s)")

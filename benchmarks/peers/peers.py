@@ -125,7 +125,7 @@ def judge(arguments):
     judged = judging.Judge(["fid", "accuracy"], extractor, real, None, (), 64, cache, True)
     print("| | minutes | steps | parameters | Fréchet | named, % | bits/dim |\n|---|---|---|---|---|---|---|")
     floor, grids = judged.floor(arguments.num_images), []
-    print(f"| real pictures | | | | {floor['fid']:.2f} | {100 * floor['named']:.1f} | |")
+    print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | |")
     for path in sorted(arguments.out.glob("*/made.json"), key=lambda path: NAMES.index(name_of(path))):
         made = json.loads(path.read_text())
         with np.load(path.parent / "pictures.npz") as arrays:
@@ -133,7 +133,7 @@ def judge(arguments):
         row = judged.row(iter([pictures]), None)
         print(
             f"| {path.parent.name} | {made['seconds'] / 60:.1f} | {made['steps']:,} | {made['parameters']:,} "
-            f"| {row['fid']:.2f} ± {row['fid_standard_error']:.2f} | {100 * row['named']:.1f} "
+            f"| {row['frechet']:.2f} ± {row['frechet_standard_error']:.2f} | {100 * row['named']:.1f} "
             f"| {made['bits']:.3f} ± {made['bits_standard_error']:.3f} |"
         )
         grids.append(pictures[:100, ..., 0].reshape(10, 10, 28, 28).swapaxes(1, 2).reshape(280, 280))

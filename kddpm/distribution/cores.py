@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kddpm.base import settings
 
-_LEAST_ROWS = 4  # of a part, for which it pays to give up the threads of an operation
+_LEAST_ROWS = 4  # of each part, or operations keep all their threads
 _MOST_PARTS = 8  # two were measured; more than that would hold many gradients, of few images each
 
 
@@ -46,7 +46,10 @@ def are_divided(strategy: tf.distribute.Strategy) -> bool:
 
 
 def most_parts(rows: int, strategy: tf.distribute.Strategy) -> int:
-    """Return in how many parts a batch of this many rows is computed at the same time."""
+    """Return in how many parts a batch of this many rows is computed at the same time.
+
+    A part may have one row: operations have one thread each then, and the others would have nothing to do.
+    """
     if not are_divided(strategy):
         return 1
     count = tf.config.threading.get_inter_op_parallelism_threads()

@@ -97,7 +97,7 @@ class Metrics(_StepCallback):
 class Snapshots(_StepCallback):
     """Moves the averages of `snapshots`, and writes them every snapshot_every steps and at the end.
 
-    Steps that are skipped leave them as they are. It comes before `Saver`, so that a checkpoint holds what its step did
+    Steps that are skipped leave them as they are, and are not made up for. It comes before `Saver`, so that a checkpoint holds what its step did
     to them, and a run that goes on from there has its snapshot.
     """
 
@@ -170,20 +170,22 @@ def draw_curve(run: RunDirectory) -> None:
 class Evaluation(_StepCallback):
     """Measures the pictures, every eval_every steps and at the end."""
 
-    def __init__(self, monitor, board, shown, start):
+    def __init__(self, monitor, board, progress, stopper, start):
         super().__init__(start)
-        self.monitor, self.board, self.shown = monitor, board, shown
+        self.monitor, self.board, self.progress, self.stopper = monitor, board, progress, stopper
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Measure what a kill may have prevented."""
-        self.monitor.go_on(self.step)
-        self.shown.note = self.monitor.last()
+        self._tell(self.monitor.go_on(self.step))
 
     def after_step(self, logs: Logs) -> None:
-        """Measure the pictures if that is due."""
-        if self.monitor.is_due(self.step):
-            row = self.monitor.measure(self.step)
-            self.shown.note = self.monitor.last()
+        """Measure the pictures if that is due; where the run is to stop, it is done when the run goes on."""
+        if self.monitor.is_due(self.step) and not self.stopper.received:
+            self._tell(self.monitor.measure(self.step))
+
+    def _tell(self, row):
+        self.progress.note = self.monitor.last()
+        if row is not None:
             numbers = {name: row[name] for name in ("frechet", "frechet_standard_error")}
             self.board.write(self.step, tf.summary.scalar, numbers)
 

@@ -19,7 +19,7 @@ from kddpm.theory.parametrization import PREDICTIONS, VARIANCES, WEIGHTINGS, Obj
 
 # Fields that may change when a run resumes; changing any other would make it another run.
 CHANGEABLE = (
-    "steps", "checkpoint_every", "sample_every", "sampler", "sampling_steps", "guidance_scale",
+    "steps", "checkpoint_every", "sample_every", "snapshot_every", "sampler", "sampling_steps", "guidance_scale",
     "eval_every", "eval_images", "eval_sampler", "extractor",
 )  # fmt: skip
 
@@ -97,7 +97,9 @@ class TrainConfig:
     batch_size: Annotated[int, "images a step"] = 128
     learning_rate: Annotated[float, "of Adam"] = 2e-4
     warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
-    learning_rate_decay: Annotated[str, "after that: none; cosine = to 0 at the last of the steps"] = "none"
+    learning_rate_decay: Annotated[
+        str, "after that: none; cosine = to 0 at the last step, so that steps are fixed"
+    ] = "none"
     clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
     accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999

@@ -7,10 +7,10 @@
     metrics.csv          a row every log_every steps
     loss.png             the loss curve of metrics.csv
     frechet.json, .png   Frechet distances of the pictures, every eval_every steps (`kddpm.runs.monitoring`)
-    best/                a run directory of the averaged weights that had the lowest of them
+    best/                the averaged weights that had the lowest, as a run to sample, evaluate and export
     samples/             a grid of pictures every sample_every steps
     tensorboard/         the same numbers and pictures, if tensorboard is installed
-    data/                decoded images, if they do not fit in memory
+    data/                decoded images that do not fit in memory, and features of images
     evaluation/          results of evaluate.py and of the doctor
 
 Files are written under temporary names and renamed: a kill leaves the old file or the new one. metrics.csv grows line
@@ -108,7 +108,11 @@ class RunDirectory:
                 raise InputError("run_dir", "must be a directory", f"the file {self.path}")
             return
         stored, _ = self.read()
-        fixed = [name for name in vars(config) if name not in CHANGEABLE and name not in overridden]
+        _check_snapshots(self.path, stored, config)
+        changeable = {*CHANGEABLE, *overridden}
+        if config.learning_rate_decay != "none" and "steps" not in overridden:
+            changeable.discard("steps")  # on which the learning rate depends
+        fixed = [name for name in vars(config) if name not in changeable]
         differing = [name for name in fixed if getattr(stored, name) != getattr(config, name)]
         if differing:
             changes = "; ".join(
@@ -292,6 +296,14 @@ def _check_data(data: dict, config: TrainConfig) -> None:
         raise ValueError(f"`image_shape` of its `data` must be that of image_size={size}. Received: {shape!r:.80}")
     if not all(type(name) is str for name in data["class_names"]):
         raise ValueError("`class_names` of its `data` must be text")
+
+
+def _check_snapshots(path, stored, config):
+    """Check that the checkpoints hold the averages for snapshots, or hold none, as the configuration wants it."""
+    before, now = stored.snapshot_every, config.snapshot_every
+    if bool(before) != bool(now):
+        expected = "above 0" if before else "0"
+        raise InputError("snapshot_every", f"must be {expected}, as it was when {path} was begun", now)
 
 
 def _shown(value) -> str:

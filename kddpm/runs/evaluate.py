@@ -154,7 +154,7 @@ def evaluate(
             measure = quality.Quality(
                 run, model, source, others, wanted, facts, pathlib.Path(expand(cache)), say, verbose
             )
-            later = {"ema_lengths": measure.facts["ema_lengths"]}  # than the first of these files
+            later = {"ema_lengths": measure.facts["ema_lengths"]}  # results from before that flag lack it
             check_place(out / "quality.json", measure.facts, quality.QUESTION, later, overwrite)
     results = {}
     for name in bits:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from kddpm import data, plots
 from kddpm.base import extras, progress
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import read_json, replacing
+from kddpm.base.files import read_json, replacing, sha256
 from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.distribution import workers
 from kddpm.evaluation import features, metrics, moments
@@ -57,14 +57,14 @@ class Monitor:
         verbose: bool,
     ):
         self._run, self._model, self._config, self._verbose = run, model, config, verbose
-        self._way = parse_sampler(config.eval_sampler)
-        model.denoiser.steps(*self._way)
+        self._sampler = parse_sampler(config.eval_sampler)
+        model.denoiser.steps(*self._sampler)
         shape = source.images.shape[1:]
         extractor = features.load(config.extractor or features.default(config.dataset, {source.digest}, shape), shape)
         _check_number(config, extractor)
-        self._question = {
+        self._settings = {
             "dataset": source.digest,
-            "extractor": f"{extractor.kind} {extractor.sha256}",
+            "extractor": extractor.sha256,
             **{name: getattr(config, name) for name in ("eval_images", "eval_sampler", "guidance_scale")},
         }
         self._size = min(config.batch_size // config.accumulation, config.eval_images)
@@ -77,16 +77,21 @@ class Monitor:
         """Return whether the weights after a step are to be measured."""
         return step > 0 and (step % self._config.eval_every == 0 or step == self._config.steps)
 
-    def go_on(self, step: int) -> None:
+    def go_on(self, step: int) -> dict | None:
         """Forget what follows a step, as it will be measured again; measure the step itself where a kill prevented it.
 
+        The best weights stay, as they are there.
+
+        Returns:
+            What `measure` returned; None = there was nothing to measure.
+
         Raises:
-            InputError: as in `measure`.
+            InputError: as in `measure`, or the file of the distances cannot be read.
         """
-        self._rows = [row for row in self._rows if row["step"] <= step]
+        rows, self._best = self._read()
+        self._rows = [row for row in rows if row["step"] <= step]
         missing = self._run.writes and self.is_due(step) and all(row["step"] != step for row in self._rows)
-        if workers.total(self._model.distribute_strategy, missing):
-            self.measure(step)
+        return self.measure(step) if workers.total(self._model.distribute_strategy, missing) else None
 
     def measure(self, step: int) -> dict:
         """Measure the averaged weights after a step, and write what is new.
@@ -101,17 +106,15 @@ class Monitor:
         with writing(self._cache):
             row = {"step": step, **self._judge.row(self._pictures(), None)}
         self._rows.append(row)
-        if self._best is None or row["frechet"] < self._best["frechet"]:
-            self._best = row
-            if self._run.writes:
-                self._keep_weights()
+        if is_lowest := self._best is None or row["frechet"] < self._best["frechet"]:
+            self._best = row if not self._run.writes else {**row, "weights_sha256": self._keep_weights()}
         if self._run.writes:
             self._write(self._best)
         if self._verbose:
             lowest = f"the lowest is {_shown(self._best)}, of step {self._best['step']}"
             tqdm.write(
                 f"Step {step}: Frechet distance {_shown(row)} of {row['num_images']:,} pictures, in "
-                f"{time.monotonic() - begun:.1f} s; {'the lowest so far' if self._best is row else lowest}"
+                f"{time.monotonic() - begun:.1f} s; {'the lowest so far' if is_lowest else lowest}"
             )
         return row
 
@@ -124,23 +127,27 @@ class Monitor:
         scale = self._config.guidance_scale
 
         def paint(seeds):
-            return self._model.generate(seeds, *self._way, guidance_scale=scale, batch_size=self._size, verbose=False)
+            return self._model.generate(
+                seeds, *self._sampler, guidance_scale=scale, batch_size=self._size, verbose=False
+            )
 
         with progress.bar(count, "Measuring pictures", "picture", shown, leave=False) as bar:
             for pictures in generators.in_batches(paint, np.arange(count), self._size):
                 bar.update(len(pictures))
                 yield pictures
 
-    def _keep_weights(self) -> None:
+    def _keep_weights(self) -> str:
+        """Write best/, and return the digest of its weights."""
         best = self._best_run
         with writing(best.path, RuntimeError):  # which h5py raises on a full disk
             with replacing(best.config_path) as temporary:
                 temporary.write_bytes(self._run.config_path.read_bytes())
             weights_files.save(self._model.ema_network, best.weights_path)
+            return sha256(best.weights_path)
 
     def _write(self, best: dict) -> None:
         with writing(self._run.frechet_path):
-            write_json(self._run.frechet_path, {"of": self._question, "best": best, "rows": self._rows})
+            write_json(self._run.frechet_path, {"settings": self._settings, "best": best, "rows": self._rows})
         if extras.missing("plots") is None:
             with writing(self._run.frechet_curve_path):
                 plots.frechet_curve(self._rows, best, self._run.frechet_curve_path)
@@ -152,10 +159,11 @@ class Monitor:
             return [], None
         try:
             content = read_json(path)
-            other = [name for name, value in self._question.items() if content["of"][name] != value]
+            other = [name for name, value in self._settings.items() if content["settings"][name] != value]
             rows, best = content["rows"], content["best"]
             for row in [*rows, best]:
                 _check_row(row)
+            digest = best["weights_sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             text = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{path} must hold the Frechet distances of this run: {text}") from None
@@ -164,11 +172,12 @@ class Monitor:
             raise InputError(
                 "run_dir",
                 f"has Frechet distances of another {names}, which are no comparison. Measure as before, or move "
-                f"{path.name} and {self._best_run.path.name}/ elsewhere and begin anew",
+                f"{path.name} and {self._best_run.path.name}/ elsewhere, and measuring begins anew",
                 self._run.path,
                 **dict.fromkeys(other, ...),
             )
-        return rows, best if self._best_run.weights_path.exists() else None
+        path = self._best_run.weights_path
+        return rows, best if path.exists() and sha256(path) == digest else None  # a kill may have come in between
 
 
 def _check_number(config: TrainConfig, extractor: features.Extractor) -> None:

@@ -31,7 +31,7 @@ from kddpm.theory import power_averages
 EVERY = 8  # steps
 LENGTHS = (0.05, 0.1)  # sigma_rel of the two, as in Karras et al. 2024
 _EXPONENTS = [power_averages.exponent_of(length) for length in LENGTHS]
-_MOST_ERROR = 0.1  # of a profile; about that of a length which is 15 % too long
+_MOST_ERROR = 0.1  # of a profile, over its norm; a length that is 15 % too long has as much
 _SHORTEST = 1e-3  # of the lengths that are looked at
 _EXPECTED = "needs every snapshot of the run"
 _NAME = re.compile(r"step_(\d{7,})\.npz")

@@ -111,7 +111,8 @@ def train(
         shape = "x".join(str(n) for n in source.images.shape[1:])
         say(f"{len(source.images)} images of {shape}, {model.network.count_params():,} parameters, {run.path}")
         if start >= config.steps:
-            say(f"Already trained for {start} of {config.steps} steps; more steps would go on from here")
+            more = "; more steps would go on from here" if config.learning_rate_decay == "none" else ""
+            say(f"Already trained for {start} of {config.steps} steps{more}")
             paint_missing_grid(model, run, config, start)
             if monitor:
                 monitor.go_on(start)
@@ -185,7 +186,7 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, monitor, ver
         stopper,
         Saver(checkpoints, config, start, stopper),  # before the pictures: if they fail, the work is saved
         Samples(board, run, config, start),
-        *([Evaluation(monitor, board, shown, start)] if monitor else []),
+        *([Evaluation(monitor, board, shown, stopper, start)] if monitor else []),
         shown,
     ]
     try:

@@ -105,6 +105,18 @@ def test_a_distance_that_a_kill_prevented_is_measured_when_the_run_goes_on(again
     assert distances(again) == pytest.approx(before, rel=1e-6)
 
 
+def test_weights_of_another_step_than_the_file_says_are_no_best_ones(again):
+    """As after a kill between the two."""
+    shutil.copy(again / "ema.weights.h5", again / "best" / "ema.weights.h5")
+    content = stored(again)
+    content["rows"] = [row for row in content["rows"] if row["step"] < 6]
+    content["best"]["weights_sha256"] = "0" * 64
+    (again / "frechet.json").write_text(json.dumps(content))
+    training.train(MONITORED, again, verbose=False)  # measures step 6
+    assert stored(again)["best"]["step"] == 6
+    assert same_arrays(averages(again / "best"), averages(again))
+
+
 def test_the_weights_with_the_lowest_distance_are_kept_and_named(tmp_path, monkeypatch, capsys):
     scores, kept, written = iter([3.0, 1.0, 2.0]), Averages(), []
     row = {"num_images": 70, "frechet_standard_error": 0.5}
@@ -184,7 +196,7 @@ def test_distances_of_other_pictures_are_no_comparison(again):
     assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == before
     (again / "frechet.json").unlink()
     training.train(other, again, verbose=False)
-    assert list(distances(again)) == [6, 8] and stored(again)["of"]["eval_images"] == 80
+    assert list(distances(again)) == [6, 8] and stored(again)["settings"]["eval_images"] == 80
 
 
 @pytest.mark.parametrize(
@@ -192,7 +204,7 @@ def test_distances_of_other_pictures_are_no_comparison(again):
     [
         (lambda content: "{", "Expecting"),
         (lambda content: "[]", "list indices must be"),
-        (lambda content: "{}", "lacks 'of'"),
+        (lambda content: "{}", "lacks 'settings'"),
         (lambda content: json.dumps({**content, "best": None}), "'NoneType' object is not subscriptable"),
         (lambda content: json.dumps({**content, "rows": [{"step": 2}]}), "lacks 'frechet'"),
         (lambda content: json.dumps({**content, "rows": [{**content["best"], "step": "2"}]}), "must hold the numbers"),

@@ -140,6 +140,14 @@ def test_other_circumstances_are_told(begin, monkeypatch, capsys):
     assert line in capsys.readouterr().err
 
 
+def test_a_rate_that_decays_fixes_the_number_of_steps(begin):
+    run_dir = begin(3, learning_rate_decay="cosine")
+    decays = dataclasses.replace(TINY, learning_rate_decay="cosine")
+    with raises_in_flags("--steps was 3, now 9. To go on all the same"):
+        training.train(dataclasses.replace(decays, steps=9), run_dir, verbose=False)
+    training.train(dataclasses.replace(decays, steps=9), run_dir, override_resume=["steps"], verbose=False)
+
+
 def test_what_may_differ_is_named(begin):
     run_dir = begin(3)
     other = dataclasses.replace(TINY, learning_rate=1e-3, dropout=0.3)

@@ -184,13 +184,21 @@ def test_lengths_that_snapshots_do_not_give_are_refused(recorded, length):
 
 
 def test_the_quoted_ranges():
+    """Of snapshots every 250 steps, as `digits` has them."""
     page = (ROOT / "docs" / "evaluation.md").read_text()
-    for count, quoted in ((20, "Twenty of them give lengths of 0.019 to 0.263"), (100, "a hundred 0.006 to 0.285")):
+    for count, quoted in ((20, "Twenty of them give lengths of 0.02 to 0.263"), (100, "a hundred 0.006 to 0.285")):
         assert quoted in page
-        assert snapshots.possible_lengths(range(1, count + 1)) == tuple(map(float, re.findall(r"0\.\d+", quoted)))
+        counts = [250 * k // snapshots.EVERY for k in range(1, count + 1)]
+        assert snapshots.possible_lengths(counts) == tuple(map(float, re.findall(r"0\.\d+", quoted)))
     for count in (1, 2, 5, 20):
         least, most = snapshots.possible_lengths(range(1, count + 1))
         assert snapshots._combined(range(1, count + 1), np.linspace(least, most, 100))[1].max() <= 0.1
+
+
+def test_snapshots_are_kept_from_the_beginning_or_not_at_all(copied):
+    with raises_in_flags("--snapshot_every must be above 0, as it was when .* was begun. Received: 0"):
+        training.train(dataclasses.replace(KEPT, snapshot_every=0), copied, override_resume=["snapshot_every"])
+    training.train(dataclasses.replace(KEPT, snapshot_every=2 * EVERY), copied, verbose=False)
 
 
 def cut(path):
