@@ -171,13 +171,15 @@ def health(losses: Mapping[str, np.ndarray], painted: np.ndarray, real: np.ndarr
     for name, (label, colour, line) in lines.items():
         if name in losses:
             left.plot(losses["t"], losses[name], label=label, color=colour, linestyle=line, marker=".")
-    least = min(np.min(losses[name]) for name in ("average", "weights"))  # a linear denoiser's may be far below
-    left.set(xlabel="t", ylabel="loss, per pixel", yscale="log", ylim=(least / 3, None), title="Loss at some t")
+    left.set(xlabel="t", ylabel="loss, per pixel", yscale="log", title="Loss at some t")
+    shown = [value for name in ("average", "weights") for value in losses[name] if 0 < value < math.inf]
+    if shown:
+        left.set_ylim(min(shown) / 3, None)  # a linear denoiser's may be far below
     left.legend(frameon=False, fontsize=8)
     left.grid(alpha=0.25)
     for axes, pictures, title in ((middle, painted, "Generated"), (right, real, "Real")):
-        shown = images.grid(pictures)
-        axes.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=255)
+        grid = images.grid(pictures)
+        axes.imshow(grid[..., 0] if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0, vmax=255)
         axes.set(title=title)
         axes.set_axis_off()
     style.save(figure, path)

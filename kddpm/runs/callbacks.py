@@ -97,8 +97,8 @@ class Metrics(_StepCallback):
 class Snapshots(_StepCallback):
     """Moves the averages of `snapshots`, and writes them every snapshot_every steps and at the end.
 
-    Steps that are skipped leave them as they are, and are not made up for. It comes before `Saver`, so that a checkpoint holds what its step did
-    to them, and a run that goes on from there has its snapshot.
+    Steps that are skipped leave them as they are, and are not made up for. It comes before `Saver`, so that a
+    checkpoint holds what its step did to them, and a run that goes on from there has its snapshot.
     """
 
     def __init__(self, averages, run, config, start):

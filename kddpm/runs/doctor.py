@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -21,10 +22,11 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.base.files import expand, sha256
+from kddpm.base.files import expand
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.data import labels as class_labels
+from kddpm.evaluation import metrics
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import build, checkpoints, findings, network_findings, probes
 from kddpm.runs.config import TrainConfig
@@ -84,6 +86,9 @@ def examine(
     run = RunDirectory(run_dir)
     config, trained_on = run.read()
     steps = checkpoints.saved_steps(run)
+    if not steps and run.weights_path.exists():
+        expected = "must have checkpoints, and holds averaged weights alone; of a best/ name the run that it lies in"
+        raise InputError("run_dir", expected, run.path)
     if not steps:
         raise InputError("run_dir", "must have a checkpoint, and the first comes with --checkpoint_every", run.path)
     reading: dict[str, Any] = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
@@ -102,12 +107,13 @@ def examine(
     found = without_network(config, trained_on["digest"], source, rows)
     with progress.bar(of_network.calls, "Examining", "image", "auto" if verbose else False) as bar:
         found += of_network.findings(bar.update)
+    found = found if steps[-1] >= config.steps else findings.so_far(found)
     course = Course.of(rows, config.warmup_steps)
     found.append(findings.of_progress(max(course.step, steps[-1]), config.steps, _seconds_a_step(run, course, steps)))
     content = {
         "kddpm": __version__,
         "run_dir": str(run_dir),
-        "weights_sha256": sha256(run.weights_path),
+        "weights_sha256": of_network.digest,
         "step": steps[-1],
         "held_out": others and others.digest,
         "num_images": of_network.num_images,
@@ -147,8 +153,9 @@ def in_a_line(run: RunDirectory, config: TrainConfig, source: data.ImageData) ->
     """Return a verdict on what can be judged without the network, and the command that says more."""
     found = without_network(config, source.digest, source, run.rows())
     first = next((each for each in found if each.fault), None)
-    verdict = f"{first.fault}: {first.advice}." if first else "healthy, as far as images and losses tell."
-    return f"{verdict} More by python -m kddpm.doctor --run_dir={run.path}"
+    told = "images and losses" if Course.of(run.rows(), config.warmup_steps).is_long_enough else "images"
+    verdict = f"{first.fault}: {first.advice}." if first else f"healthy, as far as {told} tell."
+    return f"{verdict} More by python -m kddpm.doctor --run_dir={shlex.quote(str(run.path))}"
 
 
 def without_network(config: TrainConfig, digest: str, source: data.ImageData, rows: list[dict]) -> list[Finding]:
@@ -178,10 +185,16 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     objective = config.objective
     is_mean_over_t = objective.weighting in ("simple", "min_snr") and objective.timestep_sampling != "log_normal"
     if is_mean_over_t and course.is_long_enough:
-        linear = linear_denoiser.losses(schedule, objective.prediction, linear_denoiser.variances(x_0))
+        linear = linear_denoiser.losses(schedule, objective.prediction, _variances(config, x_0))
         expected = float(np.mean(parametrization.loss_weights(schedule, objective) * linear))
         found.append(findings.of_training_loss(course.quarters[-1], expected, config.learning_rate))
     return found
+
+
+def _variances(config: TrainConfig, x_0: np.ndarray) -> np.ndarray:
+    """Return `linear_denoiser.variances` of the images as training sees them."""
+    seen = np.concatenate([x_0, x_0[:, :, ::-1]]) if config.horizontal_flip else x_0
+    return linear_denoiser.variances(seen)
 
 
 def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: dict) -> None:
@@ -193,6 +206,8 @@ def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: d
     expected, received = tuple(trained_on["image_shape"]), source.images.shape[1:]
     if received != expected:
         raise InputError(name, f"must have images of the shape {expected}, as the run", f"{source.source}, {received}")
+    if len(source.images) < 2:
+        raise InputError(name, "must have at least 2 images", f"{source.source}, with {len(source.images)}")
     if config.num_classes is None:
         return
     if source.labels is None:
@@ -207,8 +222,9 @@ def _seconds_a_step(run: RunDirectory, course: Course, steps: list[int]) -> floa
     """
     written = {step: run.checkpoints_path / f"step_{step:07d}.json" for step in steps} | {course.step: run.metrics_path}
     times = sorted((step, path.stat().st_mtime) for step, path in written.items() if step and path.exists())
-    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(times)]
-    return min((rate for rate in rates if rate > 0), default=math.nan)
+    stretches = itertools.pairwise(times)
+    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in stretches if b[1] - a[1] > 1]  # of a copy all are shorter
+    return min(rates, default=math.nan)
 
 
 class _NetworkExamination:
@@ -227,6 +243,7 @@ class _NetworkExamination:
     Attributes:
         num_images: on which losses are measured.
         calls: how often an image is looked at.
+        digest: of the averaged weights.
         table: {name: one value a t}, known after `findings`.
         painted: the pictures, uint8, known after `findings`.
     """
@@ -249,7 +266,10 @@ class _NetworkExamination:
         self._timesteps = np.unique(np.linspace(0, schedule.num_timesteps - 1, _TIMESTEPS).round()).astype(np.int32)
         self._middle = int(np.argmin(np.abs(schedule.alpha_bars - _MIDDLE)))
         self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
+        self.digest, weights = checkpoints.averaged_weights(run, model, steps[-1])  # of the step of its own weights
+        model.ema_network.set_weights(weights)
         self._predict = probes.predictions(model.denoiser)
+        self._originals = metrics.Originals(probes.sample(source))
         self.table: dict[str, np.ndarray] = {}
         self.painted = np.empty(0, np.uint8)
 
@@ -276,9 +296,10 @@ class _NetworkExamination:
         _, weights = checkpoints.weights_of(self._run, self._model, last, self._model.network)
         with self._with_weights(weights):
             own = self._errors(self._source, done)
-        along_axes = linear_denoiser.variances(probes.as_floats(probes.sample(self._source)))
+        along_axes = _variances(config, probes.as_floats(probes.sample(self._source)))
         linear = linear_denoiser.losses(config.noise_schedule, config.prediction, along_axes)[timesteps]
-        losses = average.losses.mean(axis=1)
+        noises = np.sqrt(config.noise_schedule.one_minus_alpha_bars)[timesteps]
+        losses, self._of_images = average.losses.mean(axis=1), average.losses.mean(axis=0)
         errors = average.losses.std(axis=1) / math.sqrt(average.losses.shape[1])
         self.table = {
             "t": timesteps,
@@ -291,27 +312,24 @@ class _NetworkExamination:
         return [
             network_findings.of_output(float((average.outputs / average.powers).max())),
             network_findings.of_average(float(losses.mean() / own.losses.mean()), config.ema_momentum, last),
-            network_findings.of_losses(timesteps, losses, errors, linear, average.powers),
+            network_findings.of_losses(timesteps, losses, errors, linear, average.powers, noises),
         ]
 
     def _of_copies(self) -> Finding:
         """Return the finding of pictures that are copies."""
-
-        def copied(pictures):
-            return probes.copies(pictures, self._source)
-
-        found, since = copied(self.painted), None
+        found, since = self._originals.copies(self.painted), None
         if network_findings.are_copies(found.rate.value):
-            since = self._since(lambda: network_findings.are_copies(copied(self._paint()).rate.value))
+            since = self._since(lambda: network_findings.are_copies(self._originals.copies(self._paint()).rate.value))
         return network_findings.of_copies(found.rate.value, found.chance.value, since)
 
     def _of_gap(self, held_out: data.ImageData, done) -> Finding:
         """Return the finding of the loss on held-out images."""
-        self.table["held_out"] = self._errors(held_out, done).losses.mean(axis=1)
-        losses = self.table["average"].mean(), self.table["held_out"].mean()
+        errors = self._errors(held_out, done).losses
+        self.table["held_out"] = errors.mean(axis=1)
+        losses = self._of_images, errors.mean(axis=0)
 
         def is_memorising():
-            both = (self._errors(some, lambda _: None).losses.mean() for some in (self._source, held_out))
+            both = (self._errors(some, lambda _: None).losses.mean(axis=0) for some in (self._source, held_out))
             return network_findings.is_memorising(*both)
 
         since = self._since(is_memorising) if network_findings.is_memorising(*losses) else None
@@ -338,8 +356,11 @@ class _NetworkExamination:
         return probes.as_floats(some.images[rows]), labels.astype(np.int32)
 
     def _paint(self) -> np.ndarray:
-        steps = min(_STEPS, self._config.num_timesteps)
-        return np.asarray(self._model.generate(range(_PICTURES), _SAMPLER, steps, verbose=False))
+        """Return pictures, of the classes as often as the data have them."""
+        steps, labels = min(_STEPS, self._config.num_timesteps), None
+        if self._config.num_classes and (known := self._source.labels) is not None:
+            labels = np.sort(known)[np.linspace(0, len(known) - 1, _PICTURES).round().astype(int)]
+        return np.asarray(self._model.generate(range(_PICTURES), _SAMPLER, steps, labels=labels, verbose=False))
 
     @contextlib.contextmanager
     def _with_weights(self, weights: list[np.ndarray]) -> Iterator[None]:

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from kddpm import data
 from kddpm.data import images
-from kddpm.evaluation import metrics
 from kddpm.evaluation.batches import on_replicas
 from kddpm.sampling import noise
 from kddpm.sampling.denoiser import Denoiser
@@ -96,7 +95,7 @@ def errors_at(
 def effect_of_labels(
     predict: Predictions, x_0: np.ndarray, labels: np.ndarray, num_classes: int, t: int, seed: int
 ) -> tuple[float, float, float]:
-    """Return what labels do at one t, as `network_findings.of_labels` judges it: change, gain and its standard error.
+    """Return what labels do at one t, as `network_findings.of_labels` judges it: change, share and its standard error.
 
     Args:
         predict: of `predictions`.
@@ -111,14 +110,9 @@ def effect_of_labels(
     target, right = _at(predict, x_0, labels, t, seed)
     _, other = _at(predict, x_0, wrong, t, seed)
     change = math.sqrt(_squares(right - other).mean() / max(_squares(target).mean(), _TINY))
-    own, gains = _squares(target - right), _squares(target - other) - _squares(target - right)
-    scale = max(own.mean(), _TINY)
+    gains = _squares(target - other) - _squares(target - right)
+    scale = max(_squares(right - other).mean(), _TINY)
     return change, gains.mean() / scale, gains.std() / math.sqrt(len(gains)) / scale
-
-
-def copies(pictures: np.ndarray, source: data.ImageData) -> metrics.Copies:
-    """Return how many pictures, uint8 (N, H, W, C), are copies of the images of `sample`."""
-    return metrics.copies(pictures, sample(source))
 
 
 def _at(predict, x_0, labels, t, seed):

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from kddpm import data
 from kddpm.base import extras
-from kddpm.base.errors import InputError
+from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import expand
 from kddpm.data import image_files
 from kddpm.distribution import workers
@@ -122,8 +122,11 @@ def train(
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
         kept = [Snapshots(averages, run, config, start)] if averages else []  # before the saver of `_fit`
         _fit(model, source, run, checkpoints, config, start, [*(callbacks or []), *kept], monitor, verbose)
-        if verbose:
+    if verbose:
+        try:
             say(doctor.in_a_line(run, config, source))
+        except Exception as error:  # the run is over and saved: what judges it must not fail it
+            warn(f"Nothing can be said of the run's health: {first_line(error)}")
     return model
 
 

@@ -29,7 +29,7 @@ from kddpm.theory import parametrization
 from kddpm.theory.schedules import NoiseSchedule
 
 _IMAGES_A_DIMENSION = 10  # fewer leave the smallest eigenvalues of a covariance too small by half or more
-_BLOCK = 256  # images whose spectra are in memory at a time
+_MOST_VALUES = 2**22  # of images whose spectra are in memory at a time
 
 
 def variances(x_0: np.ndarray) -> np.ndarray:
@@ -48,8 +48,9 @@ def variances(x_0: np.ndarray) -> np.ndarray:
         centred = (x_0 - mean).reshape(count, dimensions)
         return np.maximum(np.linalg.eigvalsh(centred.T @ centred / count), 0)
     power = np.zeros(x_0.shape[1:])
-    for first in range(0, count, _BLOCK):
-        waves = np.fft.fft2(x_0[first : first + _BLOCK] - mean, axes=(1, 2), norm="ortho")
+    block = max(1, _MOST_VALUES // dimensions)
+    for first in range(0, count, block):
+        waves = np.fft.fft2(x_0[first : first + block] - mean, axes=(1, 2), norm="ortho")
         power += (np.abs(waves) ** 2).sum(axis=0) / count
     return power.ravel()
 

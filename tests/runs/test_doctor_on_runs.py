@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kddpm import data
-from kddpm.runs import build, doctor, presets, training
+from kddpm.runs import checkpoints, doctor, presets, training
 
 pytestmark = pytest.mark.slow
 
@@ -51,14 +51,15 @@ def mostly_as_it_began(network):
     ],
 )
 def test_weights_that_were_spoilt(healthy, tmp_path, monkeypatch, change, fault):
-    load = build.load_run
+    averaged = checkpoints.averaged_weights
 
-    def spoilt(path):
-        model = load(path)
+    def spoilt(run, model, step):
+        digest, weights = averaged(run, model, step)
+        model.ema_network.set_weights(weights)
         change(model.ema_network)
-        return model
+        return digest, model.ema_network.get_weights()
 
-    monkeypatch.setattr(build, "load_run", spoilt)
+    monkeypatch.setattr(checkpoints, "averaged_weights", spoilt)
     content = doctor.examine(healthy, out=tmp_path, verbose=False)
     assert fault in [each["fault"] for each in content["findings"]]
 
