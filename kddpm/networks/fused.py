@@ -11,13 +11,11 @@ import contextvars
 import functools
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 from keras import ops
 
-from kddpm.base import settings
 from kddpm.base.types import Shape, Tensor
 
 _allowed = contextvars.ContextVar("fused_allowed", default=False)
@@ -95,10 +93,10 @@ def normalized(
 
     @tf.custom_gradient
     def operation(x, scale, offset, shift):
-        y, *kept = _called(forward, x, scale, offset, shift, seed)
+        y, *kept = forward(x, scale, offset, shift, seed)
 
         def gradients(gradient):
-            by_x, by_scale, by_offset, by_shift = _called(backward, x, scale, offset, shift, seed, gradient, *kept)
+            by_x, by_scale, by_offset, by_shift = backward(x, scale, offset, shift, seed, gradient, *kept)
             # Reshaped here: TensorFlow's Grappler takes the gradient of a bias from any result of the operation that
             # gives the gradient of a convolution, which would be that by `shift` in one trace and by x in another.
             return by_x, by_scale, by_offset, tf.reshape(by_shift, tf.shape(shift))
@@ -106,31 +104,6 @@ def normalized(
         return y, gradients
 
     return operation(x, tf.convert_to_tensor(scale), tf.convert_to_tensor(offset), tf.cast(shift, tf.float32))
-
-
-def _called(function, *arguments):
-    """Return what the compiled function returns; from a graph that is being traced, let XLA compile it meanwhile."""
-    import tensorflow as tf
-
-    is_known = all(argument.shape.is_fully_defined() for argument in arguments)
-    if is_known and not tf.executing_eagerly() and settings.cores() > 1:
-        _compile_ahead(function, *(tf.TensorSpec(argument.shape, argument.dtype) for argument in arguments))
-    return function(*arguments)
-
-
-@functools.lru_cache(maxsize=1024)
-def _compile_ahead(function, *specs):
-    """Compile a function for arguments like these on another thread: TensorFlow would begin with it when it runs."""
-    import tensorflow as tf
-
-    def call_on_zeros():
-        in_graph = tf.function(lambda *zeros: function(*zeros), autograph=False)  # graphs share what they compile
-        in_graph.get_concrete_function(*specs)(*(tf.zeros(spec.shape, spec.dtype) for spec in specs))
-
-    _ahead.submit(call_on_zeros)
-
-
-_ahead = ThreadPoolExecutor(1, "compile_ahead")  # one: a second would take the cores from tracing
 
 
 @functools.lru_cache(maxsize=256)  # a process may see many sizes of batches
