@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --torch=/tmp/peers-venv/bin/python
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --only=kddpm --seed=1
-    .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --table
+    .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --table
 
 kddpm's preset `mnist`, the recipe of diffusers' train_unconditional.py on an equal network, lucidrains' `Trainer`, and
 the DDIM and DDPM of keras.io each train for `--minutes`, start and compilation included, one after the other, in

@@ -1,6 +1,6 @@
 """diffusers and lucidrains' denoising-diffusion-pytorch on MNIST, as their own recipes train it, for some minutes.
 
-`peers.py` starts it, with benchmarks/requirements.txt in an environment of its own.
+`peers.py` starts it, with benchmarks/requirements.txt and denoising-diffusion-pytorch in an environment of its own.
 """
 
 import pathlib
