@@ -134,7 +134,7 @@ def train(row, config, run_dir):
     from kddpm.runs import training
 
     ends = []
-    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.time() - began))
+    clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.time() - began))
     with row.patch():
         training.train(config, run_dir, callbacks=[clock])
     return ends
