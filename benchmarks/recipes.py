@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))  # the project beside this script, installed or no
 SETTLED, MEASURED = 20, 80  # steps of the short run: those before the clock starts, and those that it counts
 STARTED = "RECIPES_STARTED"  # when the process of a row was started, in its environment
 BASE = {"precision": "mixed_bfloat16", "learning_rate_decay": "cosine"}
-QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9, "snapshot_every": 0}
+QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,9 @@ ROWS = {
     "width 48": Row(BASE | {"width": 48}),
     "dropout 0": Row(BASE | {"dropout": 0.0}),
     "average 0.999": Row(BASE | {"ema_momentum": 0.999}),
+    "levels 1, 2, 4": Row(BASE | {"multipliers": (1, 2, 4)}),
+    "width 16, levels 1, 4, 8": Row(BASE | {"width": 16, "multipliers": (1, 4, 8)}),
+    "classes": Row(BASE | {"num_classes": 10}),
     "adamw": Row(BASE, adamw),
     "muon": Row(BASE, muon),
 }

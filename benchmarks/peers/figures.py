@@ -55,8 +55,12 @@ class Chain:
             seed: of t and noise.
 
         Returns:
-            The mean and its standard error over images.
+            The mean and its standard error over images; None for a process that begins at more than four grey levels of
+            noise, from where no step leads to pixels.
         """
+        a = self.alpha_bars[0]
+        if math.sqrt((1 - a) / a) > 4 * (self._white - self._black) / 255:
+            return None, None
         rng, size = np.random.default_rng(seed), len(self.alpha_bars)
         x_0 = self._black + (self._white - self._black) * images.astype(np.float64) / 255
         axes, bits = tuple(range(1, x_0.ndim)), math.log(2) * x_0[0].size

@@ -18,8 +18,8 @@ from keras import layers, ops
 class Sinusoids(layers.Layer):
     """A number (B,) to sines and cosines (B, size) of geometric frequencies between two bounds."""
 
-    def __init__(self, size, least, most):
-        super().__init__()
+    def __init__(self, size, least, most, **options):
+        super().__init__(**options)
         self.frequencies = np.geomspace(least, most, size // 2).astype("float32")
 
     def call(self, x):
@@ -35,7 +35,7 @@ class Diffusion(keras.Model):
         network: from x (B, H, W, C) and `level` (B,) to the noise.
         draw: function of a batch size to `level` and alpha_bar, both (B,).
         loss: of the noise and what the network says.
-        momentum: of the average.
+        momentum: of the average, at most; it begins lower, as their many epochs are not to be had here.
     """
 
     def __init__(self, network, draw, loss, momentum):
@@ -53,8 +53,10 @@ class Diffusion(keras.Model):
             loss = self._noise_loss(noise, said)
         weights = self.network.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        taken = tf.cast(self.optimizer.iterations, tf.float32)
+        momentum = tf.minimum(self._momentum, (1 + taken) / (10 + taken))
         for average, weight in zip(self.average.weights, self.network.weights, strict=True):
-            average.assign(self._momentum * average + (1 - self._momentum) * weight)
+            average.assign(momentum * average + (1 - momentum) * weight)
         return {"loss": loss}
 
 
@@ -76,6 +78,7 @@ def fitted(model, x, batch, optimizer, deadline):
     model.compile(optimizer=optimizer)
     clock = Until(deadline)
     batches = tf.data.Dataset.from_tensor_slices(x).shuffle(len(x), seed=0).repeat().batch(batch, drop_remainder=True)
+    batches = batches.prefetch(tf.data.AUTOTUNE)
     model.fit(batches, steps_per_epoch=10**9, verbose=0, callbacks=[clock])
     return clock.steps
 
@@ -96,7 +99,7 @@ def of_implicit(images, about, deadline):
     Images are normalised to mean 0 and deviation 1, levels are continuous: signal rates from 0.95 down to 0.02 along a
     cosine, of which the network is told the variance of the noise. Batches of 64, an average of momentum 0.999.
     """
-    mean, deviation = images.mean() / 255, images.std() / 255
+    mean, deviation = float(images.mean()) / 255, float(images.std()) / 255
     black, white = -mean / deviation, (1 - mean) / deviation
     x = images.astype("float32") / 255 * (white - black) + black
     first, last = math.acos(0.95), math.acos(0.02)
@@ -164,7 +167,8 @@ class Attention(layers.Layer):
     def build(self, shape):
         """Four dense layers of as many channels as the input has."""
         self.norm = layers.GroupNormalization(8)
-        self.query, self.key, self.value, self.out = (layers.Dense(shape[-1]) for _ in range(4))
+        self.query, self.key, self.value = (layers.Dense(shape[-1]) for _ in range(3))
+        self.out = layers.Dense(shape[-1], kernel_initializer="zeros")
 
     def call(self, x):
         """x (B, H, W, C)."""

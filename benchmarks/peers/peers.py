@@ -131,10 +131,10 @@ def judge(arguments):
         with np.load(path.parent / "pictures.npz") as arrays:
             pictures = arrays["images"]
         row = judged.row(iter([pictures]), None)
+        bits = "-" if made["bits"] is None else f"{made['bits']:.3f} ± {made['bits_standard_error']:.3f}"
         print(
             f"| {path.parent.name} | {made['seconds'] / 60:.1f} | {made['steps']:,} | {made['parameters']:,} "
-            f"| {row['frechet']:.2f} ± {row['frechet_standard_error']:.2f} | {100 * row['named']:.1f} "
-            f"| {made['bits']:.3f} ± {made['bits_standard_error']:.3f} |"
+            f"| {row['frechet']:.2f} ± {row['frechet_standard_error']:.2f} | {100 * row['named']:.1f} | {bits} |"
         )
         grids.append(pictures[:100, ..., 0].reshape(10, 10, 28, 28).swapaxes(1, 2).reshape(280, 280))
     if grids:
@@ -171,6 +171,8 @@ def parsed():
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.only if name not in NAMES]:
         parser.error(f"--only must be among {', '.join(NAMES)}. Received: {', '.join(unknown)}")
+    if arguments.num_images < 100:
+        parser.error(f"--num_images must be at least 100, which the grid shows. Received: {arguments.num_images}")
     if not arguments.data.is_file():
         parser.error(f"--data must be an archive of images. Received: {arguments.data}")
     wants_torch = not arguments.table and any(PEERS.get(name) == "torch" for name in arguments.only)

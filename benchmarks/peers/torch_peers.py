@@ -3,6 +3,7 @@
 `peers.py` starts it, with benchmarks/requirements.txt and denoising-diffusion-pytorch in an environment of its own.
 """
 
+import math
 import pathlib
 import sys
 import time
@@ -30,45 +31,32 @@ def nchw(x):
 
 
 def of_diffusers(images, about, deadline):
-    """The recipe of diffusers' examples/unconditional_image_generation/train_unconditional.py, at its defaults.
+    """The recipe of diffusers' examples/unconditional_image_generation/train_unconditional.py, at its defaults and with
+    --use_ema, without its flips, which digits do not bear.
 
-    AdamW with betas 0.95 and 0.999 and a weight decay of 1e-6, a rate of 1e-4 that falls as a cosine after 500 steps of
-    warm-up, gradients clipped at 1, linear betas, T = 1000, an average with a growing momentum (power 3/4, at most
-    0.9999). The batch is kddpm's, the network `UNet2DModel` of as many parameters.
+    AdamW with betas 0.95 and 0.999 and a weight decay of 1e-6, a rate of 1e-4 that falls as a cosine until its time is
+    up, after 500 steps of warm-up, gradients clipped at 1, linear betas, T = 1000, an average with a growing momentum
+    (power 3/4, at most 0.9999). The batch is kddpm's, the network `UNet2DModel` of as many parameters.
     """
     from diffusers import DDPMScheduler, UNet2DModel
-    from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
     network, noising = UNet2DModel(**torch_worker.arguments_of_diffusers(about["architecture"])), DDPMScheduler()
     average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    x, batch, steps, rate = nchw(images).float() / 127.5 - 1, about["batch"], 0, None
-
-    def step():
-        nonlocal steps
+    x, batch, steps, began = nchw(images).float() / 127.5 - 1, about["batch"], 0, time.time()
+    while (now := time.time()) < deadline:
+        left = 0.5 * (1 + math.cos(math.pi * (now - began) / (deadline - began)))
+        optimizer.param_groups[0]["lr"] = 1e-4 * min(1, steps / 500) * left
         clean = x[torch.randint(len(x), (batch,))]
         noise, t = torch.randn_like(clean), torch.randint(1000, (batch,))
         loss = torch.nn.functional.mse_loss(network(noising.add_noise(clean, noise, t), t).sample, noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        if rate is not None:
-            rate.step()
         optimizer.zero_grad()
         average.step(network.parameters())
         steps += 1
-
-    for _ in range(20):  # of the warm-up, at its first rate, to see how many steps there will be
-        optimizer.param_groups[0]["lr"] = 1e-4 * steps / 500
-        if steps == 5:
-            began = time.time()
-        step()
-    left = int((deadline - time.time()) / (time.time() - began) * 15)
-    optimizer.param_groups[0].update(lr=1e-4, initial_lr=1e-4)
-    rate = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=left)
-    while time.time() < deadline:
-        step()
     average.copy_to(network.parameters())
     network.eval()
 
@@ -94,7 +82,7 @@ def of_lucidrains(images, about, deadline):
     def size_of(dim):
         return sum(weight.numel() for weight in network_of(dim).parameters())
 
-    dim = min(range(8, 65, 8), key=lambda dim: abs(size_of(dim) - about["parameters"]))
+    dim = min(range(8, 65, 4), key=lambda dim: abs(size_of(dim) - about["parameters"]))
     diffusion = GaussianDiffusion(network_of(dim), image_size=images.shape[1], timesteps=1000, sampling_timesteps=50)
     trainer = Trainer(
         diffusion, about["folder"], train_batch_size=32, train_lr=8e-5, train_num_steps=10**9,
