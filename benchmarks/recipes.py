@@ -63,6 +63,14 @@ def muon():
     return optimizer(lambda rate: keras.optimizers.Muon(rate))
 
 
+def small_labels():
+    """Begin with embeddings of labels from U(-0.05, 0.05), as Keras has it, instead of N(0, 1)."""
+    from keras import initializers
+
+    small = initializers.RandomUniform(-0.05, 0.05)
+    return mock.patch.object(initializers, "RandomNormal", lambda **options: small)
+
+
 def laplace():
     """Draw lambda = log SNR from a Laplace distribution of mean 0 and scale 0.5 (Hang et al. 2024, table 1)."""
     from kddpm.theory import timesteps
@@ -119,8 +127,14 @@ ROWS = {
     "levels 1, 2, 4": Row(BASE | {"multipliers": (1, 2, 4)}),
     "width 16, levels 1, 4, 8": Row(BASE | {"width": 16, "multipliers": (1, 4, 8)}),
     "classes": Row(BASE | {"num_classes": 10}),
+    "classes, small": Row(BASE | {"num_classes": 10}, small_labels),
     "adamw": Row(BASE, adamw),
     "muon": Row(BASE, muon),
+    "v, rate 2e-3": Row(BASE | {"prediction": "v", "learning_rate": 2e-3}),
+    "v, rate 2e-3, classes": Row(BASE | {"prediction": "v", "learning_rate": 2e-3, "num_classes": 10}),
+    "v, rate 2e-3, width 16, levels 1, 4, 8": Row(
+        BASE | {"prediction": "v", "learning_rate": 2e-3, "width": 16, "multipliers": (1, 4, 8)}
+    ),
 }
 
 
