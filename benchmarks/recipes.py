@@ -215,17 +215,19 @@ def table(out):
     rows = [json.loads(path.read_text()) for path in sorted(out.glob("*/row.json"))]
     order = list(ROWS)
     rows.sort(key=lambda row: (row["minutes"], order.index(row["name"]), row["seed"]))
-    print("| recipe | minutes | seed | steps | Fréchet | named, % | bits/dim |\n|---|---|---|---|---|---|---|")
+    print("| recipe | minutes | seed | steps | Fréchet | named, % | of its class, % | bits/dim |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         pictures, bits = row["pictures"], row["bits"]
+        right = f"{100 * pictures['accuracy']:.1f}" if "accuracy" in pictures else ""
         print(
             f"| {row['name']} | {row['seconds'] / 60:.1f} | {row['seed']} | {row['steps']:,} "
-            f"| {pictures['frechet']:.2f} ± {pictures['frechet_standard_error']:.2f} | {100 * pictures['named']:.1f} "
-            f"| {bits['total']:.3f} ± {bits['standard_error']:.3f} |"
+            f"| {pictures['frechet']:.2f} ± {pictures['frechet_standard_error']:.2f} "
+            f"| {100 * pictures['named']:.1f} | {right} | {bits['total']:.3f} ± {bits['standard_error']:.3f} |"
         )
     if rows:
         floor = rows[0]["floor"]
-        print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | |")
+        print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | | |")
 
 
 def parsed():

@@ -19,9 +19,9 @@ PRESETS = {
         "steps": 3000, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 200, "ema_momentum": 0.998,
         "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "snapshot_every": 150, "sampling_steps": 250,
     },
-    # CIFAR-10 as in Ho et al. 2020: FID 3.17 after 800,000 steps in the paper.
+    # CIFAR-10 as in Ho et al. 2020: FID 3.17 after 800,000 steps in the paper; not trained here.
     "ddpm32": {"dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True},
-    # LSUN and CelebA-HQ 256 as in Ho et al. 2020.
+    # LSUN and CelebA-HQ 256 as in Ho et al. 2020; not trained here.
     "ddpm256": {
         "image_size": (256, 256), "channels": 3, "horizontal_flip": True, "multipliers": (1, 1, 2, 2, 4, 4),
         "dropout": 0.0, "batch_size": 64, "learning_rate": 2e-5, "steps": 500_000,
