@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import data
-from kddpm.base import extras
+from kddpm.base import extras, settings
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import expand
 from kddpm.data import image_files
@@ -117,6 +117,8 @@ def train(
             if monitor:
                 monitor.go_on(start)
             return model
+        if config.precision == "mixed_bfloat16" and not _accelerators() and settings.lacks_bfloat16():
+            say("This processor has no bfloat16 arithmetic: --precision=float32 would train several times as fast")
         if (need := extras.missing("plots")) is not None:
             say(f"There will be no loss curve, as it {need}")
         say(f"{f'Going on after step {start}; c' if start else 'C'}ompiling the training step ...")
@@ -234,6 +236,11 @@ def _needed_bytes(model, averages, config) -> int:
     return 5 * (checkpoint + snapshot) + math.ceil(config.steps / config.snapshot_every) * snapshot
 
 
+def _accelerators():
+    """Return the devices other than processors."""
+    return [device for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
+
+
 def _check_batch(config, replicas):
     if config.batch_size % (replicas * config.accumulation):
         parts = ", each of which takes {accumulation} parts" if config.accumulation > 1 else ""
@@ -256,7 +263,12 @@ def _check_data(config, source):
     if config.num_classes is None:
         return
     if source.labels is None:
-        raise InputError("num_classes", f"needs labels, and {{dataset}} {config.dataset} has none", dataset=...)
+        raise InputError(
+            "num_classes",
+            "must be none for images without labels",
+            f"{config.num_classes}, and {{dataset}} {config.dataset} has no labels",
+            dataset=...,
+        )
     if source.labels.min() < 0 or source.labels.max() >= config.num_classes:
         raise InputError(
             f"{{num_classes}} needs labels in 0 .. {config.num_classes - 1}",

@@ -12,6 +12,7 @@ from helpers.small_runs import TINY, averages, rows
 from PIL import Image
 
 import kddpm
+from kddpm.base import settings
 from kddpm.base.errors import InputError
 from kddpm.runs import build, training
 from kddpm.runs.config import TrainConfig
@@ -107,8 +108,21 @@ def test_data_that_do_not_fit_end_before_anything_is_written(tmp_path, overrides
 def test_labels_that_are_missing_are_named(tmp_path):
     np.savez(tmp_path / "data.npz", images=np.zeros((20, 8, 8, 1), np.uint8))
     config = dataclasses.replace(TINY, dataset=f"npz:{tmp_path / 'data.npz'}", num_classes=10)
-    with raises_in_flags("--num_classes needs labels, and --dataset npz:.* has none"):
+    with raises_in_flags("--num_classes must be none for images without labels. Received: 10, and --dataset npz:"):
         training.train(config, tmp_path / "run", verbose=False)
+
+
+@pytest.mark.parametrize(("features", "accelerators", "says"), [
+    ("avx2 avx512f", [], True), ("avx512_bf16", [], False), ("amx_bf16", [], False), ("avx2", ["GPU"], False),
+])  # fmt: skip
+def test_bfloat16_on_a_processor_without_it_is_said(tmp_path, monkeypatch, capsys, features, accelerators, says):
+    monkeypatch.setattr(settings.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(settings.pathlib.Path, "read_text", lambda path: f"model: 1\nflags\t: {features}\nbugs: none\n")
+    monkeypatch.setattr(training, "_accelerators", lambda: accelerators)
+    monkeypatch.setattr(training, "_fit", lambda *arguments: None)
+    config = dataclasses.replace(TINY, precision="mixed_bfloat16")
+    training.train(config, tmp_path / "run")
+    assert ("--precision=float32 would train several times as fast" in capsys.readouterr().out) == says
 
 
 def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch, whole_network):
