@@ -1,11 +1,20 @@
 """kddpm's network under Keras's JAX backend: a training step and a sampler as one XLA program each."""
 
+import dataclasses
 import os
 import time
 
+import network_file
 import numpy as np
 
 TABLE_ROWS = 250  # of the longest sampler that is measured; shorter ones fit the same program
+
+
+def use(device):
+    """Choose JAX on "gpu" or "cpu", before it is imported; other programs need memory too."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 
 class Program:
@@ -21,34 +30,20 @@ class Program:
     """
 
     def __init__(self, path, preset, device):
-        os.environ["KERAS_BACKEND"] = "jax"
-        os.environ["JAX_PLATFORMS"] = "cuda" if device == "gpu" else "cpu"
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other program needs memory too
+        use(device)
         import jax
 
-        self.jax, self.path, self.preset, self.config = jax, path, preset, config_of(preset)
+        self.jax, self.path, self.preset, self.config = jax, path, preset, network_file.config_of(preset)
         self.name = f"kddpm, JAX {jax.__version__}"
         self.device = jax.devices()[0].device_kind
         self._step = self._state = self._sample = None
 
     def _network(self, precision):
-        from kddpm.networks.unet import UNet
-
-        config = self.config
-        return UNet(
-            (*config.image_size, config.channels),
-            width=config.width,
-            multipliers=config.multipliers,
-            blocks_per_level=config.blocks_per_level,
-            attention_resolutions=config.attention_resolutions,
-            dropout=config.dropout,
-            dtype="mixed_bfloat16" if precision == "bfloat16" else "float32",
-        )
+        dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+        return network_of(dataclasses.replace(self.config, precision=dtype))
 
     def _loaded(self, precision):
         """The network of a precision and its weights as a list of arrays on the device."""
-        import network_file
-
         network, file = self._network(precision), network_file.read(self.path)
         weights = [file.weights[v.path.split("/", 1)[1]] for v in network.trainable_variables]
         return network, [self.jax.numpy.asarray(value) for value in weights]
@@ -59,24 +54,20 @@ class Program:
 
     def write(self):
         """Write the file: random weights, inputs and eps in float32."""
-        import network_file
-
         network, rng = self._network("float32"), np.random.default_rng(0)
         network_file.randomise(network, rng)
         x, t = network_file.inputs(network, self.config.num_timesteps, rng)
         weights = [variable.value for variable in network.trainable_variables]
         with self._precise("float32"):
-            eps = self.jax.jit(_predictor(network))(weights, x, t)
+            eps = self.jax.jit(predictor(network))(weights, [x, t])
         network_file.write(self.path, network, self.preset, x, t, np.asarray(eps))
 
     def eps(self, precision):
         """What the network makes of the inputs in the file, float32 (B, H, W, C)."""
-        import network_file
-
         file = network_file.read(self.path)
         network, weights = self._loaded(precision)
         with self._precise(precision):
-            return np.asarray(self.jax.jit(_predictor(network))(weights, file.x, file.t))
+            return np.asarray(self.jax.jit(predictor(network))(weights, [file.x, file.t]))
 
     def prepare_training(self, precision, batch):
         """Compile the training step; returns seconds, and the bytes that it holds."""
@@ -84,17 +75,11 @@ class Program:
 
         jax, jnp = self.jax, self.jax.numpy
         network, weights = self._loaded(precision)
-        optimizer = keras.optimizers.Adam(self.config.learning_rate, global_clipnorm=self.config.clip_norm)
-        optimizer.build(network.trainable_variables)
-        self._state = {
-            "weights": weights,
-            "averages": [jnp.copy(value) for value in weights],
-            "optimizer": [jnp.copy(variable.value) for variable in optimizer.variables],
-            "step": jnp.zeros((), jnp.int32),
-        }
+        optimizer = keras.optimizers.Adam(self.config.learning_rate)
+        self._state = first_state(network, optimizer, weights, jax.random.key(0))
         images = np.random.default_rng(0).uniform(-1, 1, (batch, *network.image_shape)).astype(np.float32)
         images = jnp.asarray(images)
-        step = jax.jit(_training_step(network, optimizer, self.config), donate_argnums=0)
+        step = jax.jit(training_step(network, optimizer, self.config), donate_argnums=0)
         self._step, seconds, held = self._compiled(step, precision, self._state, images)
         self._images = images
         return seconds, held
@@ -111,24 +96,18 @@ class Program:
         """Compile the sampler; returns seconds, and the bytes that it holds."""
         network, weights = self._loaded(precision)
         shape = (batch, *network.image_shape)
-        sample = self.jax.jit(_sampler(network, shape))
-        columns = self._columns("ddim", 1)
+        sample = self.jax.jit(sampler(network, shape))
+        columns = columns_of(self.config, "ddim", 1)
         self._sample, seconds, held = self._compiled(sample, precision, weights, *columns, 0)
         self._weights, self._batch = weights, batch
         return seconds, held
 
     def sample(self, sampler, steps):
         """Paint a batch; returns images."""
-        pictures = self._sample(self._weights, *self._columns(sampler, steps), steps)
+        pictures = self._sample(self._weights, *columns_of(self.config, sampler, steps), steps)
         if not np.isfinite(np.asarray(pictures)).all():
             raise ArithmeticError("a picture is not finite")
         return self._batch
-
-    def _columns(self, sampler, steps):
-        """Timesteps (TABLE_ROWS,), coefficients (5, TABLE_ROWS) and number of rows of a sampler."""
-        timesteps, coefficients = coefficients_of(self.config, sampler, steps)
-        beyond = TABLE_ROWS - len(timesteps)
-        return np.pad(timesteps, (0, beyond)), np.pad(coefficients, ((0, 0), (0, beyond))), len(timesteps)
 
     def _compiled(self, function, precision, *arguments):
         start = time.perf_counter()
@@ -143,14 +122,6 @@ class Program:
         self._step = self._state = self._images = self._sample = self._weights = None
 
 
-def config_of(preset):
-    """The `TrainConfig` of a preset; a preset without a data set needs none here."""
-    from kddpm.runs import presets
-
-    needed = {} if "dataset" in presets.PRESETS[preset] else {"dataset": "none"}
-    return presets.make_config(preset, **needed)
-
-
 def coefficients_of(config, sampler, steps):
     """Timesteps int32 (rows,), and a, b, c, d and sigma of `kddpm.sampling.step_table`, float32 (5, rows)."""
     from kddpm.sampling import samplers
@@ -161,54 +132,117 @@ def coefficients_of(config, sampler, steps):
     return table.timesteps.astype(np.int32), np.stack(columns).astype(np.float32)
 
 
-def _predictor(network):
-    """A function of (weights, x, t) that returns eps."""
+def columns_of(config, sampler, steps):
+    """Timesteps (TABLE_ROWS,), coefficients (5, TABLE_ROWS) and number of rows of a sampler."""
+    timesteps, coefficients = coefficients_of(config, sampler, steps)
+    beyond = TABLE_ROWS - len(timesteps)
+    return np.pad(timesteps, (0, beyond)), np.pad(coefficients, ((0, 0), (0, beyond))), len(timesteps)
+
+
+def network_of(config):
+    """The network of a `TrainConfig`."""
+    from kddpm.networks.unet import UNet
+
+    return UNet(
+        (*config.image_size, config.channels),
+        width=config.width,
+        multipliers=config.multipliers,
+        blocks_per_level=config.blocks_per_level,
+        attention_resolutions=config.attention_resolutions,
+        dropout=config.dropout,
+        num_classes=config.num_classes,
+        dtype=config.precision,
+    )
+
+
+def predictor(network):
+    """A function of (weights, [x, t] or [x, t, label]) that returns what the network predicts."""
     fixed = [variable.value for variable in network.non_trainable_variables]
-    return lambda weights, x, t, **how: network.stateless_call(weights, fixed, [x, t], **how)[0]
+    return lambda weights, inputs, **how: network.stateless_call(weights, fixed, inputs, **how)[0]
 
 
-def _training_step(network, optimizer, config):
-    """Algorithm 1 of Ho et al. 2020 with clipped gradients, Adam and averaged weights: (state, x_0) -> state, loss."""
+def first_state(network, optimizer, weights, key):
+    """What a training step takes and returns, before the first; `key` is of everything random."""
+    from jax import numpy as jnp
+
+    optimizer.build(network.trainable_variables)
+    return {
+        "weights": weights,
+        "averages": [jnp.copy(value) for value in weights],
+        "optimizer": [jnp.copy(variable.value) for variable in optimizer.variables],
+        "step": jnp.zeros((), jnp.int32),
+        "key": key,
+    }
+
+
+def training_step(network, optimizer, config, candidates=1):
+    """Algorithm 1 of Ho et al. 2020 for the objective of a configuration: (state, x_0, label) -> state, loss.
+
+    Gradients are clipped by their norm, and weights averaged. An image has the nearest of so many `candidates` of its
+    noise. Of the ways to draw t, "importance" is not there.
+    """
     import jax
     from jax import numpy as jnp
 
+    from kddpm.theory import objectives, timesteps
     from kddpm.theory.process import GaussianDiffusion
 
-    diffusion, predict = GaussianDiffusion(config.noise_schedule), _predictor(network)
+    schedule, kind = config.noise_schedule, config.timestep_sampling
+    diffusion, predict, size = GaussianDiffusion(schedule), predictor(network), schedule.num_timesteps
+    shares = timesteps.log_normal_probabilities(schedule) if kind == "log_normal" else np.full(size, 1 / size)
+    ends = jnp.asarray(np.cumsum(shares)[:-1], jnp.float32)
 
-    def step(state, x_0):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state["step"]), 3)
-        t = jax.random.randint(keys[0], x_0.shape[:1], 0, config.num_timesteps)
-        noise = jax.random.normal(keys[1], x_0.shape)
-        seed = jax.random.randint(keys[2], x_0.shape[:1], 0, 2**31 - 1)
-        x_t = diffusion.q_sample(x_0, t, noise)
+    def draw_t(key, batch):
+        if kind == "uniform":
+            return jax.random.randint(key, (batch,), 0, size)
+        return jnp.searchsorted(ends, (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1, side="right")
+
+    def draw_noise(key, x_0):
+        noises = jax.random.normal(key, (candidates, *x_0.shape))
+        nearest = jnp.argmin(jnp.square(noises - x_0).sum((2, 3, 4)), axis=0)
+        return noises[nearest, jnp.arange(len(x_0))]
+
+    def step(state, x_0, label=None):
+        keys = jax.random.split(jax.random.fold_in(state["key"], state["step"]), 5)
+        if config.horizontal_flip:
+            x_0 = jnp.where(jax.random.bernoulli(keys[4], shape=(len(x_0), 1, 1, 1)), x_0[:, :, ::-1], x_0)
+        t, noise = draw_t(keys[0], len(x_0)), draw_noise(keys[1], x_0)
+        seed = jax.random.randint(keys[2], (len(x_0),), 0, 2**31 - 1)
+        inputs = [diffusion.q_sample(x_0, t, noise), t]
+        if label is not None:
+            dropped = jax.random.bernoulli(keys[3], config.label_dropout, label.shape)
+            inputs.append(jnp.where(dropped, config.num_classes, label))
 
         def loss_of(weights):
-            return jnp.mean(jnp.square(predict(weights, x_t, t, training=True, seed=seed) - noise))
+            output = predict(weights, inputs, training=True, seed=seed)
+            return objectives.training_loss(diffusion, *inputs[:2], x_0, noise, output, config.objective).mean()
 
         loss, gradients = jax.value_and_grad(loss_of)(state["weights"])
+        norm = jnp.sqrt(sum(jnp.square(gradient).sum() for gradient in gradients))
+        gradients = [gradient * jnp.minimum(1, config.clip_norm / norm) for gradient in gradients]
         weights, moments = optimizer.stateless_apply(state["optimizer"], gradients, state["weights"])
         momentum = jnp.minimum(config.ema_momentum, (1 + state["step"]) / (10 + state["step"]))
         averages = [a + (1 - momentum) * (w - a) for a, w in zip(state["averages"], weights, strict=True)]
         after = {"weights": weights, "averages": averages, "optimizer": moments, "step": state["step"] + 1}
-        return after, loss
+        return after | {"key": state["key"]}, loss
 
     return step
 
 
-def _sampler(network, shape):
+def sampler(network, shape):
     """Equations (1) and (2) of `kddpm.sampling.step_table` in one loop, from noise to pictures of this shape."""
     import jax
     from jax import numpy as jnp
 
-    predict = _predictor(network)
+    predict = predictor(network)
 
-    def sample(weights, timesteps, coefficients, rows, seed):
+    def sample(weights, timesteps, coefficients, rows, seed, label=None):
         key = jax.random.key(seed)
 
         def body(index, x):
             a, b, c, d, std = coefficients[:, index]
-            output = predict(weights, x, jnp.full(shape[:1], timesteps[index]))
+            inputs = [x, jnp.full(shape[:1], timesteps[index])]
+            output = predict(weights, inputs if label is None else [*inputs, label])
             draw = jax.random.fold_in(key, index)
             z = jax.lax.cond(std > 0, lambda: jax.random.normal(draw, shape), lambda: jnp.zeros(shape))
             return c * jnp.clip(a * x + b * output, -1, 1) + d * x + std * z

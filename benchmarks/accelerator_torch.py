@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torch_unet
-from accelerator_jax import coefficients_of, config_of
+from accelerator_jax import coefficients_of
 
 PRODUCT = {"gpu": 8192, "cpu": 1024}  # the side of the matrices whose product is the device's ceiling
 
@@ -26,7 +26,7 @@ class Program:
     """
 
     def __init__(self, path, preset, device, cuda_graphs):
-        self.config, self.path, self.kind = config_of(preset), path, device
+        self.config, self.path, self.kind = network_file.config_of(preset), path, device
         self.mode = "reduce-overhead" if cuda_graphs else None
         self.name = f"PyTorch {torch.__version__} {'with' if cuda_graphs else 'without'} CUDA graphs"
         self.on = torch.device("cuda" if device == "gpu" else "cpu")

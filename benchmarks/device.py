@@ -64,8 +64,7 @@ def write_network(folder, preset):
     commands.start_tensorflow()
     from kddpm.runs import build
 
-    needed = {} if "dataset" in presets.PRESETS[preset] else {"dataset": "none"}
-    config = presets.make_config(preset, **needed)
+    config = network_file.config_of(preset)
     model = build.build_model(config, (*config.image_size, config.channels))
     network = model.ema_network
     rng = np.random.default_rng(0)

@@ -29,6 +29,13 @@ class NetworkFile:
     eps: np.ndarray
 
 
+def config_of(preset):
+    """The `TrainConfig` of a preset without classes and data, for a network that predicts eps: what others have too."""
+    from kddpm.runs import presets
+
+    return presets.make_config(preset, dataset="none", num_classes=None, prediction="eps")
+
+
 def randomise(network, rng):
     """Give a network weights that leave their mark: new ones are 0 in many places, where a mistake would not show."""
     for weight in network.weights:

@@ -118,7 +118,7 @@ def train(row, config, budget, folder):
     from kddpm import data
     from kddpm.runs import build
 
-    config = dataclasses.replace(config, **dataclasses.asdict(row))
+    config = dataclasses.replace(config, num_classes=None, **dataclasses.asdict(row))
     keras.utils.set_random_seed(0)
     model = build.build_model(config, (*config.image_size, config.channels))
     weights = folder / "ema.weights.h5"

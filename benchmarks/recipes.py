@@ -31,16 +31,24 @@ sys.path.insert(0, str(ROOT))  # the project beside this script, installed or no
 
 SETTLED, MEASURED = 20, 80  # steps of the short run: those before the clock starts, and those that it counts
 STARTED = "RECIPES_STARTED"  # when the process of a row was started, in its environment
-BASE = {"precision": "mixed_bfloat16", "learning_rate_decay": "cosine"}
+# The preset `mnist` as it was when these measurements began, and that with bfloat16 and a rate that falls.
+BEFORE = {"prediction": "eps", "num_classes": None, "learning_rate": 1e-3, "learning_rate_decay": "none"}
+FAST = {"precision": "mixed_bfloat16"}
+BASE = BEFORE | FAST | {"learning_rate_decay": "cosine"}
+BEST = BASE | {"prediction": "v", "learning_rate": 2e-3, "num_classes": 10}
 QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A recipe: fields of `TrainConfig` that differ from the preset's, and what the package has no field for."""
+    """A recipe: fields of `TrainConfig` that differ from the preset's, and what the package has no field for.
+
+    An image has the nearest of so many `candidates` of its noise (Li et al. 2024).
+    """
 
     overrides: dict
     patch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    candidates: int = 1
 
 
 def optimizer(make):
@@ -84,8 +92,8 @@ def laplace():
     return mock.patch.object(timesteps, "log_normal_probabilities", probabilities)
 
 
-def immiscible(candidates=4):
-    """Give each image the nearest of several draws of the noise (Li et al. 2024)."""
+def immiscible(candidates):
+    """Give each image the nearest of so many draws of its noise (Li et al. 2024)."""
     import tensorflow as tf
 
     from kddpm.model import draws
@@ -104,10 +112,11 @@ def immiscible(candidates=4):
     return mock.patch.object(draws, "draw", nearest)
 
 
-# The first rows are of the preset as it is; all others differ from `base` in the one thing that their name says.
-ROWS = {
+# All but the first rows differ from `base` in what their name says.
+MNIST = {
     "preset": Row({}),
-    "preset, bfloat16": Row({"precision": "mixed_bfloat16"}),
+    "preset, no classes": Row({"num_classes": None}),
+    "before": Row(BEFORE | FAST),
     "base": Row(BASE),
     "v": Row(BASE | {"prediction": "v"}),
     "edm, log_normal": Row(BASE | {"prediction": "edm", "timestep_sampling": "log_normal"}),
@@ -115,7 +124,7 @@ ROWS = {
     "laplace": Row(BASE | {"timestep_sampling": "log_normal"}, laplace),
     "stratified": Row(BASE | {"timestep_sampling": "stratified"}),
     "min_snr": Row(BASE | {"weighting": "min_snr"}),
-    "immiscible": Row(BASE, immiscible),
+    "immiscible": Row(BASE, candidates=4),
     "rate 2e-3": Row(BASE | {"learning_rate": 2e-3}),
     "rate 5e-4": Row(BASE | {"learning_rate": 5e-4}),
     "batch 32": Row(BASE | {"batch_size": 32}),
@@ -131,11 +140,37 @@ ROWS = {
     "adamw": Row(BASE, adamw),
     "muon": Row(BASE, muon),
     "v, rate 2e-3": Row(BASE | {"prediction": "v", "learning_rate": 2e-3}),
-    "v, rate 2e-3, classes": Row(BASE | {"prediction": "v", "learning_rate": 2e-3, "num_classes": 10}),
     "v, rate 2e-3, width 16, levels 1, 4, 8": Row(
         BASE | {"prediction": "v", "learning_rate": 2e-3, "width": 16, "multipliers": (1, 4, 8)}
     ),
+    "v, rate 2e-3, classes": Row(BEST),
+    "v, rate 2e-3, classes, stratified": Row(BEST | {"timestep_sampling": "stratified"}),
+    "v, rate 2e-3, classes, log_normal": Row(BEST | {"timestep_sampling": "log_normal"}),
+    "v, rate 2e-3, classes, laplace": Row(BEST | {"timestep_sampling": "log_normal"}, laplace),
+    "v, rate 2e-3, classes, min_snr": Row(BEST | {"weighting": "min_snr"}),
+    "v, rate 2e-3, classes, immiscible": Row(BEST, candidates=4),
+    "v, rate 2e-3, classes, muon": Row(BEST, muon),
+    "v, rate 2e-3, classes, width 48": Row(BEST | {"width": 48}),
+    "v, rate 2e-3, classes, dropout 0": Row(BEST | {"dropout": 0.0}),
+    "v, rate 4e-3, classes": Row(BEST | {"learning_rate": 4e-3}),
+    "edm, rate 2e-3, classes": Row(BEST | {"prediction": "edm"}),
+    "velocity, rate 2e-3, classes": Row(BEST | {"prediction": "velocity"}),
 }
+# All differ from the preset in what their name says, and in the precision.
+CIFAR = {
+    "bfloat16": Row(FAST),
+    "rate 5e-4": Row(FAST | {"learning_rate": 5e-4}),
+    "rate 2e-3": Row(FAST | {"learning_rate": 2e-3}),
+    "eps": Row(FAST | {"prediction": "eps"}),
+    "edm": Row(FAST | {"prediction": "edm"}),
+    "no classes": Row(FAST | {"num_classes": None}),
+    "min_snr": Row(FAST | {"weighting": "min_snr"}),
+    "width 32, levels 1, 2, 4": Row(FAST | {"width": 32, "multipliers": (1, 2, 4)}),
+    "width 64, two blocks": Row(
+        FAST | {"width": 64, "multipliers": (1, 2, 2), "blocks_per_level": 2, "attention_resolutions": (16,)}
+    ),
+}
+ROWS = {"mnist": MNIST, "cifar32": CIFAR}
 
 
 def train(row, config, run_dir):
@@ -152,7 +187,8 @@ def train(row, config, run_dir):
 
     ends = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.time() - began))
-    with row.patch():
+    noise = immiscible(row.candidates) if row.candidates > 1 else contextlib.nullcontext()
+    with row.patch(), noise:
         training.train(config, run_dir, callbacks=[clock])
     return ends
 
@@ -171,7 +207,7 @@ def child(arguments):
     from kddpm.runs import presets
 
     (name,) = arguments.rows
-    row, run_dir = ROWS[name], arguments.run_dir
+    row, run_dir = ROWS[arguments.preset][name], arguments.run_dir
     overrides = QUIET | {"dataset": f"npz:{arguments.data}", "steps": arguments.steps, "seed": arguments.seed}
     ends = train(row, presets.make_config(arguments.preset, **overrides | row.overrides), run_dir)
     (run_dir / "ends.json").write_text(json.dumps(ends))
@@ -187,6 +223,7 @@ def evaluate(arguments, run_dir):
     """{figure: value} of a row's pictures and of the test set's bits."""
     test, found = arguments.out / "test.npz", {}
     pictures = ["--metrics=fid,accuracy", f"--samplers={arguments.sampler}", f"--num_images={arguments.num_images}"]
+    pictures += [f"--extractor={arguments.extractor}"] if arguments.extractor else []
     bits = ["--metrics=bits_per_dim", f"--dataset=npz:{test}", "--max_images=500", "--num_terms=32"]
     for name, flags in (("pictures", [*pictures, f"--held_out=npz:{test}"]), ("bits", bits)):
         out = run_dir / name
@@ -199,7 +236,7 @@ def evaluate(arguments, run_dir):
 
 def measure(arguments, name):
     """Train and judge one row, unless its figures are there."""
-    folder = arguments.out / f"{name.replace(', ', '_').replace(' ', '_')}-{arguments.minutes:g}-{arguments.seed}"
+    folder = arguments.out / f"{file_name(name)}-{arguments.minutes:g}-{arguments.seed}"
     path = folder / "row.json"
     if path.exists():
         return
@@ -210,10 +247,15 @@ def measure(arguments, name):
     path.write_text(json.dumps(row | evaluate(arguments, folder / "run")))
 
 
+def file_name(name):
+    """The name of a row without what file names had better not have."""
+    return name.replace(", ", "_").replace(" ", "_")
+
+
 def table(out):
     """Print the rows that are there."""
     rows = [json.loads(path.read_text()) for path in sorted(out.glob("*/row.json"))]
-    order = list(ROWS)
+    order = [name for rows_of_preset in ROWS.values() for name in rows_of_preset]
     rows.sort(key=lambda row: (row["minutes"], order.index(row["name"]), row["seed"]))
     print("| recipe | minutes | seed | steps | Fréchet | named, % | of its class, % | bits/dim |")
     print("|---|---|---|---|---|---|---|---|")
@@ -239,15 +281,17 @@ def parsed():
     parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, between semicolons")
     parser.add_argument("--minutes", type=float, default=10, help="of each row (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument("--preset", default="mnist", help="whose network and data (%(default)s)")
+    parser.add_argument("--preset", choices=ROWS, default="mnist", help="whose rows (%(default)s)")
     parser.add_argument("--sampler", default="ddim:50", help="and its steps, of the pictures (%(default)s)")
     parser.add_argument("--num_images", type=int, default=2000, help="to paint (%(default)s)")
+    parser.add_argument("--extractor", help="whose features judge them, as in evaluate.py; what fits if not given")
     parser.add_argument("--table", action="store_true", help="print what is there")
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)  # of the process that trains
     parser.add_argument("--run_dir", **path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.rows or () if name not in ROWS]:
-        parser.error(f"--rows must be among {'; '.join(ROWS)}. Received: {'; '.join(unknown)}")
+    names = ROWS[arguments.preset]
+    if unknown := [name for name in arguments.rows or () if name not in names]:
+        parser.error(f"--rows must be among {'; '.join(names)}. Received: {'; '.join(unknown)}")
     if not (arguments.table or (arguments.data and arguments.data.is_file())):
         parser.error(f"--data must be an archive of images. Received: {arguments.data}")
     return arguments
@@ -261,7 +305,7 @@ def main():
         arguments.out.mkdir(parents=True, exist_ok=True)
         with np.load(arguments.data) as arrays:
             np.savez(arguments.out / "test.npz", images=arrays["x_test"], labels=arrays["y_test"])
-        for name in arguments.rows or ROWS:
+        for name in arguments.rows or ROWS[arguments.preset]:
             measure(arguments, name)
     return table(arguments.out)
 

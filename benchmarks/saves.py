@@ -23,7 +23,7 @@ SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "mobile32": (32, 32, 3), "d
 
 def measure(name, folder, arguments):
     """Milliseconds of each save and of each step, and the bytes of a checkpoint with the averaged weights."""
-    config = presets.make_config(name)
+    config = presets.make_config(name, num_classes=None)
     batch = arguments.batch_size or config.batch_size
     run = directory.RunDirectory(folder / name)
     about = {"source": "noise", "digest": "", "images": batch, "image_shape": list(SHAPES[name]), "class_names": []}

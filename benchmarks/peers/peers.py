@@ -1,15 +1,16 @@
-"""Who paints MNIST best after equal minutes of the same cores? kddpm's preset beside four others.
+"""Who paints MNIST best after equal minutes of the same cores? kddpm's preset beside four peers.
 
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --torch=/tmp/peers-venv/bin/python
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --only=kddpm --seed=1
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --table
 
-kddpm's preset `mnist`, the recipe of diffusers' train_unconditional.py on an equal network, lucidrains' `Trainer`, and
-the DDIM and DDPM of keras.io each train for `--minutes`, start and compilation included, one after the other, in
-a process of its own; nothing else may run on the cores. Each paints `--num_images` by DDIM in 50 steps from its
-average. The pictures of all are judged by the same extractor, against the same training images, and the bits per
-dimension are computed by the same code, `figures.py`; those of kddpm's network are printed by kddpm's own code too.
-`--torch` has benchmarks/requirements.txt and denoising-diffusion-pytorch. What is there already is not made again.
+kddpm's preset `mnist`, with its classes and without, the recipe of diffusers' train_unconditional.py on an equal
+network, lucidrains' `Trainer`, and the DDIM and DDPM of keras.io each train for `--minutes`, start and compilation
+included, one after the other, in a process of its own; nothing else may run on the cores. Each paints `--num_images`
+by DDIM in 50 steps from its average. The pictures of all are judged by the same extractor, against the same training
+images, and the bits per dimension are computed by the same code, `figures.py`; those of kddpm's network are printed
+by kddpm's own code too. `--torch` has benchmarks/requirements.txt and denoising-diffusion-pytorch. What is there
+already is not made again.
 """
 
 import argparse
@@ -29,7 +30,8 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]  # the project, installed or not, and recipes
 
 PEERS = {"diffusers": "torch", "lucidrains": "torch", "keras-ddim": "keras", "keras-ddpm": "keras"}
-NAMES = ("kddpm", *PEERS)
+ROWS = {"kddpm": "preset", "kddpm-no-classes": "preset, no classes"}  # of recipes.py
+NAMES = (*ROWS, *PEERS)
 
 
 def place(arguments, name):
@@ -42,7 +44,7 @@ def network_of_kddpm():
     from kddpm.networks.unet import UNet
     from kddpm.runs import presets
 
-    config = presets.make_config("mnist")
+    config = presets.make_config("mnist", num_classes=None)
     names = ("width", "multipliers", "blocks_per_level", "attention_resolutions")
     architecture = {name: getattr(config, name) for name in names} | {"image_shape": (28, 28, 1)}
     network = UNet(**architecture)
@@ -63,23 +65,25 @@ def run_peer(arguments, name, python):
     subprocess.run([python, str(script), name, str(out / "about.json")], check=True, cwd=HERE)
 
 
-def run_kddpm(arguments):
+def run_kddpm(arguments, name):
     """Train the preset as `recipes.py` does, and let the same code as for the others paint and count bits."""
     import recipes
 
-    out = place(arguments, "kddpm")
+    out = place(arguments, name)
     recipe = argparse.Namespace(**vars(arguments) | {"preset": "mnist"})
-    ends = recipes.in_child(recipe, "preset", out / "short", recipes.SETTLED + recipes.MEASURED)
-    ends = recipes.in_child(recipe, "preset", out / "run", recipes.steps_in(60 * arguments.minutes, ends))
+    ends = recipes.in_child(recipe, ROWS[name], out / "short", recipes.SETTLED + recipes.MEASURED)
+    ends = recipes.in_child(recipe, ROWS[name], out / "run", recipes.steps_in(60 * arguments.minutes, ends))
     import kddpm
 
     trained = kddpm.load_run(out / "run")
+    classes = trained.network.num_classes
     with np.load(arguments.data) as arrays:
-        held_out = contestant.chosen(arrays["x_test"][..., np.newaxis], vars(arguments))
-    bits = kddpm.likelihood.bits_per_dim(trained, held_out, num_terms=32)
+        held_out, labels = contestant.chosen(arrays, arguments.num_held_out)
+    labels = labels if classes else None
+    bits = kddpm.likelihood.bits_per_dim(trained, held_out, labels, num_terms=32)
     print(f"bits per dimension by kddpm's own code: {bits.total:.3f} +- {bits.standard_error:.3f}", flush=True)
     made = {"steps": len(ends), "parameters": trained.ema_network.count_params(), "seconds": ends[-1]}
-    contestant.write(out, chain_of(trained), held_out, vars(arguments), **made)
+    contestant.write(out, chain_of(trained), held_out, arguments.num_images, labels, classes, **made)
 
 
 def chain_of(trained):
@@ -89,10 +93,10 @@ def chain_of(trained):
     from kddpm.theory import parametrization
 
     of_xt, of_output = parametrization.eps_coefficients(trained.schedule, trained.objective.prediction)
-    said = tf.function(trained.denoiser.predictor(), reduce_retracing=True)
+    said = tf.function(lambda *inputs: trained.ema_network(inputs, training=False), reduce_retracing=True)
 
-    def eps_of(x_t, t):
-        output = said(tf.constant(x_t), tf.constant(t, tf.int32)).numpy()
+    def eps_of(x_t, t, *labels):
+        output = said(tf.constant(x_t), *(tf.constant(values, tf.int32) for values in (t, *labels))).numpy()
         a, b = (table[t][:, np.newaxis, np.newaxis, np.newaxis] for table in (of_xt, of_output))
         return a * x_t + b * output
 
@@ -189,8 +193,8 @@ def main():
         if (out / "made.json").exists():
             continue
         out.mkdir(exist_ok=True)
-        if name == "kddpm":
-            run_kddpm(arguments)
+        if name in ROWS:
+            run_kddpm(arguments, name)
         else:
             write_pngs(arguments)
             run_peer(arguments, name, arguments.torch if PEERS[name] == "torch" else sys.executable)
