@@ -198,6 +198,8 @@ def training_step(network, optimizer, config, candidates=1):
         return jnp.searchsorted(ends, (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1, side="right")
 
     def draw_noise(key, x_0):
+        if candidates == 1:
+            return jax.random.normal(key, x_0.shape)
         noises = jax.random.normal(key, (candidates, *x_0.shape))
         nearest = jnp.argmin(jnp.square(noises - x_0).sum((2, 3, 4)), axis=0)
         return noises[nearest, jnp.arange(len(x_0))]

@@ -1,7 +1,7 @@
 """The recipes of `recipes.py` on a GPU, under Keras's JAX backend: many rows, and several seeds of each.
 
     python benchmarks/accelerator_recipes.py --out=/tmp/gpu --data=mnist.npz --steps=3700 --seeds=0,1
-    .venv/bin/python benchmarks/accelerator_recipes.py --out=/tmp/gpu --data=mnist.npz --judge
+    .venv/bin/python benchmarks/accelerator_recipes.py --out=/tmp/gpu --data=mnist.npz --judge --held_out=test.npz
 
 The first wants JAX, Keras and what `kddpm.networks` imports, no TensorFlow: each row is trained in a process of its
 own, `--workers` of them at a time, for `--steps` steps, and paints `--num_images` by DDIM in 50 steps from its average.
@@ -28,9 +28,9 @@ CHUNK = 50  # steps of one call of the device
 PAINTED = 500  # pictures at a time
 
 
-def path_of(out, name, seed):
-    """Where the pictures of a row are."""
-    return out / f"{recipes.file_name(name)}-{seed}.npz"
+def path_of(arguments, name, steps, seed):
+    """Where the pictures of a row are; `steps` and `seed` may be patterns."""
+    return arguments.out / f"{arguments.preset}-{recipes.file_name(name)}-{steps}-{seed}.npz"
 
 
 def images_of(data):
@@ -87,7 +87,7 @@ def train(arguments, name):
     with row.patch():
         optimizer = keras.optimizers.Adam(rate_of(config))
         network = accelerator_jax.network_of(config)
-    step = accelerator_jax.training_step(network, optimizer, config, row.candidates)
+        step = accelerator_jax.training_step(network, optimizer, config, row.candidates)
 
     @jax.jit
     def chunk(state, orders):
@@ -101,7 +101,7 @@ def train(arguments, name):
     columns = accelerator_jax.columns_of(config, "ddim", 50)
     classes = jnp.arange(PAINTED) % config.num_classes if config.num_classes else None
     for seed in map(int, arguments.seeds):
-        path, began = path_of(arguments.out, name, seed), time.time()
+        path, began = path_of(arguments, name, config.steps, seed), time.time()
         if path.exists():
             continue
         with row.patch():
@@ -115,7 +115,9 @@ def train(arguments, name):
         parts = range(arguments.num_images // PAINTED)
         pictures = np.concatenate([paint(state["averages"], *columns, 1000 * seed + k, classes) for k in parts])
         pictures = np.round(np.clip(pictures * 127.5 + 127.5, 0, 255)).astype(np.uint8)
-        np.savez_compressed(path, images=pictures, steps=config.steps, loss=loss, seconds=trained - began)
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        np.savez_compressed(unfinished, images=pictures)
+        unfinished.replace(path)
         print(f"{name}, seed {seed}: loss {loss:.4f}, trained in {trained - began:.0f} s, painted in "
               f"{time.time() - trained:.0f} s", flush=True)  # fmt: skip
 
@@ -161,24 +163,27 @@ def judge(arguments):
     print("| recipe | steps | seeds | Fréchet | named, % | of its class, % |\n|---|---|---|---|---|---|")
     judged = judging.Judge(wanted, extractor, real, len(names), names, 64, cache, False)
     for name in recipes.ROWS[arguments.preset]:
-        found = []
-        for path in sorted(arguments.out.glob(f"{recipes.file_name(name)}-[0-9]*.npz")):
+        found = {}
+        classes = config_of(arguments, name).num_classes
+        pattern = path_of(arguments, name, "[0-9]*", "[0-9]*").name
+        for path in sorted(arguments.out.glob(pattern)):
             with np.load(path) as arrays:
-                images, steps = arrays["images"], int(arrays["steps"])
-            classes = config_of(arguments, name).num_classes
-            found.append(judged.row(iter([images]), np.arange(len(images)) % PAINTED % classes if classes else None))
-        if found:
-            cells = [spread([one["frechet"] for one in found], 2), spread([100 * one["named"] for one in found], 1)]
-            cells.append(spread([100 * one["accuracy"] for one in found], 1) if classes else "")
-            print(f"| {name} | {steps:,} | {len(found)} | {' | '.join(cells)} |", flush=True)
+                images = arrays["images"]
+            labels = np.arange(len(images)) % PAINTED % classes if classes else None
+            found.setdefault(int(path.stem.rsplit("-", 2)[1]), []).append(judged.row(iter([images]), labels))
+        for steps, rows in sorted(found.items()):
+            cells = [spread([row["frechet"] for row in rows], 2), spread([100 * row["named"] for row in rows], 1)]
+            cells.append(spread([100 * row["accuracy"] for row in rows], 1) if classes else "")
+            print(f"| {name} | {steps:,} | {len(rows)} | {' | '.join(cells)} |", flush=True)
     floor = judged.floor(arguments.num_images)
     named, right = 100 * floor["named"], 100 * floor["accuracy"]
     print(f"| real pictures | | | {floor['frechet']:.2f} | {named:.1f} | {right:.1f} |")
 
 
 def spread(values, digits):
-    """Mean, and half of the distance between the smallest and the largest."""
-    return f"{np.mean(values):.{digits}f} ± {np.ptp(values) / 2:.{digits}f}"
+    """Mean, and of several half of the distance between the smallest and the largest."""
+    half = f" ± {np.ptp(values) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{half}"
 
 
 def parsed():
@@ -207,6 +212,8 @@ def parsed():
     arguments.rows = arguments.rows or names
     if unknown := [name for name in arguments.rows if name not in names]:
         parser.error(f"--rows must be among {'; '.join(names)}. Received: {'; '.join(unknown)}")
+    if arguments.judge and not (arguments.held_out and arguments.held_out.is_file()):
+        parser.error(f"--held_out must be an archive or a zip of other images. Received: {arguments.held_out}")
     return arguments
 
 

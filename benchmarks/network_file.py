@@ -30,10 +30,10 @@ class NetworkFile:
 
 
 def config_of(preset):
-    """The `TrainConfig` of a preset without classes and data, for a network that predicts eps: what others have too."""
+    """The `TrainConfig` of a preset with what other programs have too: eps, and neither classes nor mirrored images."""
     from kddpm.runs import presets
 
-    return presets.make_config(preset, dataset="none", num_classes=None, prediction="eps")
+    return presets.make_config(preset, dataset="none", num_classes=None, prediction="eps", horizontal_flip=False)
 
 
 def randomise(network, rng):

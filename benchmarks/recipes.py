@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz             # every row, ten minutes each
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz '--rows=v;laplace' --minutes=30
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --table                      # what is there, as Markdown
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --preset=cifar32 --data=cifar.npz --extractor=cifar_judge
 
 `--data` is an archive of x_train, y_train, x_test and y_test. A row is trained in a process of its own for as many
 steps as its minutes hold, start and compilation included: a short run beforehand measures how many. Then `evaluate.py`
@@ -31,9 +32,10 @@ sys.path.insert(0, str(ROOT))  # the project beside this script, installed or no
 
 SETTLED, MEASURED = 20, 80  # steps of the short run: those before the clock starts, and those that it counts
 STARTED = "RECIPES_STARTED"  # when the process of a row was started, in its environment
-# The preset `mnist` as it was when these measurements began, and that with bfloat16 and a rate that falls.
+# The preset `mnist` as it was when these measurements began.
 BEFORE = {"prediction": "eps", "num_classes": None, "learning_rate": 1e-3, "learning_rate_decay": "none"}
 FAST = {"precision": "mixed_bfloat16"}
+# What the rows change one thing of, and what they led to.
 BASE = BEFORE | FAST | {"learning_rate_decay": "cosine"}
 BEST = BASE | {"prediction": "v", "learning_rate": 2e-3, "num_classes": 10}
 QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
@@ -112,7 +114,7 @@ def immiscible(candidates):
     return mock.patch.object(draws, "draw", nearest)
 
 
-# All but the first rows differ from `base` in what their name says.
+# All but `preset`, with classes and without, and `before` differ from `base` in what their name says.
 MNIST = {
     "preset": Row({}),
     "preset, no classes": Row({"num_classes": None}),
@@ -236,7 +238,7 @@ def evaluate(arguments, run_dir):
 
 def measure(arguments, name):
     """Train and judge one row, unless its figures are there."""
-    folder = arguments.out / f"{file_name(name)}-{arguments.minutes:g}-{arguments.seed}"
+    folder = arguments.out / f"{arguments.preset}-{file_name(name)}-{arguments.minutes:g}-{arguments.seed}"
     path = folder / "row.json"
     if path.exists():
         return
@@ -252,10 +254,10 @@ def file_name(name):
     return name.replace(", ", "_").replace(" ", "_")
 
 
-def table(out):
+def table(arguments):
     """Print the rows that are there."""
-    rows = [json.loads(path.read_text()) for path in sorted(out.glob("*/row.json"))]
-    order = [name for rows_of_preset in ROWS.values() for name in rows_of_preset]
+    rows = [json.loads(path.read_text()) for path in sorted(arguments.out.glob(f"{arguments.preset}-*/row.json"))]
+    order = list(ROWS[arguments.preset])
     rows.sort(key=lambda row: (row["minutes"], order.index(row["name"]), row["seed"]))
     print("| recipe | minutes | seed | steps | Fréchet | named, % | of its class, % | bits/dim |")
     print("|---|---|---|---|---|---|---|---|")
@@ -307,7 +309,7 @@ def main():
             np.savez(arguments.out / "test.npz", images=arrays["x_test"], labels=arrays["y_test"])
         for name in arguments.rows or ROWS[arguments.preset]:
             measure(arguments, name)
-    return table(arguments.out)
+    return table(arguments)
 
 
 if __name__ == "__main__":

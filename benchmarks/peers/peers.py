@@ -126,7 +126,8 @@ def judge(arguments):
     extractor = features.load("mnist", (28, 28, 1))
     real = judging.split(train, test, arguments.num_images, 0)
     cache = arguments.out / "features"
-    judged = judging.Judge(["fid", "accuracy"], extractor, real, None, (), 64, cache, True)
+    classes = 10  # which some paint in turn
+    judged = judging.Judge(["fid", "accuracy"], extractor, real, classes, (), 64, cache, True)
     print("| | minutes | steps | parameters | Fréchet | named, % | bits/dim |\n|---|---|---|---|---|---|---|")
     floor, grids = judged.floor(arguments.num_images), []
     print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | |")

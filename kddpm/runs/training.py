@@ -117,7 +117,7 @@ def train(
             if monitor:
                 monitor.go_on(start)
             return model
-        if config.precision == "mixed_bfloat16" and not _accelerators() and settings.lacks_bfloat16():
+        if config.precision == "mixed_bfloat16" and not start and not _accelerators() and settings.lacks_bfloat16():
             say("This processor has no bfloat16 arithmetic: --precision=float32 would train several times as fast")
         if (need := extras.missing("plots")) is not None:
             say(f"There will be no loss curve, as it {need}")
