@@ -143,16 +143,7 @@ def network_of(config):
     """The network of a `TrainConfig`."""
     from kddpm.networks.unet import UNet
 
-    return UNet(
-        (*config.image_size, config.channels),
-        width=config.width,
-        multipliers=config.multipliers,
-        blocks_per_level=config.blocks_per_level,
-        attention_resolutions=config.attention_resolutions,
-        dropout=config.dropout,
-        num_classes=config.num_classes,
-        dtype=config.precision,
-    )
+    return UNet((*config.image_size, config.channels), **config.architecture, dtype=config.precision)
 
 
 def predictor(network):

@@ -33,21 +33,11 @@ def path_of(arguments, name, steps, seed):
     return arguments.out / f"{arguments.preset}-{recipes.file_name(name)}-{steps}-{seed}.npz"
 
 
-def images_of(data):
-    """Images, uint8 (N, H, W, C), and labels, int32 (N,), of an archive or a zip of class folders."""
-    if data.suffix == ".npz":
-        with np.load(data) as arrays:
-            images, labels = arrays["x_train"], arrays["y_train"]
-        return (images if images.ndim == 4 else images[..., np.newaxis]), labels.astype(np.int32)
-    import io
-    import zipfile
+def read(path, config):
+    """The `ImageData` of an archive or a zip."""
+    from kddpm import data
 
-    from PIL import Image
-
-    with zipfile.ZipFile(data) as archive:
-        names = sorted(name for name in archive.namelist() if not name.endswith("/"))
-        images = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in names])
-    return images, np.unique([name.split("/")[0] for name in names], return_inverse=True)[1].astype(np.int32)
+    return data.load(f"{'npz' if path.suffix == '.npz' else 'zip'}:{path}", config.image_size, config.channels)
 
 
 def config_of(arguments, name):
@@ -81,9 +71,9 @@ def train(arguments, name):
     from jax import numpy as jnp
 
     row, config = recipes.ROWS[arguments.preset][name], config_of(arguments, name)
-    images, labels = images_of(arguments.data)
-    images = jnp.asarray(images.reshape(len(images), *config.image_size, config.channels))
-    labels = jnp.asarray(labels) if config.num_classes else None
+    source = read(arguments.data, config)
+    images = jnp.asarray(source.images)
+    labels = jnp.asarray(source.labels) if config.num_classes else None
     with row.patch():
         optimizer = keras.optimizers.Adam(rate_of(config))
         network = accelerator_jax.network_of(config)
@@ -148,14 +138,12 @@ def run(arguments):
 
 def judge(arguments):
     """Print the table of what is there."""
-    from kddpm import data
     from kddpm.evaluation import features
     from kddpm.runs import judging
 
     config = config_of(arguments, next(iter(recipes.ROWS[arguments.preset])))
     shape = (*config.image_size, config.channels)
-    kinds = [f"{'npz' if path.suffix == '.npz' else 'zip'}:{path}" for path in (arguments.data, arguments.held_out)]
-    train_set, test_set = (data.load(kind, config.image_size, config.channels) for kind in kinds)
+    train_set, test_set = (read(path, config) for path in (arguments.data, arguments.held_out))
     extractor = features.load(arguments.extractor, shape)
     real = judging.split(train_set, test_set, arguments.num_images, 0)
     cache = arguments.out / "features"

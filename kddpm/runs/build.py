@@ -22,12 +22,7 @@ def build_model(config: TrainConfig, image_shape: tuple[int, int, int]) -> Diffu
     _check_memory(config, image_shape)
     network = UNet(
         image_shape,
-        width=config.width,
-        multipliers=config.multipliers,
-        blocks_per_level=config.blocks_per_level,
-        attention_resolutions=config.attention_resolutions,
-        dropout=config.dropout,
-        num_classes=config.num_classes,
+        **config.architecture,
         out_channels=config.objective.out_channels(image_shape[-1]),
         dtype=config.precision,
     )

@@ -5,7 +5,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -132,6 +132,12 @@ class TrainConfig:
         self._check_training()
         self._check_levels()
         self._check_evaluation()
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of `UNet` that these fields name; image shape, output channels and dtype go beside them."""
+        names = ("width", "multipliers", "blocks_per_level", "attention_resolutions", "dropout", "num_classes")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def objective(self) -> Objective:
