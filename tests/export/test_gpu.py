@@ -105,7 +105,8 @@ def test_in_litert_everything_runs_on_the_gpu(model_file, calls, on_cpu, tmp_pat
     arrays = {f"{i}.{name}.{key}": value for i, (name, of) in enumerate(calls) for key, value in of.items()}
     np.savez(tmp_path / "calls.npz", **arrays)
     command = [sys.executable, HERE / "litert_gpu.py", model_file, tmp_path / "calls.npz", tmp_path / "outputs.npz"]
-    environment = {**os.environ, "VK_ICD_FILENAMES": str(drivers[0])}
+    libraries = str(drivers[0].parent)  # Chromium's libvulkan serves where the system has none
+    environment = {**os.environ, "VK_ICD_FILENAMES": str(drivers[0]), "LD_LIBRARY_PATH": libraries}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     if done.returncode == 3:
         lacking("a WebGPU adapter in LiteRT")

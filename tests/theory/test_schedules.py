@@ -198,7 +198,7 @@ def enforce_zero_terminal_snr(betas):
 def test_zero_terminal_snr_is_the_published_algorithm(name, steps):
     before = MAKERS[name](steps)
     after = schedules.zero_terminal_snr(before)
-    np.testing.assert_allclose(after.betas, enforce_zero_terminal_snr(before.betas), rtol=1e-9)
+    np.testing.assert_allclose(after.betas, enforce_zero_terminal_snr(before.betas), rtol=1e-9, atol=1e-15)
     assert after.zero_terminal_snr and not before.zero_terminal_snr
     assert after.alpha_bars[-1] == 0 and after.one_minus_alpha_bars[-1] == 1
     np.testing.assert_allclose(after.alpha_bars[0], before.alpha_bars[0], rtol=1e-12)
