@@ -86,7 +86,7 @@ $(NPM_PACKAGES): export/web/package-lock.json
 	@-if command -v npm >/dev/null; then npm ci --prefix export/web --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 
 # Each has half of the tests in a row, so that what they share is mostly made once; who is done takes some of the other's.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --durations=30 --durations-min=10
 
 test: $(INSTALLED) $(NPM_PACKAGES)
 	@$(PYTEST)

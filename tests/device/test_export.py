@@ -158,7 +158,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", samplers.BY_NAME)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["v with classes", pytest.param("eps", marks=pytest.mark.slow)])
 def test_every_sampler_goes_into_a_file(kind, name, tmp_path):
     """With classes also guidance, a learned variance and dynamic clipping."""
     network, choices = MODELS[kind]
