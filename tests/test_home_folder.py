@@ -20,6 +20,7 @@ from kddpm.base.errors import InputError
 from kddpm.cli import picture_files
 from kddpm.data import image_cache, images
 from kddpm.device import description
+from kddpm.evaluation import features
 from kddpm.runs import evaluate, weights_files
 from kddpm.runs.directory import RunDirectory
 
@@ -102,6 +103,13 @@ def test_runs(home):
 def test_a_run_that_has_its_decoded_images_is_new(home):
     (home / "run" / "decoded").mkdir(parents=True)
     RunDirectory("~/run").check(small_runs.TINY, cache_dir="~/run/decoded")
+
+
+def test_weights_of_inception(home, monkeypatch):
+    (home / "weights.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(features.inception, "load", lambda path, variant: pathlib.Path(path).read_bytes())
+    loaded = features.load("inception:~/weights.safetensors", (8, 8, 1))
+    assert loaded.sha256.endswith(files.sha256(home / "weights.safetensors"))
 
 
 def test_exports(home, trained_like):

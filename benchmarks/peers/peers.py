@@ -58,7 +58,7 @@ def run_peer(arguments, name, python):
     about = {
         "data": str(arguments.data), "folder": str(arguments.out / "pngs"), "out": str(out),
         "minutes": arguments.minutes, "num_images": arguments.num_images, "num_held_out": arguments.num_held_out,
-        "parameters": parameters, "architecture": architecture, "batch": 64, "started": time.time(),
+        "parameters": parameters, "architecture": architecture, "started": time.time(),
     }  # fmt: skip
     (out / "about.json").write_text(json.dumps(about))
     script = HERE / f"{PEERS[name]}_peers.py"

@@ -34,9 +34,9 @@ def of_diffusers(images, about, deadline):
     """The recipe of diffusers' examples/unconditional_image_generation/train_unconditional.py, at its defaults and with
     --use_ema, without its flips, which digits do not bear.
 
-    AdamW with betas 0.95 and 0.999 and a weight decay of 1e-6, a rate of 1e-4 that falls as a cosine until its time is
-    up, after 500 steps of warm-up, gradients clipped at 1, linear betas, T = 1000, an average with a growing momentum
-    (power 3/4, at most 0.9999). The batch is kddpm's, the network `UNet2DModel` of as many parameters.
+    Batches of 16, AdamW with betas 0.95 and 0.999 and a weight decay of 1e-6, a rate of 1e-4 that, after 500 steps of
+    warm-up, falls as a cosine until its time is up, gradients clipped at 1, linear betas, T = 1000, an average with a
+    growing momentum (power 3/4, at most 0.9999). The network is a `UNet2DModel` of as many parameters as kddpm's.
     """
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
@@ -44,10 +44,14 @@ def of_diffusers(images, about, deadline):
     network, noising = UNet2DModel(**torch_worker.arguments_of_diffusers(about["architecture"])), DDPMScheduler()
     average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    x, batch, steps, began = nchw(images).float() / 127.5 - 1, about["batch"], 0, time.time()
+    x, batch, steps, warm = nchw(images).float() / 127.5 - 1, 16, 0, None  # warm: when the warm-up ended
     while (now := time.time()) < deadline:
-        left = 0.5 * (1 + math.cos(math.pi * (now - began) / (deadline - began)))
-        optimizer.param_groups[0]["lr"] = 1e-4 * min(1, steps / 500) * left
+        if steps < 500:
+            share = steps / 500
+        else:
+            warm = warm or now
+            share = 0.5 * (1 + math.cos(math.pi * (now - warm) / (deadline - warm)))
+        optimizer.param_groups[0]["lr"] = 1e-4 * share
         clean = x[torch.randint(len(x), (batch,))]
         noise, t = torch.randn_like(clean), torch.randint(1000, (batch,))
         loss = torch.nn.functional.mse_loss(network(noising.add_noise(clean, noise, t), t).sample, noise)
@@ -69,7 +73,7 @@ def of_diffusers(images, about, deadline):
 
 
 def of_lucidrains(images, about, deadline):
-    """The README of denoising-diffusion-pytorch: `Unet`, `GaussianDiffusion` and `Trainer` at their defaults.
+    """The README of denoising-diffusion-pytorch: `Unet`, `GaussianDiffusion` and `Trainer` at their defaults, without flips.
 
     v is predicted on a sigmoid schedule of T = 1000, Adam with a rate of 8e-5, batches of 32 with gradients of two of
     them added, an average of momentum 0.995. The width is the one whose number of parameters is nearest to kddpm's.

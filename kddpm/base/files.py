@@ -135,8 +135,8 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
         is_folder: whether the output is a folder rather than a file.
 
     Raises:
-        InputError: a file is where a folder should go, a folder is where a file should, or the parent folder is not
-            writable.
+        InputError: a file is where a folder should go, a folder is where a file should, or the folder, or else the
+            parent folder, is not writable.
     """
     path = pathlib.Path(expand(path))
     if not path.name:
@@ -144,6 +144,7 @@ def check_output(name: str, path: str | os.PathLike, is_folder: bool) -> None:
     if path.exists() and path.is_dir() != is_folder:
         expected = "a folder" if is_folder else "a file"
         raise InputError(name, f"must be {expected}", f"{path}, which is there and is not")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    folders = path.absolute().parents if not is_folder else (path.absolute(), *path.absolute().parents)
+    folder = next(folder for folder in folders if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(name, "must be in a folder that can be written to", path)

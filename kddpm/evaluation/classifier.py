@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import archives, arguments, progress
+from kddpm.base import archives, arguments, files, progress
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import expand, read_json, replacing, sha256
 from kddpm.data import npz_files
@@ -186,6 +186,28 @@ def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray, batch
     parts = (slice(first, first + batch_size) for first in range(0, len(images), batch_size))
     right = [np.argmax(network(as_inputs(images[rows]), training=False)[1], axis=1) == labels[rows] for rows in parts]
     return float(np.concatenate(right).mean())
+
+
+def check_output(name: str, path: str | os.PathLike) -> None:
+    """Check that `save` can write at `path`, and replaces nothing but an extractor.
+
+    Args:
+        name: name of the argument.
+        path: NAME, with or without .npz.
+
+    Raises:
+        InputError: NAME.npz or NAME.json is a folder, cannot be written, or is there and is no extractor's.
+    """
+    weights, description = _paths(path)
+    for place in (weights, description):
+        files.check_output(name, place, is_folder=False)
+    if weights.exists() or description.exists():
+        try:
+            read_about(description)
+        except (OSError, ValueError, TypeError) as error:
+            there = weights if weights.exists() else description
+            received = f"{there}, which is there and is none: {first_line(error)}"
+            raise InputError(name, "must be a new name, or that of an extractor", received) from None
 
 
 def save(network: keras.Model, about: About, path: str | os.PathLike) -> About:

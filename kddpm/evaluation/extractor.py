@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import check_output
 from kddpm.base.version import __version__
 from kddpm.cli import commands
 from kddpm.evaluation import SHIPPED
@@ -30,7 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "also",
         [],
-        "specs of the same data from elsewhere, for which evaluate.py may take it too",
+        "specs of the same data from elsewhere; of an extractor that comes with kddpm, which is then taken unasked",
     )
     flags.DEFINE_integer("image_size", None, "side of the images in pixels; as they are if not given")
     flags.DEFINE_integer("epochs", 10, "passes over the images")
@@ -46,7 +45,6 @@ def train() -> None:
     spec = commands.needed("dataset", "images with labels")
     out = _name()
     commands.check_least(image_size=1, epochs=1, batch_size=1, seed=0)
-    check_output("out", f"{out}.npz", is_folder=False)
     commands.start_tensorflow()
 
     import numpy as np
@@ -54,6 +52,7 @@ def train() -> None:
     from kddpm import data
     from kddpm.evaluation import classifier
 
+    classifier.check_output("out", out)
     source = data.load(spec, FLAGS.image_size, **commands.data_options())
     others = None
     if FLAGS.held_out:

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm.base.errors import InputError
-from kddpm.base.files import sha256
+from kddpm.base.files import expand, sha256
 from kddpm.evaluation import SHIPPED, classifier, inception
 from kddpm.evaluation.batches import on_replicas
 
@@ -89,7 +89,7 @@ def load(name: str | os.PathLike, image_shape: tuple[int, int, int]) -> Extracto
     name = os.fspath(name)
     prefix, _, path = name.partition(":")
     if path and prefix in _INCEPTIONS:
-        variant = _INCEPTIONS[prefix]
+        path, variant = expand(path), _INCEPTIONS[prefix]
         network = inception.load(path, variant)
         kind = f"Inception-v3, {variant}"
         return Extractor(name, kind, f"{variant} {sha256(path)}", tuple(image_shape), (), network, inception.SIZE)

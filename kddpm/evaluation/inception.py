@@ -39,7 +39,7 @@ _SIDE = 299
 _EPSILON = 1e-3  # of the batch normalisation
 _MOST_HEADER_BYTES = 2**22
 _DTYPES = {"F32": "<f4", "F16": "<f2"}
-_KERAS_BYTES = 4 * 24_000_000  # of its weights, with a layer of 1,000 classes
+_MOST_BYTES = 4 * 32_000_000  # of weights, with a layer of 1,000 classes and torchvision's auxiliary one
 _KERAS_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -77,7 +77,7 @@ def _of_keras(path: str | os.PathLike) -> Callable[[Tensor], tuple[Tensor, Tenso
     """Return the network of keras.applications, without its layer of classes."""
     path = expand(path)
     check_regular(path)
-    hdf5.check_content(path, _KERAS_BYTES)
+    hdf5.check_content(path, _MOST_BYTES)
     classes = _classes(path)
     layout = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_last")
@@ -139,6 +139,8 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         header = json.loads(file.read(size))
         if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
             raise ValueError("its header must be an object of objects")
+        if (length := os.fstat(file.fileno()).st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {length:,} bytes, and such weights fewer than {_MOST_BYTES:,}")
         data = np.fromfile(file, np.uint8)
     arrays = {}
     for name, about in header.items():

@@ -326,7 +326,7 @@ class Originals:
     def __init__(self, train: np.ndarray, held_out: np.ndarray | None = None, quantile: float = COPY_SHARE):
         if not 0 < arguments.number("quantile", quantile) < 1:
             raise InputError("quantile", "must lie between 0 and 1", quantile)
-        self._train = _checked(train, least=1)
+        self._train = _checked(train, least=1, are_pixels=True)
         arguments.count("train", len(self._train), 2)
         self._limit = float(np.quantile(nearest_others(self._train, most=_MOST_COMPARED), quantile))
         self._chance = Estimate(quantile) if held_out is None else self._rate(held_out)
@@ -337,7 +337,8 @@ class Originals:
         return Copies(self._rate(generated), self._chance, distance)
 
     def _rate(self, pictures) -> Estimate:
-        return share(_nearest(_checked(pictures, least=1, like=self._train), self._train) <= self._limit)
+        found = _checked(pictures, least=1, like=self._train, are_pixels=True)
+        return share(_nearest(found, self._train) <= self._limit)
 
 
 def share(hits: np.ndarray) -> Estimate:
@@ -365,20 +366,21 @@ def _blocks(count: int, width: int):
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
-def _checked(features, least: int, like: np.ndarray | None = None) -> np.ndarray:
-    """Return features as an array (N, D), float64 unless they are pixels, which are converted a block at a time.
+def _checked(features, least: int, like: np.ndarray | None = None, are_pixels: bool = False) -> np.ndarray:
+    """Return features as an array (N, D), float64.
 
     Args:
         features: to check.
         least: smallest N.
         like: features that they are compared with, None = not yet known.
+        are_pixels: whether they may be images (N, ...) too, which stay uint8 if they are.
 
     Raises:
         InputError: too few, not finite, or of another D.
     """
     x = np.asarray(features)
-    x = x if x.dtype == np.uint8 else np.asarray(x, np.float64)
-    if x.ndim < 2 or len(x) < least:
+    x = x if are_pixels and x.dtype == np.uint8 else np.asarray(x, np.float64)
+    if x.ndim < 2 or (x.ndim > 2 and not are_pixels) or len(x) < least:
         raise InputError("features", f"must be (N, D), N >= {least}", x.shape)
     if x.dtype != np.uint8 and not np.isfinite(x).all():
         raise InputError("features", "must be finite", "NaN or infinite values")

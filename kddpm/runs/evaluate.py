@@ -21,12 +21,14 @@ import numpy as np
 import tensorflow as tf
 
 from kddpm import data
+from kddpm.base import arguments
 from kddpm.base.errors import InputError
 from kddpm.base.files import expand, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.evaluation import METRICS
+from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import build, quality
 from kddpm.runs.bits import BITS, OPTIONS
 from kddpm.runs.config import TrainConfig
@@ -117,6 +119,8 @@ def evaluate(
         if verbose:
             print(line, flush=True)
 
+    arguments.count("batch_size", batch_size)
+    arguments.int32("seed", [seed])
     for name in metrics:
         if name not in METRICS:
             raise InputError("metrics", f"must be among {', '.join(METRICS)}", repr(name))
@@ -134,10 +138,10 @@ def evaluate(
         others = None
         if held_out:
             others = _read("held_out", held_out, config, trained_on, is_exact=False, **reading)
-        model = build.load_run(run_dir)
+        model, digest = _loaded(run)
     indices = _chosen(len(source.images), max_images, seed)
     chosen = {"max_images": max_images, "seed": seed, "batch_size": batch_size}
-    facts = {"kddpm": __version__, "run_dir": str(run_dir), **_facts(run, spec, source, trained_on), **chosen}
+    facts = {"kddpm": __version__, "run_dir": str(run_dir), **_facts(digest, spec, source, trained_on), **chosen}
     out = run.evaluation_path if out is None else pathlib.Path(expand(out))
     options: dict[str, Any] = {
         "num_terms": num_terms, "num_trajectories": num_trajectories, "num_steps": num_steps,
@@ -165,10 +169,26 @@ def evaluate(
     return results
 
 
-def _facts(run: RunDirectory, spec: str, source: data.ImageData, trained_on: dict) -> dict[str, object]:
+def _loaded(run: RunDirectory) -> tuple[DiffusionModel, str]:
+    """Return the model of a run, and the sha256 of its averaged weights.
+
+    Raises:
+        InputError: as `build.load_run`, or training has replaced them meanwhile.
+    """
+    path = run.weights_path
+    before = sha256(path) if path.is_file() else None
+    model = build.load_run(run.path)
+    digest = sha256(path)
+    if digest != before:
+        expected = "must keep its weights while they are read, and training has replaced them: start again"
+        raise InputError("run_dir", expected, path)
+    return model, digest
+
+
+def _facts(digest: str, spec: str, source: data.ImageData, trained_on: dict) -> dict[str, object]:
     """Return which weights are evaluated on which images."""
     return {
-        "weights_sha256": sha256(run.weights_path),
+        "weights_sha256": digest,
         "dataset": spec,
         "digest": source.digest,
         "trained_on_these": source.digest == trained_on["digest"],

@@ -1,6 +1,7 @@
 """What generates the pictures that are evaluated: a run's weights with a sampler, or an exported file."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
@@ -11,7 +12,6 @@ import numpy as np
 from kddpm.base import extras
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import check_regular, expand, read_json, sha256
-from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import checkpoints, snapshots
 from kddpm.runs.config import TrainConfig
@@ -46,7 +46,8 @@ def of_run(
     run: RunDirectory,
     config: TrainConfig,
     model: DiffusionModel,
-    chosen: Sequence[str],
+    digest: str,
+    ways: Sequence[tuple[str, int | None]],
     steps: Sequence[int] | None,
     lengths: Sequence[float],
     batch_size: int,
@@ -59,7 +60,8 @@ def of_run(
         run: its directory.
         config: its configuration.
         model: its model, with the averaged weights.
-        chosen: samplers, as for `parse_sampler`; () = the run's own.
+        digest: sha256 of the file that these were read from.
+        ways: samplers by name, each with its number of steps, None = T.
         steps: of checkpoints whose averaged weights generate; None = the run's averaged weights.
         lengths: of averages that are rebuilt from the run's snapshots, and generate after those.
         batch_size: pictures at a time.
@@ -69,21 +71,20 @@ def of_run(
             or a length that the snapshots do not give; while they are iterated over also: no such checkpoint, or a
             damaged one, or a damaged snapshot.
     """
-    ways = [parse_sampler(text) for text in chosen] or [(config.sampler, config.sampling_steps)]
     for name, count in ways:
         if count is not None and count > config.num_timesteps:
             raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
         model.denoiser.steps(name, count)
     model.denoiser.check_guidance(config.guidance_scale)
     snapshots.check_lengths(run, lengths, "ema_lengths")
-    return _of_run(run, config, model, ways, steps, lengths, batch_size)
+    return _of_run(run, config, model, digest, ways, steps, lengths, batch_size)
 
 
-def _of_run(run, config, model, ways, steps, lengths, batch_size):
+def _of_run(run, config, model, digest, ways, steps, lengths, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
-        for which, of_weights, weights in _weights(run, model, own, steps, lengths):
+        for which, of_weights, weights in _weights(run, model, digest, own, steps, lengths):
             network.set_weights(weights)
             for name, count in ways:
                 yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
@@ -91,10 +92,10 @@ def _of_run(run, config, model, ways, steps, lengths, batch_size):
         network.set_weights(own)
 
 
-def _weights(run, model, own, steps, lengths):
+def _weights(run, model, digest, own, steps, lengths):
     """Yield what a table calls some weights before the sampler, what a row says of them, and the weights."""
     if steps is None:
-        yield "", {"weights_sha256": sha256(run.weights_path), "step": None}, own
+        yield "", {"weights_sha256": digest, "step": None}, own
     for step in steps or []:
         digest, weights = checkpoints.averaged_weights(run, model, step)
         yield f"step {step}, ", {"weights_sha256": digest, "step": step}, weights
@@ -105,11 +106,13 @@ def _weights(run, model, own, steps, lengths):
 
 
 def _of_sampler(model, config, name, count, which, of_weights, batch_size) -> Generator:
+    settings = config.precision, model.denoiser.steps(name, count).fingerprint
     facts = {
         **of_weights,
         "sampler": name,
         "num_steps": count or config.num_timesteps,
         "guidance_scale": config.guidance_scale,
+        "settings_sha256": hashlib.sha256(repr(settings).encode()).hexdigest(),
     }
     options = {"guidance_scale": config.guidance_scale, "batch_size": batch_size, "verbose": False}
     return Generator(
@@ -141,6 +144,8 @@ def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_clas
         signatures = litert.load(place.read_bytes(), threads=os.cpu_count() or 1)
         generate = signatures["generate"]
         inputs, (output,) = generate.get_input_details(), generate.get_output_details().values()
+        if inputs.keys() not in ({"seed"}, {"seed", "label"}) or len(inputs["seed"]["shape"]) != 1:
+            raise ValueError(f"it paints from {', '.join(inputs)}, and not from seeds, or seeds and labels")
         batch = int(inputs["seed"]["shape"][0])
         shape = [int(side) for side in output["shape"][1:]]
         if shape != list(image_shape):

@@ -30,16 +30,29 @@ class Real:
     Attributes:
         reference: data whose pictures in `rows` are the reference.
         rows: increasing indices.
-        floor: uint8 (n, H, W, C), other real pictures.
-        floor_labels: int (n,), None = without labels.
-        is_held_out: whether those are of a data set of their own.
+        others: data whose pictures in `floor_rows` are the floor; `reference` itself unless there are held-out images.
+        floor_rows: increasing indices.
     """
 
     reference: data.ImageData
     rows: np.ndarray
-    floor: np.ndarray
-    floor_labels: np.ndarray | None
-    is_held_out: bool
+    others: data.ImageData
+    floor_rows: np.ndarray
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the floor is of a data set of its own."""
+        return self.others is not self.reference
+
+    @property
+    def floor(self) -> np.ndarray:
+        """The pictures of the floor, uint8 (n, H, W, C), copied."""
+        return self.others.images[self.floor_rows]
+
+    @property
+    def floor_labels(self) -> np.ndarray | None:
+        """Their labels, int (n,), None = without labels."""
+        return None if self.others.labels is None else self.others.labels[self.floor_rows]
 
 
 def split(source: data.ImageData, held_out: data.ImageData | None, num_images: int | None, seed: int) -> Real:
@@ -65,8 +78,7 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
     chosen = np.sort(order[: min(num_images or DEFAULT_IMAGES, most)])
     rows = np.arange(len(source.images))
     rows = rows if held_out is not None else np.setdiff1d(rows, chosen)
-    labels = None if pool.labels is None else pool.labels[chosen]
-    return Real(source, rows, pool.images[chosen], labels, held_out is not None)
+    return Real(source, rows, pool, chosen)
 
 
 class Judge:
@@ -160,7 +172,8 @@ class Judge:
             count: number of the pictures that are generated.
         """
         real = self._real
-        parts = (real.floor[first : first + ROWS] for first in range(0, len(real.floor), ROWS))
+        firsts = range(0, len(real.floor_rows), ROWS)
+        parts = (real.others.images[real.floor_rows[first : first + ROWS]] for first in firsts)
         row = self._row(parts, real.floor_labels)
         if "cas" in self._wanted:
             rows = np.random.default_rng(0).permutation(real.rows)[:count]
@@ -247,7 +260,7 @@ class Judge:
             pictures, labels, self._num_classes, epochs=epochs, batch_size=size, verbose=self._verbose
         )
         right = classifier.accuracy(network, self._real.floor, np.asarray(self._real.floor_labels))
-        error = math.sqrt(right * (1 - right) / len(self._real.floor))
+        error = math.sqrt(right * (1 - right) / len(self._real.floor_rows))
         return _named("cas", metrics.Estimate(right, error))
 
 

@@ -68,7 +68,7 @@ class Monitor:
             **{name: getattr(config, name) for name in ("eval_images", "eval_sampler", "guidance_scale")},
         }
         self._size = min(config.batch_size // config.accumulation, config.eval_images)
-        real = Real(source, np.arange(len(source.images)), source.images[:0], None, is_held_out=True)
+        real = Real(source, np.arange(len(source.images)), source, np.arange(0))  # no floor
         self._judge = Judge(["fid"], extractor, real, config.num_classes, (), self._size, cache / "features", verbose)
         self._best_run, self._cache = RunDirectory(run.best_path), cache
         self._rows, self._best = self._read()

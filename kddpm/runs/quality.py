@@ -24,6 +24,7 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
+from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.evaluation import OF_EXTRACTORS, features, metrics
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import checkpoints, generators, pieces
@@ -34,8 +35,8 @@ from kddpm.runs.results import write_json
 
 # Results that differ in one of these answer different questions.
 QUESTION = (
-    "weights_sha256", "digest", "seed", "metrics", "num_images", "samplers", "checkpoints", "models", "held_out",
-    "extractor",
+    "weights_sha256", "digest", "seed", "metrics", "num_images", "samplers", "guidance_scale", "checkpoints",
+    "models", "held_out", "extractor",
 )  # fmt: skip
 
 
@@ -90,6 +91,7 @@ class Quality:
         self._shape = tuple(trained_on["image_shape"])
         if wanted.num_images is not None:
             arguments.count("num_images", wanted.num_images, LEAST_IMAGES)
+            arguments.int32("num_images", [wanted.num_images])  # so do their seeds
         if "copies" in wanted.metrics and not facts["trained_on_these"]:
             expected = "must be what the run was trained on, for copies; others can be {held_out}"
             raise InputError("dataset", expected, source.source, held_out=...)
@@ -99,12 +101,14 @@ class Quality:
             name = wanted.extractor or features.default(source.source, digests, self._shape)
             self._extractor = features.load(name, self._shape)
         self._real = split(source, held_out, wanted.num_images, facts["seed"])
-        self._count = wanted.num_images or len(self._real.floor)
+        self._count = wanted.num_images or len(self._real.floor_rows)
         self._steps = _steps(run, wanted.checkpoints)
         size, classes = facts["batch_size"], self._config.num_classes
         files = [generators.of_file(path, self._shape, classes) for path in wanted.models]
         of_weights = self._steps, wanted.ema_lengths
-        of_run = generators.of_run(run, self._config, model, wanted.samplers, *of_weights, size)
+        ways = [parse_sampler(text) for text in wanted.samplers]
+        ways = ways or [(self._config.sampler, self._config.sampling_steps)]
+        of_run = generators.of_run(run, self._config, model, facts["weights_sha256"], ways, *of_weights, size)
         self._generators = itertools.chain(of_run, files)
         names = trained_on["class_names"][:classes]
         self._judge = Judge(
@@ -118,7 +122,8 @@ class Quality:
             "batch_size": size,
             "metrics": list(wanted.metrics),
             "num_images": self._count,
-            "samplers": list(wanted.samplers),
+            "samplers": [f"{name}:{count or self._config.num_timesteps}" for name, count in ways],
+            "guidance_scale": self._config.guidance_scale,
             "checkpoints": self._steps,
             "ema_lengths": [float(length) for length in wanted.ema_lengths] or None,
             "models": [file.facts["model_sha256"] for file in files],

@@ -196,6 +196,23 @@ def test_the_name_of_a_shipped_one_is_refused(tmp_path):
     assert result.returncode == 2 and not list(tmp_path.iterdir())
 
 
+def test_only_an_extractor_is_replaced(tmp_path):
+    images, labels = stripes(20)
+    np.savez(tmp_path / "stripes.npz", images=images, labels=labels)
+    before = (tmp_path / "stripes.npz").read_bytes()
+    with raises_in_flags("--out must be a new name, or that of an extractor. Received: .*stripes.npz, which is there"):
+        classifier.check_output("out", tmp_path / "stripes")
+    (tmp_path / "folder.json").mkdir()
+    with raises_in_flags("--out must be a file. Received: .*folder.json"):
+        classifier.check_output("out", tmp_path / "folder.npz")
+    classifier.save(classifier.build((8, 8, 1), 2), about(), tmp_path / "judge")
+    classifier.check_output("out", tmp_path / "judge")
+    flags = ["-m", "kddpm.evaluation.extractor", "--dataset=npz:stripes.npz", "--out=stripes"]
+    result = python(*flags, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 2 and "--out must be a new name" in result.stderr
+    assert (tmp_path / "stripes.npz").read_bytes() == before
+
+
 # What comes with the package.
 
 

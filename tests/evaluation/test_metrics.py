@@ -226,6 +226,12 @@ def test_the_ball_reaches_to_the_kth_neighbour_and_no_farther():
     np.testing.assert_allclose(metrics.nearest_others(real, 2), [9, 4, 9, 25])
 
 
+def test_numbers_of_bytes_do_not_wrap():
+    a, b = np.random.default_rng(0).integers(0, 256, (2, 20, 3), np.uint8)
+    for measure in (metrics.kernel_distance, metrics.precision_recall):
+        assert measure(a, b) == measure(a.astype(np.float64), b.astype(np.float64))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_copies_are_told_from_pictures_never_seen(dtype):
     rng = np.random.default_rng(0)
@@ -246,6 +252,7 @@ def test_copies_are_told_from_pictures_never_seen(dtype):
     [
         (lambda x: metrics.kernel_distance(x, x[:, :2]), r"--features must have \(2,\) values a picture. Received"),
         (lambda x: metrics.kernel_distance(x[:2], x), r"--features must be \(N, D\), N >= 3. Received: \(2, 3\)"),
+        (lambda x: metrics.kernel_distance(x[:, None], x[:, None]), r"--features must be \(N, D\), .* \(6, 1, 3\)"),
         (lambda x: metrics.precision_recall(x[:3], x), r"--features must be \(N, D\), N >= 4. Received: \(3, 3\)"),
         (lambda x: metrics.precision_recall(x, x, 0), "--neighbours must be an integer of at least 1. Received: 0"),
         (lambda x: metrics.precision_recall(x * np.nan, x), "--features must be finite. Received: NaN or infinite"),

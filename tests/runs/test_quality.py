@@ -1,6 +1,7 @@
 """Metrics of generated pictures: whose pictures, against which real ones, kept where, said how."""
 
 import collections
+import dataclasses
 import functools
 import json
 import shutil
@@ -201,12 +202,12 @@ def test_every_checkpoint_generates_with_its_own_weights(finished, tmp_path):
 class Runner:
     """A signature `generate` that paints every picture in the grey of its seed, and its label."""
 
-    def __init__(self, batch, has_label=True, side=8):
-        self.batch, self.side = batch, side
-        self.names = ["seed", "label"] if has_label else ["seed"]
+    def __init__(self, batch, has_label=True, side=8, names=("seed",), seeds=None):
+        self.batch, self.side, self.seeds = batch, side, [batch] if seeds is None else seeds
+        self.names = [*names, "label"] if has_label else [*names]
 
     def get_input_details(self):
-        return {name: {"shape": np.array([self.batch])} for name in self.names}
+        return {name: {"shape": np.array(self.seeds)} for name in self.names}
 
     def get_output_details(self):
         return {"image": {"shape": np.array([self.batch, self.side, self.side, 1])}}
@@ -238,6 +239,8 @@ def test_an_exported_file_is_a_row_beside_the_run(files, measured, tmp_path, mon
         ({"denoise": None}, "must have the signature 'generate', which paints whole pictures"),
         ({"generate": Runner(1, side=9)}, r"its pictures are \[9, 9, 1\], and those of the run \[8, 8, 1\]"),
         ({"generate": Runner(1, has_label=False)}, "only one of the file and the run has classes"),
+        ({"generate": Runner(1, names=["x"])}, "it paints from x, label, and not from seeds, or seeds and labels"),
+        ({"generate": Runner(1, seeds=[])}, "it paints from seed, label, and not from seeds, or seeds and labels"),
     ],
 )
 def test_files_that_do_not_fit_the_run_are_refused(measured, tmp_path, monkeypatch, signatures, text):
@@ -416,8 +419,46 @@ def test_what_cannot_be_measured_is_refused(files, measured, tmp_path, options, 
     assert not (tmp_path / "out" / "quality.json").exists()
 
 
+def test_weights_that_change_while_they_are_read_are_refused(files, monkeypatch, tmp_path):
+    run = shutil.copytree(files / "run", tmp_path / "run")
+    load = build.load_run
+
+    def while_training(path):
+        model = load(path)
+        (run / "ema.weights.h5").write_bytes(b"those of the next checkpoint")
+        return model
+
+    monkeypatch.setattr(build, "load_run", while_training)
+    with raises_in_flags("--run_dir must keep its weights while they are read, and training has replaced them"):
+        evaluate.evaluate(run, ["fid"], samplers=["ddim:2"], extractor=str(files / "judge"), verbose=False)
+
+
+@pytest.mark.parametrize("change", [{"variance": "large"}, {"precision": "mixed_bfloat16"}])
+def test_pictures_of_other_steps_are_not_taken_for_these(finished, change):
+    run, found = RunDirectory(finished), []
+    own, trained_on = run.read()
+    for config in (own, own, dataclasses.replace(own, **change)):
+        model = build.build_model(config, tuple(trained_on["image_shape"]))
+        (generator,) = generators.of_run(run, config, model, "same", [("ancestral", 3)], None, (), 16)
+        found.append(generator.facts)
+    assert found[0] == found[1] != found[2]
+
+
+def test_another_guidance_is_another_question(files, measured, monkeypatch):
+    measured(run="classes")
+    read = RunDirectory.read
+
+    def changed(run):
+        config, trained_on = read(run)
+        return dataclasses.replace(config, guidance_scale=2.0), trained_on
+
+    monkeypatch.setattr(RunDirectory, "read", changed)
+    with raises_in_flags("--out has a result of another guidance_scale"):
+        measured(run="classes")
+
+
 def test_samplers_are_checked_before_anything_is_measured(files):
     model = build.load_run(files / "run")
     run = RunDirectory(files / "run")
     with raises_in_flags("--samplers must have at most 20 steps"):
-        generators.of_run(run, run.read()[0], model, ["ddim:9999"], None, (), 16)
+        generators.of_run(run, run.read()[0], model, "", [("ddim", 9999)], None, (), 16)
