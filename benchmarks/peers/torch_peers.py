@@ -73,7 +73,7 @@ def of_diffusers(images, about, deadline):
 
 
 def of_lucidrains(images, about, deadline):
-    """The README of lucidrains: `Unet`, `GaussianDiffusion`, `Trainer` at their defaults, without flips.
+    """`Unet`, `GaussianDiffusion` and `Trainer` as in the README of denoising-diffusion-pytorch, without flips.
 
     v is predicted on a sigmoid schedule of T = 1000, Adam with a rate of 8e-5, batches of 32 with gradients of two of
     them added, an average of momentum 0.995. The width is the one whose number of parameters is nearest to kddpm's.

@@ -100,6 +100,8 @@ def examine(
     if held_out:
         height, width, channels = trained_on["image_shape"]
         others = data.load(held_out, (height, width), channels, **reading)
+        if others.digest in (source.digest, trained_on["digest"]):
+            raise InputError("held_out", "must be other images than those of the run", others.source)
         _check("held_out", others, config, trained_on)
     model = build.load_run(run_dir)
     of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)

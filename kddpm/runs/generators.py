@@ -97,11 +97,11 @@ def _weights(run, model, digest, own, steps, lengths):
     if steps is None:
         yield "", {"weights_sha256": digest, "step": None}, own
     for step in steps or []:
-        digest, weights = checkpoints.averaged_weights(run, model, step)
-        yield f"step {step}, ", {"weights_sha256": digest, "step": step}, weights
+        of_step, weights = checkpoints.averaged_weights(run, model, step)
+        yield f"step {step}, ", {"weights_sha256": of_step, "step": step}, weights
     for length in lengths:
-        digest, weights = snapshots.rebuilt(run, model, length, "ema_lengths")
-        of_weights = {"weights_sha256": digest, "step": None, "ema_length": float(length)}
+        of_length, weights = snapshots.rebuilt(run, model, length, "ema_lengths")
+        of_weights = {"weights_sha256": of_length, "step": None, "ema_length": float(length)}
         yield f"EMA length {length:g}, ", of_weights, weights
 
 

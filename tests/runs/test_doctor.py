@@ -20,6 +20,7 @@ from helpers.small_runs import TINY, make_run
 from PIL import Image
 
 from kddpm.runs import doctor, findings, network_findings, probes, training
+from kddpm.runs.directory import RunDirectory
 from kddpm.theory import linear_denoiser
 
 pytestmark = pytest.mark.usefixtures("least_network")
@@ -99,6 +100,11 @@ def test_what_cannot_be_examined_ends_in_a_line(finished, tmp_path):
     with raises_in_flags(r"none.npz: expected a NumPy .npz archive; no such file"):
         doctor.examine(finished, held_out=f"npz:{tmp_path}/none.npz", verbose=False)
     assert not (finished / "evaluation").exists()
+
+
+def test_held_out_images_are_none_of_the_run(finished):
+    with raises_in_flags("--held_out must be other images than those of the run. Received: "):
+        doctor.examine(finished, held_out=RunDirectory(finished).read()[0].dataset, verbose=False)
 
 
 def test_held_out_images_need_the_labels_of_the_run(begin, tmp_path):
