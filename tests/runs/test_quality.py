@@ -22,6 +22,7 @@ from kddpm.evaluation import classifier, features, metrics, moments
 from kddpm.runs import build, checkpoints, evaluate, generators, judging, pieces, quality
 from kddpm.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("least_network")
 COUNT = 24
 LABELS = np.arange(60) % 3
 
