@@ -38,6 +38,7 @@ FAST = {"precision": "mixed_bfloat16"}
 # What the rows change one thing of, and what they led to.
 BASE = BEFORE | FAST | {"learning_rate_decay": "cosine"}
 BEST = BASE | {"prediction": "v", "learning_rate": 2e-3, "num_classes": 10}
+JUDGED = ("data", "sampler", "num_images", "extractor")  # flags that the figures of a row depend on, kept with them
 QUIET = {"log_every": 50, "sample_every": 10**9, "checkpoint_every": 10**9}
 
 
@@ -238,15 +239,47 @@ def evaluate(arguments, run_dir):
 
 def measure(arguments, name):
     """Train and judge one row, unless its figures are there."""
-    folder = arguments.out / f"{arguments.preset}-{file_name(name)}-{arguments.minutes:g}-{arguments.seed}"
-    path = folder / "row.json"
+    path = place(arguments, name)
     if path.exists():
         return
+    ends = trained(arguments, name, path.parent)
+    row = {"name": name, "minutes": arguments.minutes, "seed": arguments.seed, "steps": len(ends), "seconds": ends[-1]}
+    path.write_text(json.dumps(row | asked(arguments) | evaluate(arguments, path.parent / "run")))
+
+
+def place(arguments, name):
+    """Where the figures of a row are."""
+    return arguments.out / f"{arguments.preset}-{file_name(name)}-{arguments.minutes:g}-{arguments.seed}" / "row.json"
+
+
+def asked(arguments):
+    """What the figures of a row depend on besides its place."""
+    return {key: str(getattr(arguments, key)) for key in JUDGED}
+
+
+def check_kept(arguments):
+    """End with a line where the figures of a row are there, and were measured otherwise."""
+    for path in (place(arguments, name) for name in arguments.rows or ROWS[arguments.preset]):
+        before, now = json.loads(path.read_text()) if path.exists() else {}, asked(arguments)
+        if other := [key for key in JUDGED if before.get(key, now[key]) != now[key]]:
+            sys.exit(f"recipes.py: {path} was made with another --{', --'.join(other)}; name another --out")
+
+
+def trained(arguments, name, folder):
+    """Train a row for its minutes, unless that is done; returns when each step ended, in seconds from the start."""
+    done = folder / "run" / "ends.json"
+    if done.exists():
+        return json.loads(done.read_text())
     ends = in_child(arguments, name, folder / "short", SETTLED + MEASURED)
-    steps = steps_in(60 * arguments.minutes, ends)
-    ends = in_child(arguments, name, folder / "run", steps)
-    row = {"name": name, "minutes": arguments.minutes, "seed": arguments.seed, "steps": steps, "seconds": ends[-1]}
-    path.write_text(json.dumps(row | evaluate(arguments, folder / "run")))
+    return in_child(arguments, name, folder / "run", steps_in(60 * arguments.minutes, ends))
+
+
+def write_test(arguments):
+    """Write the test images as an archive of their own; returns its path."""
+    path = arguments.out / "test.npz"
+    with np.load(arguments.data) as arrays:
+        np.savez(path, images=arrays["x_test"], labels=arrays["y_test"])
+    return path
 
 
 def file_name(name):
@@ -257,6 +290,8 @@ def file_name(name):
 def table(arguments):
     """Print the rows that are there."""
     rows = [json.loads(path.read_text()) for path in sorted(arguments.out.glob(f"{arguments.preset}-*/row.json"))]
+    if len({tuple(row.get(key, "") for key in JUDGED) for row in rows}) > 1:
+        print(f"Not all rows were measured with the same --{', --'.join(JUDGED)}:")
     order = list(ROWS[arguments.preset])
     rows.sort(key=lambda row: (row["minutes"], order.index(row["name"]), row["seed"]))
     print("| recipe | minutes | seed | steps | Fréchet | named, % | of its class, % | bits/dim |")
@@ -294,6 +329,8 @@ def parsed():
     names = ROWS[arguments.preset]
     if unknown := [name for name in arguments.rows or () if name not in names]:
         parser.error(f"--rows must be among {'; '.join(names)}. Received: {'; '.join(unknown)}")
+    if not 0 < arguments.minutes < float("inf") or arguments.num_images < 20:
+        parser.error("--minutes must be above 0, and --num_images at least 20")
     if not (arguments.table or (arguments.data and arguments.data.is_file())):
         parser.error(f"--data must be an archive of images. Received: {arguments.data}")
     return arguments
@@ -304,9 +341,9 @@ def main():
     if arguments.run_dir:
         return child(arguments)
     if not arguments.table:
+        check_kept(arguments)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        with np.load(arguments.data) as arrays:
-            np.savez(arguments.out / "test.npz", images=arrays["x_test"], labels=arrays["y_test"])
+        write_test(arguments)
         for name in arguments.rows or ROWS[arguments.preset]:
             measure(arguments, name)
     return table(arguments)

@@ -15,6 +15,7 @@ already is not made again.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -51,13 +52,29 @@ def network_of_kddpm():
     return network.count_params(), architecture | {"groups": network.groups}
 
 
+def asked(arguments):
+    """What a contestant's result depends on, besides its place."""
+    return {
+        "data": str(arguments.data), "num_images": arguments.num_images, "num_held_out": arguments.num_held_out,
+    }  # fmt: skip
+
+
+def made(arguments):
+    """The folders of the results that are there, in the table's order; all must be of the same data and numbers."""
+    paths = sorted(arguments.out.glob("*/made.json"), key=lambda path: NAMES.index(name_of(path)))
+    for path in paths:
+        about = json.loads((path.parent / "about.json").read_text())
+        if other := [flag for flag, value in asked(arguments).items() if about[flag] != value]:
+            sys.exit(f"peers.py: {path.parent} was made with another --{', --'.join(other)}; name another --out")
+    return [path.parent for path in paths]
+
+
 def run_peer(arguments, name, python):
     """Train and paint in a process of its own."""
     parameters, architecture = network_of_kddpm()
     out = place(arguments, name)
-    about = {
-        "data": str(arguments.data), "folder": str(arguments.out / "pngs"), "out": str(out),
-        "minutes": arguments.minutes, "num_images": arguments.num_images, "num_held_out": arguments.num_held_out,
+    about = asked(arguments) | {
+        "folder": str(arguments.out / "pngs"), "out": str(out), "minutes": arguments.minutes,
         "parameters": parameters, "architecture": architecture, "started": time.time(),
     }  # fmt: skip
     (out / "about.json").write_text(json.dumps(about))
@@ -70,9 +87,9 @@ def run_kddpm(arguments, name):
     import recipes
 
     out = place(arguments, name)
+    (out / "about.json").write_text(json.dumps(asked(arguments)))
     recipe = argparse.Namespace(**vars(arguments) | {"preset": "mnist"})
-    ends = recipes.in_child(recipe, ROWS[name], out / "short", recipes.SETTLED + recipes.MEASURED)
-    ends = recipes.in_child(recipe, ROWS[name], out / "run", recipes.steps_in(60 * arguments.minutes, ends))
+    ends = recipes.trained(recipe, ROWS[name], out)
     import kddpm
 
     trained = kddpm.load_run(out / "run")
@@ -82,8 +99,8 @@ def run_kddpm(arguments, name):
     labels = labels if classes else None
     bits = kddpm.likelihood.bits_per_dim(trained, held_out, labels, num_terms=32)
     print(f"bits per dimension by kddpm's own code: {bits.total:.3f} +- {bits.standard_error:.3f}", flush=True)
-    made = {"steps": len(ends), "parameters": trained.ema_network.count_params(), "seconds": ends[-1]}
-    contestant.write(out, chain_of(trained), held_out, arguments.num_images, labels, classes, **made)
+    of_it = {"steps": len(ends), "parameters": trained.ema_network.count_params(), "seconds": ends[-1]}
+    contestant.write(out, chain_of(trained), held_out, arguments.num_images, labels, classes, **of_it)
 
 
 def chain_of(trained):
@@ -118,11 +135,13 @@ def write_pngs(arguments):
 
 def judge(arguments):
     """Print a row for each contestant that is there, the grids of their pictures beside it in `grid.png`."""
+    import recipes
+
     from kddpm import data
     from kddpm.evaluation import features
     from kddpm.runs import judging
 
-    train, test = (data.load(f"npz:{path}", (28, 28)) for path in (arguments.data, write_test(arguments)))
+    train, test = (data.load(f"npz:{path}", (28, 28)) for path in (arguments.data, recipes.write_test(arguments)))
     extractor = features.load("mnist", (28, 28, 1))
     real = judging.split(train, test, arguments.num_images, 0)
     cache = arguments.out / "features"
@@ -131,14 +150,14 @@ def judge(arguments):
     print("| | minutes | steps | parameters | Fréchet | named, % | bits/dim |\n|---|---|---|---|---|---|---|")
     floor, grids = judged.floor(arguments.num_images), []
     print(f"| real pictures | | | | {floor['frechet']:.2f} | {100 * floor['named']:.1f} | |")
-    for path in sorted(arguments.out.glob("*/made.json"), key=lambda path: NAMES.index(name_of(path))):
-        made = json.loads(path.read_text())
-        with np.load(path.parent / "pictures.npz") as arrays:
+    for folder in made(arguments):
+        of_it = json.loads((folder / "made.json").read_text())
+        with np.load(folder / "pictures.npz") as arrays:
             pictures = arrays["images"]
         row = judged.row(iter([pictures]), None)
-        bits = "-" if made["bits"] is None else f"{made['bits']:.3f} ± {made['bits_standard_error']:.3f}"
+        bits = "-" if of_it["bits"] is None else f"{of_it['bits']:.3f} ± {of_it['bits_standard_error']:.3f}"
         print(
-            f"| {path.parent.name} | {made['seconds'] / 60:.1f} | {made['steps']:,} | {made['parameters']:,} "
+            f"| {folder.name} | {of_it['seconds'] / 60:.1f} | {of_it['steps']:,} | {of_it['parameters']:,} "
             f"| {row['frechet']:.2f} ± {row['frechet_standard_error']:.2f} | {100 * row['named']:.1f} | {bits} |"
         )
         grids.append(pictures[:100, ..., 0].reshape(10, 10, 28, 28).swapaxes(1, 2).reshape(280, 280))
@@ -150,14 +169,6 @@ def judge(arguments):
 def name_of(path):
     """The contestant whose folder holds a file."""
     return path.parent.name.rsplit("-", 2)[0]
-
-
-def write_test(arguments):
-    """The test images as an archive of their own."""
-    path = arguments.out / "test.npz"
-    with np.load(arguments.data) as arrays:
-        np.savez(path, images=arrays["x_test"], labels=arrays["y_test"])
-    return path
 
 
 def parsed():
@@ -178,8 +189,16 @@ def parsed():
         parser.error(f"--only must be among {', '.join(NAMES)}. Received: {', '.join(unknown)}")
     if arguments.num_images < 100:
         parser.error(f"--num_images must be at least 100, which the grid shows. Received: {arguments.num_images}")
+    if not 0 < arguments.minutes < math.inf:
+        parser.error(f"--minutes must be above 0. Received: {arguments.minutes}")
+    if not 0 <= arguments.seed < 2**31:
+        parser.error(f"--seed must be an int32 of at least 0. Received: {arguments.seed}")
     if not arguments.data.is_file():
         parser.error(f"--data must be an archive of images. Received: {arguments.data}")
+    with np.load(arguments.data) as arrays:
+        most = len(arrays["y_test"])
+    if not 2 <= arguments.num_held_out <= most:
+        parser.error(f"--num_held_out must lie in 2 .. {most}. Received: {arguments.num_held_out}")
     wants_torch = not arguments.table and any(PEERS.get(name) == "torch" for name in arguments.only)
     if wants_torch and not (arguments.torch and os.access(arguments.torch, os.X_OK)):
         parser.error(f"--torch must be a Python with PyTorch. Received: {arguments.torch}")
@@ -189,11 +208,11 @@ def parsed():
 def main():
     arguments = parsed()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    there = made(arguments)
     for name in () if arguments.table else arguments.only:
-        out = place(arguments, name)
-        if (out / "made.json").exists():
+        if place(arguments, name) in there:
             continue
-        out.mkdir(exist_ok=True)
+        place(arguments, name).mkdir(exist_ok=True)
         if name in ROWS:
             run_kddpm(arguments, name)
         else:

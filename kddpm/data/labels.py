@@ -1,5 +1,7 @@
 """Class labels: integers in 0 .. num_classes - 1. Needs no TensorFlow."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kddpm.base.errors import InputError
@@ -20,6 +22,11 @@ def check(labels: np.ndarray, classes: int) -> None:
     low, high = labels.min(), labels.max()
     if labels.dtype.kind == "f" or low < 0 or high >= classes:
         raise InputError("labels", expected, f"{labels.dtype} from {low} to {high}")
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return names of classes as text, the first eight of many."""
+    return f"{', '.join(names[:8]) or 'none'}{f', ... ({len(names)})' if len(names) > 8 else ''}"
 
 
 def of_seeds(seeds: Integers, classes: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from kddpm.base.files import expand
 from kddpm.data import decoding, image_cache, image_files, npz_files
 
 KINDS = ("digits", "npz:FILE", "folder:DIR", "zip:FILE", "tfds:NAME[:SPLIT]")
+_MOST_KINDS = 4  # kinds of changes that are listed
 _FORMAT = 2  # of a cached array; increase it if the same files would give other pixels, or its JSON file changes
 
 
@@ -38,6 +39,16 @@ class ImageData:
     # {changes: number of images} of those that are not bit for bit what the decoder returned: cropped, resized,
     # recoloured, cut from 16 bits to 8, laid over white. Each image counts once.
     altered: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def changes(self) -> str:
+        """`altered` as text: how many images were changed, and the most frequent changes; "" = none was."""
+        if not self.altered:
+            return ""
+        kinds = sorted(self.altered.items(), key=lambda item: -item[1])
+        text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
+        more = ", ..." if len(kinds) > _MOST_KINDS else ""
+        return f"{sum(self.altered.values()):,} of {len(self.images):,} images changed ({text}{more})"
 
 
 @dataclasses.dataclass(frozen=True)

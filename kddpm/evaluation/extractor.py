@@ -1,6 +1,6 @@
 """Train a classifier whose features judge pictures, for the metrics of evaluate.py.
 
-    python -m kddpm.evaluation.extractor --dataset=folder:photos/ --image_size=32 --out=photos_judge
+    python -m kddpm.evaluation.extractor --dataset=folder:photos/ --image_size=64 --channels=3 --out=photos_judge
     python evaluate.py --run_dir=runs/photos --metrics=fid,kid --extractor=photos_judge
 
 The data set needs labels. The accuracy is that on --held_out, or on a fifth of the images, which it is not trained on.
@@ -13,6 +13,7 @@ from absl import flags
 from kddpm.base.errors import InputError
 from kddpm.base.version import __version__
 from kddpm.cli import commands
+from kddpm.data import labels
 from kddpm.evaluation import SHIPPED
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def define_flags() -> None:
         [],
         "specs of the same data from elsewhere; of an extractor that comes with kddpm, which is then taken unasked",
     )
-    flags.DEFINE_integer("image_size", None, "side of the images in pixels; as they are if not given")
+    flags.DEFINE_string("image_size", None, "pixels: one number, or HEIGHTxWIDTH; as they are if not given")
+    flags.DEFINE_integer("channels", None, "1 = grey, 3 = RGB; as they are if not given")
     flags.DEFINE_integer("epochs", 10, "passes over the images")
     flags.DEFINE_integer("batch_size", 128, "images a step")
     flags.DEFINE_integer("seed", 0, "of the weights, the order, the shifts, and which images are held out")
@@ -44,7 +46,8 @@ def train() -> None:
     """Train a classifier as the flags say, and write it."""
     spec = commands.needed("dataset", "images with labels")
     out = _name()
-    commands.check_least(image_size=1, epochs=1, batch_size=1, seed=0)
+    commands.check_least(epochs=1, batch_size=1, seed=0)
+    size = _size()
     commands.start_tensorflow()
 
     import numpy as np
@@ -53,12 +56,14 @@ def train() -> None:
     from kddpm.evaluation import classifier
 
     classifier.check_output("out", out)
-    source = data.load(spec, FLAGS.image_size, **commands.data_options())
+    source = data.load(spec, size, FLAGS.channels, **commands.data_options())
     others = None
     if FLAGS.held_out:
         others = data.load(FLAGS.held_out, source.images.shape[1:3], source.images.shape[3], **commands.data_options())
+        if others.changes:
+            print(f"{others.source}: {others.changes}", flush=True)
     check(source, others)
-    images, labels = source.images, np.asarray(source.labels)
+    images, classes = source.images, np.asarray(source.labels)
     digests = [source.digest]
     if others is not None:
         test, held_out = (others.images, np.asarray(others.labels)), FLAGS.held_out
@@ -66,10 +71,10 @@ def train() -> None:
     else:
         order = np.random.default_rng(FLAGS.seed).permutation(len(images))
         chosen, kept = np.split(order, [len(images) // _HELD_OUT_SHARE])
-        test, held_out = (images[chosen], labels[chosen]), f"one in {_HELD_OUT_SHARE} of {spec}"
-        images, labels = images[kept], labels[kept]
+        test, held_out = (images[chosen], classes[chosen]), f"one in {_HELD_OUT_SHARE} of {spec}"
+        images, classes = images[kept], classes[kept]
     options = {"epochs": FLAGS.epochs, "batch_size": FLAGS.batch_size, "seed": FLAGS.seed}
-    network = classifier.train(images, labels, len(source.class_names), verbose=True, **options)
+    network = classifier.train(images, classes, len(source.class_names), verbose=True, **options)
     about = classifier.About(
         kddpm=__version__,
         image_shape=list(map(int, images.shape[1:])),
@@ -95,6 +100,16 @@ def _name() -> str:
     return name
 
 
+def _size() -> tuple[int, int] | None:
+    """Return --image_size as (height, width)."""
+    if FLAGS.image_size is None:
+        return None
+    sides = FLAGS.image_size.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise InputError("image_size", "must be one number of pixels, or HEIGHTxWIDTH", FLAGS.image_size)
+    return int(sides[0]), int(sides[-1])
+
+
 def check(source: "data.ImageData", held_out: "data.ImageData | None") -> None:
     """Check that a classifier can be trained on images, and tested on others or on a part of them.
 
@@ -115,13 +130,9 @@ def check(source: "data.ImageData", held_out: "data.ImageData | None") -> None:
     elif held_out.digest == source.digest:
         raise InputError("held_out", "must be other images than {dataset}", held_out.source, dataset=...)
     elif held_out.labels is None or held_out.class_names != source.class_names:
-        expected = f"must have the classes of {{dataset}}, {_shown(source.class_names)}"
-        received = f"{held_out.source}, with {_shown(held_out.class_names)}"
+        expected = f"must have the classes of {{dataset}}, {labels.shown(source.class_names)}"
+        received = f"{held_out.source}, with {labels.shown(held_out.class_names)}"
         raise InputError("held_out", expected, received, dataset=...)
-
-
-def _shown(names) -> str:
-    return f"{', '.join(names[:8]) or 'none'}{', ...' if len(names) > 8 else ''}"
 
 
 def main() -> None:

@@ -35,7 +35,8 @@ from kddpm.base.errors import InputError
 from kddpm.evaluation.moments import Moments, merged
 
 _BLOCK_VALUES = 2**22  # of a block of distances or kernels
-_MOST_COMPARED = 10_000  # training images whose nearest other is looked for
+_MOST_ROWS = 1024  # whose nearest others are looked for together
+MOST_COMPARED = 10_000  # training images whose nearest other is looked for
 COPY_SHARE = 0.01  # q above
 
 
@@ -272,10 +273,16 @@ def nearest_others(features: np.ndarray, k: int = 1, most: int | None = None) ->
 
 
 def _nearest(a, b, k=1) -> np.ndarray:
-    """Return the squared distance of each of `a` to its k-th nearest of `b`."""
+    """Return the squared distance of each of `a` to its k-th nearest of `b`, which is read once for many of `a`."""
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     result = np.empty(len(a))
-    for rows, squared in _squared_distances(a, b):
-        result[rows] = np.partition(squared, k - 1, axis=1)[:, k - 1]
+    for rows in _blocks(len(a), max(a.shape[1], _BLOCK_VALUES // _MOST_ROWS)):
+        block = a[rows].astype(np.float64)
+        nearest = np.full((len(block), k), np.inf)
+        for columns in _blocks(len(b), max(b.shape[1], len(block))):
+            squared = np.concatenate([nearest, _squared(block, b[columns].astype(np.float64))], axis=1)
+            nearest = np.partition(squared, k - 1, axis=1)[:, :k]
+        result[rows] = nearest.max(axis=1)
     return result
 
 
@@ -285,7 +292,8 @@ class Copies:
 
     Attributes:
         rate: share of the pictures that are.
-        chance: the share expected of pictures that were never seen: measured on held-out images, else q.
+        chance: the share expected of pictures that were never seen: measured on held-out images, else q, or 2 q, which
+            is too much, where mirror images count.
         distance: the distance below which a picture counts, root mean square over its dimensions.
     """
 
@@ -295,7 +303,13 @@ class Copies:
 
 
 def copies(
-    generated: np.ndarray, train: np.ndarray, held_out: np.ndarray | None = None, quantile: float = COPY_SHARE
+    generated: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray | None = None,
+    quantile: float = COPY_SHARE,
+    *,
+    mirrored: bool = False,
+    most: int = MOST_COMPARED,
 ) -> Copies:
     """Return how many pictures are nearer to a training image than training images are to each other.
 
@@ -304,11 +318,14 @@ def copies(
         train: those of the images that the model was trained on, (N, D), N >= 2.
         held_out: those of other real images, (L, D), for the chance level.
         quantile: q of the module's docstring, in (0, 1).
+        mirrored: whether a mirror image of a training image is a copy too, as of a network that was trained on both;
+            all must then be images (N, H, W, C).
+        most: training images whose nearest other is looked for, evenly over all.
 
     Raises:
         InputError: features of different sizes, or too few; a quantile out of range.
     """
-    return Originals(train, held_out, quantile).copies(generated)
+    return Originals(train, held_out, quantile, mirrored=mirrored, most=most).copies(generated)
 
 
 class Originals:
@@ -318,18 +335,32 @@ class Originals:
         train: as in `copies`.
         held_out: the same.
         quantile: the same.
+        mirrored: the same.
+        most: the same.
 
     Raises:
         InputError: as in `copies`.
     """
 
-    def __init__(self, train: np.ndarray, held_out: np.ndarray | None = None, quantile: float = COPY_SHARE):
+    def __init__(
+        self,
+        train: np.ndarray,
+        held_out: np.ndarray | None = None,
+        quantile: float = COPY_SHARE,
+        *,
+        mirrored: bool = False,
+        most: int = MOST_COMPARED,
+    ):
         if not 0 < arguments.number("quantile", quantile) < 1:
             raise InputError("quantile", "must lie between 0 and 1", quantile)
         self._train = _checked(train, least=1, are_pixels=True)
         arguments.count("train", len(self._train), 2)
-        self._limit = float(np.quantile(nearest_others(self._train, most=_MOST_COMPARED), quantile))
-        self._chance = Estimate(quantile) if held_out is None else self._rate(held_out)
+        if mirrored and self._train.ndim != 4:
+            raise InputError("train", "must be images (N, H, W, C) to be mirrored", self._train.shape)
+        self._is_mirrored = mirrored
+        self._limit = float(np.quantile(nearest_others(self._train, most=most), quantile))
+        by_chance = 2 * quantile if mirrored else quantile  # two chances, of which both may be the same
+        self._chance = Estimate(by_chance) if held_out is None else self._rate(held_out)
 
     def copies(self, generated: np.ndarray) -> Copies:
         """Return how many of the generated pictures (M, D) are copies, as `copies`."""
@@ -338,7 +369,10 @@ class Originals:
 
     def _rate(self, pictures) -> Estimate:
         found = _checked(pictures, least=1, like=self._train, are_pixels=True)
-        return share(_nearest(found, self._train) <= self._limit)
+        is_copy = _nearest(found, self._train) <= self._limit
+        if self._is_mirrored:
+            is_copy |= _nearest(found[:, :, ::-1], self._train) <= self._limit
+        return share(is_copy)
 
 
 def share(hits: np.ndarray) -> Estimate:
@@ -354,10 +388,13 @@ def _squared_distances(a, b):
         block = a[rows].astype(np.float64)
         squared = np.empty((len(block), len(b)))
         for columns in _blocks(len(b), b.shape[1]):
-            other = b[columns].astype(np.float64)
-            squares = _squares(block)[:, None] + _squares(other)
-            squared[:, columns] = np.maximum(squares - 2 * block @ other.T, 0)
+            squared[:, columns] = _squared(block, b[columns].astype(np.float64))
         yield rows, squared
+
+
+def _squared(a, b):
+    """Return the squared distances of all rows of `a` to all of `b`, both float64."""
+    return np.maximum(_squares(a)[:, None] + _squares(b) - 2 * a @ b.T, 0)
 
 
 def _blocks(count: int, width: int):

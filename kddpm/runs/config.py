@@ -109,10 +109,10 @@ class TrainConfig:
     log_every: Annotated[int, "steps between rows of metrics.csv"] = 100
     checkpoint_every: Annotated[int, "steps between checkpoints"] = 5000
     sample_every: Annotated[int, "steps between sample grids"] = 20_000
-    snapshot_every: Annotated[int, "steps between snapshots, which give averages of any length; 0 = none"] = 0
+    snapshot_every: Annotated[int, "steps between snapshots, which give averages of other lengths; 0 = none"] = 0
     sampler: Annotated[str, f"of the sample grids: {', '.join(samplers.BY_NAME)}"] = "ancestral"
     sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
-    guidance_scale: Annotated[float, "of the sample grids, for networks with classes; 1 = no guidance"] = 1.0
+    guidance_scale: Annotated[float, "of grids and of measured pictures, with classes; 1 = no guidance"] = 1.0
     eval_every: Annotated[int, "steps between Frechet distances, the lowest of which chooses best/; 0 = none"] = 0
     eval_images: Annotated[int, "pictures that they are of"] = 512
     eval_sampler: Annotated[str, "of these pictures, NAME or NAME:STEPS"] = "dpm_solver:20"

@@ -28,6 +28,8 @@ from collections.abc import Collection, Iterator
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import PART, expand, locked, read_json, replacing
 from kddpm.base.version import __version__
+from kddpm.data import labels
+from kddpm.data.sources import ImageData
 from kddpm.runs.config import CHANGEABLE, TrainConfig
 
 COLUMNS = ("step", "loss", "gradient_norm", "skipped_steps", "learning_rate")  # of metrics.csv
@@ -304,6 +306,31 @@ def _check_snapshots(path, stored, config):
     if bool(before) != bool(now):
         expected = "above 0" if before else "0"
         raise InputError("snapshot_every", f"must be {expected}, as it was when {path} was begun", now)
+
+
+def check_classes(name: str, source: ImageData, config: TrainConfig, trained_on: dict) -> None:
+    """Check that images have the classes of a run, if it has any.
+
+    Args:
+        name: argument that named the images.
+        source: the images.
+        config: of the run.
+        trained_on: its description of the data, as `RunDirectory.read` returns it.
+
+    Raises:
+        InputError: no labels, or other classes.
+    """
+    if config.num_classes is None:
+        return
+    if source.labels is None:
+        raise InputError(name, f"must have labels, as the run has {config.num_classes} classes", source.source)
+    expected = trained_on["class_names"][: config.num_classes]
+    received = list(source.class_names)[: config.num_classes]
+    numbers = [str(i) for i in range(len(received))]
+    has_names = received in (expected[: len(received)], numbers) or source.digest == trained_on["digest"]
+    if not has_names or source.labels.max() >= config.num_classes:
+        wanted, given = labels.shown(expected), labels.shown(source.class_names)
+        raise InputError(name, f"must have the run's classes, {wanted}", f"{source.source}, with {given}")
 
 
 def _shown(value) -> str:

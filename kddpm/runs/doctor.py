@@ -25,12 +25,11 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import expand
 from kddpm.base.version import __version__
 from kddpm.data import image_files
-from kddpm.data import labels as class_labels
 from kddpm.evaluation import metrics
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import build, checkpoints, findings, network_findings, probes
 from kddpm.runs.config import TrainConfig
-from kddpm.runs.directory import RunDirectory
+from kddpm.runs.directory import RunDirectory, check_classes
 from kddpm.runs.findings import Course, Finding
 from kddpm.runs.network_findings import Looks
 from kddpm.runs.results import write_json
@@ -40,7 +39,9 @@ _TIMESTEPS = 12  # t at which losses are measured, evenly from 0 to T - 1
 _MIDDLE = 0.2  # alpha_bar at which labels are tried: shapes are hidden, and most of what they leave open is decided
 _PICTURES, _STEPS, _SAMPLER = 64, 25, "ddim"
 _SHOWN = 25  # pictures in the figure
-_REAL = 1000  # images that pictures are compared with
+_REAL = 1000  # images whose looks are compared with those of the pictures
+_COMPARED = 300  # images whose nearest other says how near a copy is
+_MOST_SEARCHED = 2**31  # bytes of the images among which copies are looked for
 
 
 def examine(
@@ -100,10 +101,13 @@ def examine(
     if held_out:
         height, width, channels = trained_on["image_shape"]
         others = data.load(held_out, (height, width), channels, **reading)
+        if others.changes:
+            say(f"{others.source}: {others.changes}")
         if others.digest in (source.digest, trained_on["digest"]):
             raise InputError("held_out", "must be other images than those of the run", others.source)
         _check("held_out", others, config, trained_on)
-    model = build.load_run(run_dir)
+    steps = checkpoints.saved_steps(run)  # a training beside this has come further while images were read
+    model = build.build_model(config, tuple(trained_on["image_shape"]))
     of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)
     rows = run.rows()
     found = without_network(config, trained_on["digest"], source, rows)
@@ -151,13 +155,22 @@ def report(heading: str, found: Collection[Finding]) -> Iterator[str]:
         yield f"{len(sick)} faults. Begin with the first: it may be the cause of the others."
 
 
-def in_a_line(run: RunDirectory, config: TrainConfig, source: data.ImageData) -> str:
-    """Return a verdict on what can be judged without the network, and the command that says more."""
+def in_a_line(run: RunDirectory, config: TrainConfig, source: data.ImageData, reading: dict) -> str:
+    """Return a verdict on what can be judged without the network, and the command that says more.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        source: its images.
+        reading: arguments of `data.load` that they were read with, which the command needs too.
+    """
     found = without_network(config, source.digest, source, run.rows())
     first = next((each for each in found if each.fault), None)
     told = "images and losses" if Course.of(run.rows(), config.warmup_steps).is_long_enough else "images"
     verdict = f"{first.fault}: {first.advice}." if first else f"healthy, as far as {told} tell."
-    return f"{verdict} More by python -m kddpm.doctor --run_dir={shlex.quote(str(run.path))}"
+    given = {"run_dir": run.path, **{name: value for name, value in reading.items() if value}}
+    flags = (f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}" for name, value in given.items())
+    return f"{verdict} More by python -m kddpm.doctor {' '.join(flags)}"
 
 
 def without_network(config: TrainConfig, digest: str, source: data.ImageData, rows: list[dict]) -> list[Finding]:
@@ -182,8 +195,9 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     if config.num_classes and source.labels is not None:
         found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
     found += [findings.of_last_step(schedule), findings.of_first_step(schedule)]
-    found.append(findings.of_skipped_steps(course, config.learning_rate))
-    found += findings.of_course(course, config.learning_rate, course.step >= config.steps)
+    if course.step:
+        found.append(findings.of_skipped_steps(course, config.learning_rate))
+    found += findings.of_course(course, config, course.step >= config.steps)
     objective = config.objective
     is_mean_over_t = objective.weighting in ("simple", "min_snr") and objective.timestep_sampling != "log_normal"
     if is_mean_over_t and course.is_long_enough:
@@ -203,18 +217,14 @@ def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: d
     """Check that a network of the run takes these images.
 
     Raises:
-        InputError: another shape, no labels, or labels beyond the run's classes.
+        InputError: another shape, too few images, or as `check_classes`.
     """
     expected, received = tuple(trained_on["image_shape"]), source.images.shape[1:]
     if received != expected:
         raise InputError(name, f"must have images of the shape {expected}, as the run", f"{source.source}, {received}")
     if len(source.images) < 2:
         raise InputError(name, "must have at least 2 images", f"{source.source}, with {len(source.images)}")
-    if config.num_classes is None:
-        return
-    if source.labels is None:
-        raise InputError(name, f"must have labels, as the run has {config.num_classes} classes", source.source)
-    class_labels.check(source.labels, config.num_classes)
+    check_classes(name, source, config, trained_on)
 
 
 def _seconds_a_step(run: RunDirectory, course: Course, steps: list[int]) -> float:
@@ -223,7 +233,10 @@ def _seconds_a_step(run: RunDirectory, course: Course, steps: list[int]) -> floa
     Of several stretches the fastest counts: in the others the run may have stood still.
     """
     written = {step: run.checkpoints_path / f"step_{step:07d}.json" for step in steps} | {course.step: run.metrics_path}
-    times = sorted((step, path.stat().st_mtime) for step, path in written.items() if step and path.exists())
+    times = []
+    for step, path in sorted(written.items()):
+        with contextlib.suppress(FileNotFoundError):  # deleted by the training that goes on
+            times += [(step, path.stat().st_mtime)] if step else []
     stretches = itertools.pairwise(times)
     rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in stretches if b[1] - a[1] > 1]  # of a copy all are shorter
     return min(rates, default=math.nan)
@@ -268,10 +281,12 @@ class _NetworkExamination:
         self._timesteps = np.unique(np.linspace(0, schedule.num_timesteps - 1, _TIMESTEPS).round()).astype(np.int32)
         self._middle = int(np.argmin(np.abs(schedule.alpha_bars - _MIDDLE)))
         self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
-        self.digest, weights = checkpoints.averaged_weights(run, model, steps[-1])  # of the step of its own weights
+        self.digest, weights = checkpoints.averaged_weights(run, model, steps[-1])
+        _, self._own_weights = checkpoints.weights_of(run, model, steps[-1], model.network)
         model.ema_network.set_weights(weights)
         self._predict = probes.predictions(model.denoiser)
-        self._originals = metrics.Originals(probes.sample(source))
+        searched = source.images[:: math.ceil(source.images.size / _MOST_SEARCHED)]
+        self._originals = metrics.Originals(searched, mirrored=config.horizontal_flip, most=_COMPARED)
         self.table: dict[str, np.ndarray] = {}
         self.painted = np.empty(0, np.uint8)
 
@@ -295,8 +310,7 @@ class _NetworkExamination:
         """Return the findings of the losses at some t, of the average and of the weights themselves."""
         config, timesteps, last = self._config, self._timesteps, self._steps[-1]
         average = self._errors(self._source, done)
-        _, weights = checkpoints.weights_of(self._run, self._model, last, self._model.network)
-        with self._with_weights(weights):
+        with self._with_weights(self._own_weights):
             own = self._errors(self._source, done)
         along_axes = _variances(config, probes.as_floats(probes.sample(self._source)))
         linear = linear_denoiser.losses(config.noise_schedule, config.prediction, along_axes)[timesteps]
@@ -338,10 +352,14 @@ class _NetworkExamination:
         return network_findings.of_gap(*losses, since)
 
     def _since(self, is_so: Callable[[], bool]) -> int:
-        """Return the first of the kept checkpoints from which on something is so; it is of the last."""
+        """Return the first of the kept checkpoints that can be read at which something is so; it is of the last."""
         first = self._steps[-1]
         for step in reversed(self._steps[:-1]):
-            with self._with_weights(checkpoints.averaged_weights(self._run, self._model, step)[1]):
+            try:
+                _, weights = checkpoints.averaged_weights(self._run, self._model, step)
+            except InputError:  # damaged, or deleted by the training that goes on
+                continue
+            with self._with_weights(weights):
                 if not is_so():
                     break
             first = step

@@ -32,12 +32,11 @@ from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import build, quality
 from kddpm.runs.bits import BITS, OPTIONS
 from kddpm.runs.config import TrainConfig
-from kddpm.runs.directory import RunDirectory
+from kddpm.runs.directory import RunDirectory, check_classes
 from kddpm.runs.results import check_place
 
 # Results that differ in one of these answer different questions.
 _QUESTION = ("weights_sha256", "digest", "max_images", "seed")
-_MOST_KINDS = 4  # kinds of changes to images that an error lists
 
 
 def evaluate(
@@ -216,29 +215,13 @@ def _check(name: str, source: data.ImageData, config: TrainConfig, trained_on: d
     """
     if source.altered and is_exact:
         height, width, channels = trained_on["image_shape"]
-        kinds = sorted(source.altered.items(), key=lambda item: -item[1])
-        text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
-        more = ", ..." if len(kinds) > _MOST_KINDS else ""
         raise InputError(
             name,
             f"must hold {'grey' if channels == 1 else 'RGB'} images of {width}x{height} to be taken as they are: an "
             "image that was resized has other bits to code",
-            f"{source.source}, with {sum(source.altered.values()):,} of {len(source.images):,} changed ({text}{more})",
+            f"{source.source}, with {source.changes}",
         )
-    if config.num_classes is None:
-        return
-    if source.labels is None:
-        raise InputError(name, f"must have labels, as the run has {config.num_classes} classes", source.source)
-    expected, received = trained_on["class_names"], list(source.class_names)
-    numbers = [str(i) for i in range(len(received))]
-    if len(received) > config.num_classes or received not in (expected[: len(received)], numbers):
-        raise InputError(
-            name, f"must have the run's classes, {_shown(expected)}", f"{source.source}, with {_shown(received)}"
-        )
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
+    check_classes(name, source, config, trained_on)
 
 
 def _chosen(count: int, max_images: int | None, seed: int) -> np.ndarray | None:

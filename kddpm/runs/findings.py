@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kddpm.model.checks import LARGEST_LAST_ALPHA_BAR
+from kddpm.runs.config import TrainConfig
 from kddpm.theory.schedules import NoiseSchedule
 
 
@@ -132,7 +133,8 @@ def of_classes(counts: np.ndarray) -> Finding:
         ),
         (
             there < len(counts), "classes without images",
-            "Pictures of classes without images will be arbitrary: give --num_classes as many as there are",
+            "Pictures of classes without images will be arbitrary: number the classes without gaps, and give "
+            "--num_classes as many as there are",
         ),
     )  # fmt: skip
 
@@ -155,7 +157,7 @@ def of_last_step(schedule: NoiseSchedule) -> Finding:
     snr = float(last / schedule.one_minus_alpha_bars[-1])
     advice = (
         "x_T still shows the image, and sampling begins with pure noise, which the network never saw: "
-        "--zero_terminal_snr, or another --schedule"
+        "another --schedule, or --zero_terminal_snr with --prediction=v"
     )
     fault = (last > LARGEST_LAST_ALPHA_BAR, "signal left at T", advice)
     return judged("signal over noise at T", snr, f"{snr:.2g}", f"up to {LARGEST_LAST_ALPHA_BAR}", fault)
@@ -245,19 +247,19 @@ def of_skipped_steps(course: Course, learning_rate: float) -> Finding:
     """Judge the steps that were skipped."""
     advice = (
         "Loss or gradients were not finite in some steps, which were skipped: a smaller --learning_rate than "
-        f"{learning_rate:g}, a longer --warmup_steps, or --clip_norm=1"
+        f"{learning_rate:g}, or a longer --warmup_steps"
     )
     text = f"{course.skipped:,} of {course.step:,}"
     fault = (course.skipped > _SKIPPED * course.step, "loss not finite", advice)
     return judged("skipped steps", course.skipped, text, f"up to {percent(_SKIPPED)}", fault)
 
 
-def of_course(course: Course, learning_rate: float, is_done: bool) -> list[Finding]:
+def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Finding]:
     """Judge the course of the loss; nothing, where there are too few rows.
 
     Args:
         course: of a run.
-        learning_rate: its --learning_rate.
+        config: of the run.
         is_done: whether it took all its steps.
     """
     if not course.is_long_enough:
@@ -267,8 +269,10 @@ def of_course(course: Course, learning_rate: float, is_done: bool) -> list[Findi
     rise, fall = quarters[-1] / quarters[best], 1 - quarters[-1] / quarters[-2]
     rise_error = _STANDARD_ERRORS * rise * math.hypot(relative[-1], relative[best])
     fall_error = _STANDARD_ERRORS * (1 - fall) * math.hypot(relative[-1], relative[-2])
-    lower = f"--learning_rate={learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
-    longer = "The loss still fell fast when the run ended: the same command with more --steps goes on"
+    lower = f"--learning_rate={config.learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
+    goes_on = "the same command with more --steps goes on"
+    anew = "train anew with more --steps, over which the learning rate falls"
+    longer = f"The loss still fell fast when the run ended: {goes_on if config.learning_rate_decay == 'none' else anew}"
     return [
         judged(
             "lowest loss soon after the start, over the first", course.early, f"{course.early:.2f}", f"up to {_EARLY}",

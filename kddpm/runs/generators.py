@@ -68,8 +68,8 @@ def of_run(
 
     Raises:
         InputError: an unknown sampler, more steps than T, a sampler or a guidance scale that the model does not take,
-            or a length that the snapshots do not give; while they are iterated over also: no such checkpoint, or a
-            damaged one, or a damaged snapshot.
+            no such checkpoint, or a damaged one, or a length that the snapshots do not give; while they are iterated
+            over also: a damaged snapshot.
     """
     for name, count in ways:
         if count is not None and count > config.num_timesteps:
@@ -77,14 +77,16 @@ def of_run(
         model.denoiser.steps(name, count)
     model.denoiser.check_guidance(config.guidance_scale)
     snapshots.check_lengths(run, lengths, "ema_lengths")
-    return _of_run(run, config, model, digest, ways, steps, lengths, batch_size)
+    # All are read at once: a training beside this deletes old ones.
+    kept = None if steps is None else {step: checkpoints.averaged_weights(run, model, step) for step in steps}
+    return _of_run(run, config, model, digest, ways, kept, lengths, batch_size)
 
 
-def _of_run(run, config, model, digest, ways, steps, lengths, batch_size):
+def _of_run(run, config, model, digest, ways, kept, lengths, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
-        for which, of_weights, weights in _weights(run, model, digest, own, steps, lengths):
+        for which, of_weights, weights in _weights(run, model, digest, own, kept, lengths):
             network.set_weights(weights)
             for name, count in ways:
                 yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
@@ -92,12 +94,11 @@ def _of_run(run, config, model, digest, ways, steps, lengths, batch_size):
         network.set_weights(own)
 
 
-def _weights(run, model, digest, own, steps, lengths):
+def _weights(run, model, digest, own, kept, lengths):
     """Yield what a table calls some weights before the sampler, what a row says of them, and the weights."""
-    if steps is None:
+    if kept is None:
         yield "", {"weights_sha256": digest, "step": None}, own
-    for step in steps or []:
-        of_step, weights = checkpoints.averaged_weights(run, model, step)
+    for step, (of_step, weights) in (kept or {}).items():
         yield f"step {step}, ", {"weights_sha256": of_step, "step": step}, weights
     for length in lengths:
         of_length, weights = snapshots.rebuilt(run, model, length, "ema_lengths")

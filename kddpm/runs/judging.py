@@ -93,6 +93,10 @@ class Judge:
         batch_size: pictures at a time.
         cache: folder for the features of the reference, which are computed when they are first needed.
         verbose: whether to show progress bars.
+        is_mirrored: whether the run was trained on mirror images too, which are copies then.
+
+    Attributes:
+        knows_classes: whether the extractor has the classes of the run, so that `accuracy` can be told.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Judge:
         batch_size: int,
         cache: pathlib.Path,
         verbose: bool,
+        is_mirrored: bool = False,
     ):
         self._wanted, self._real, self._num_classes = set(wanted), real, num_classes or 0
         self._batch_size, self._verbose, self._cache = batch_size, verbose, cache
@@ -112,7 +117,8 @@ class Judge:
             raise InputError("extractor", "must know classes for accuracy", extractor.name)
         if "cas" in self._wanted and not (num_classes and real.floor_labels is not None):
             raise InputError("metrics", "can be cas only for a run with classes, and images with labels", "cas")
-        self._knows_classes = bool(num_classes and extractor and extractor.class_names == tuple(class_names))
+        self._is_mirrored = is_mirrored
+        self.knows_classes = bool(num_classes and extractor and extractor.class_names == tuple(class_names))
         self._seen: Any = extractor and _Seen(extractor, batch_size)  # None = no metric asks
         self._balls: dict[int, metrics.Balls] = {}  # around so many pictures of the reference
 
@@ -145,7 +151,8 @@ class Judge:
     @functools.cached_property
     def _originals(self) -> metrics.Originals:
         real = self._real
-        return metrics.Originals(real.reference.images, real.floor if real.is_held_out else None)
+        held_out = real.floor if real.is_held_out else None
+        return metrics.Originals(real.reference.images, held_out, mirrored=self._is_mirrored)
 
     def _of_reference(self) -> Iterator[np.ndarray]:
         """Yield the features of the reference, from the cache where it has them."""
@@ -233,7 +240,7 @@ class Judge:
         if "accuracy" in self._wanted:
             found = np.concatenate(classes)
             row |= _named("named", metrics.share(np.concatenate(certain)))
-            row |= _named("accuracy", metrics.share(found == labels)) if self._knows_classes else {}
+            row |= _named("accuracy", metrics.share(found == labels)) if self.knows_classes else {}
             row["classes"] = np.bincount(found, minlength=len(self._seen.extractor.class_names)).tolist()
         return row
 

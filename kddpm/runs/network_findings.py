@@ -23,7 +23,7 @@ def of_output(power: float) -> Finding:
         "The network says zero everywhere, as before its first step: nothing reached its weights. A larger "
         "--learning_rate, or more --steps"
     )
-    broken = "The network says NaN or infinity: begin again from an earlier checkpoint, with a smaller --learning_rate"
+    broken = "The network says NaN or infinity: train anew, with a smaller --learning_rate or a longer --warmup_steps"
     return judged(
         "power of the output over the target's", power, f"{power:.2f}", f"{_LEAST_POWER} or more",
         (not math.isfinite(power), "outputs not finite", broken),
@@ -55,7 +55,7 @@ def of_losses(
     where = ", ".join(str(t) for t in timesteps[is_worse])
     advice = (
         f"At t = {where} the network is worse than what knows the mean and the covariance of the data alone: it has "
-        "not learned these noise levels. More --steps, or --timestep_sampling=importance"
+        "not learned these noise levels. More --steps, or another --timestep_sampling"
     )
     fault = (bool(is_worse.any()), "not learned at some t", advice)
     what, expected = "loss above the linear denoiser's, at the worst t", f"up to {percent(_EXCESS)} of the target"
@@ -70,10 +70,11 @@ def of_average(ratio: float, momentum: float, step: int) -> Finding:
         momentum: m, the --ema_momentum.
         step: steps taken. The average is over about 1 / (1 - m) steps, and over (10 + step) / 9 at most.
     """
-    steps = min(1 / (1 - momentum), (10 + step) / 9)
+    by_momentum, by_steps = 1 / (1 - momentum), (10 + step) / 9
+    smaller = f"a smaller --ema_momentum than {momentum:g}, or " if by_momentum < by_steps else ""
     slow = (
-        f"The average over {steps:,.0f} of {step:,} steps is behind the weights: a smaller --ema_momentum than "
-        f"{momentum:g}, or more --steps"
+        f"The average over {min(by_momentum, by_steps):,.0f} of {step:,} steps is behind the weights: {smaller}more "
+        "--steps"
     )
     fault = (ratio > _SLOW, "EMA too slow", slow)
     return judged("loss of the average over the weights'", ratio, f"{ratio:.3f}", f"up to {_SLOW}", fault)
@@ -85,7 +86,7 @@ def of_gap(train: np.ndarray, held_out: np.ndarray, since: int | None) -> Findin
     Args:
         train: mean over t for each image.
         held_out: the same.
-        since: from which checkpoint on it is so, where the network memorises.
+        since: the first checkpoint at which it is so, where the network memorises.
     """
     gap, error = _gap(train, held_out)
     fault = (is_memorising(train, held_out), "memorising", _memorised(since, "The loss on held-out images is higher"))
@@ -107,7 +108,7 @@ def _gap(train, held_out):
 
 
 def _memorised(since, what):
-    began = "" if since is None else f" from the checkpoint of step {since} on"
+    began = "" if since is None else f", already at the checkpoint of step {since}"
     return f"{what}{began}: more images, --horizontal_flip, a larger --dropout, or fewer --steps"
 
 
@@ -224,7 +225,7 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
             (
                 tint > allowed, "tinted",
                 "Pictures have other colours, or another brightness, than the data: the noisiest t decide that. "
-                "--zero_terminal_snr with --prediction=v, or more --steps",
+                "more --steps, or --zero_terminal_snr with --prediction=v",
             ),
         ),
         judged(
@@ -232,7 +233,7 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
             (
                 ends > _SATURATED, "saturated",
                 "Pictures are black and white where the data are not: the predicted x_0 leaves [-1, 1]. More --steps, "
-                "--prediction=v, or a smaller --guidance_scale",
+                "or --prediction=v in place of another",
             ),
         ),
         judged(
@@ -247,7 +248,7 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
 
 
 def of_copies(rate: float, chance: float, since: int | None) -> Finding:
-    """Judge the share of pictures that are copies of training images; `since` = from which checkpoint on they are."""
+    """Judge the share of pictures that are copies of training images, from the checkpoint `since` on if not None."""
     fault = (are_copies(rate), "copies", _memorised(since, "Pictures are copies of training images"))
     return judged("copies of training images", rate, percent(rate), f"about {percent(chance)} by chance", fault)
 

@@ -21,7 +21,7 @@ PRESETS = {
         "ema_momentum": 0.998, "log_every": 20, "checkpoint_every": 500, "sample_every": 500, "snapshot_every": 250,
         "sampler": "ddim", "sampling_steps": 50,
     },
-    # CIFAR-10 and its classes on two cores, about two hours at the 137 images/s of a processor with bfloat16; not
+    # CIFAR-10 and its classes on two cores, about three hours with AVX-512, or two at the 137 images/s of bfloat16; not
     # trained to its end so far. docs/results.md has what smaller budgets give.
     "cifar32": {
         "dataset": "tfds:cifar10", "channels": 3, "num_classes": 10, "horizontal_flip": True, "schedule": "cosine",
@@ -37,7 +37,7 @@ PRESETS = {
         "image_size": (256, 256), "channels": 3, "horizontal_flip": True, "multipliers": (1, 1, 2, 2, 4, 4),
         "dropout": 0.0, "batch_size": 64, "learning_rate": 2e-5, "steps": 500_000,
     },
-    # A small network for phones and browsers.
+    # A small network for phones and browsers; not trained to its end here.
     "mobile32": {
         "dataset": "tfds:cifar10", "channels": 3, "horizontal_flip": True, "schedule": "cosine",
         "width": 48, "multipliers": (1, 2, 3), "blocks_per_level": 1, "attention_resolutions": (8,), "dropout": 0.0,

@@ -24,7 +24,9 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
+from kddpm.base.files import read_json
 from kddpm.cli.sampling_flags import parse_sampler
+from kddpm.data import labels
 from kddpm.evaluation import OF_EXTRACTORS, features, metrics
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import checkpoints, generators, pieces
@@ -110,10 +112,10 @@ class Quality:
         ways = ways or [(self._config.sampler, self._config.sampling_steps)]
         of_run = generators.of_run(run, self._config, model, facts["weights_sha256"], ways, *of_weights, size)
         self._generators = itertools.chain(of_run, files)
-        names = trained_on["class_names"][:classes]
-        self._judge = Judge(
-            wanted.metrics, self._extractor, self._real, classes, names, size, cache / "features", verbose
-        )
+        self._class_names = trained_on["class_names"][:classes]
+        of_classes, place = (classes, self._class_names), cache / "features"
+        mirrored = self._config.horizontal_flip
+        self._judge = Judge(wanted.metrics, self._extractor, self._real, *of_classes, size, place, verbose, mirrored)
         self._pictures = run.evaluation_path / "pictures"
         self.facts = {
             **{key: facts[key] for key in ("kddpm", "run_dir", "weights_sha256", "dataset", "digest")},
@@ -131,9 +133,11 @@ class Quality:
             "reference_images": len(self._real.rows),
             "extractor": self._extractor and self._extractor.describe(),
         }
+        for line in self._reservations(source, held_out):
+            say(line)
 
     def __call__(self, bits: dict[str, dict], out: pathlib.Path | None) -> dict:
-        """Measure, print each row and a table, and write the result after each row.
+        """Measure, print each row and a table, and write the result after each row that an earlier result lacks.
 
         Args:
             bits: results of other metrics, of which bits_per_dim joins the rows of the run's own weights.
@@ -144,11 +148,14 @@ class Quality:
         """
         rows: list[dict] = []
         content = {**self.facts, "rows": rows}
+        earlier = _rows_in(out / "quality.json") if out else 0
         for row in self._rows(bits):
             rows.append(row)
             self._say(_line(row))
-            if out:
+            if out and len(rows) >= earlier:
                 write_json(out / "quality.json", content)
+        if out:
+            write_json(out / "quality.json", content)
         self._say("\n".join([_heading(self._extractor, self._real), *table(rows)]))
         need = extras.missing("plots")
         if out:
@@ -157,13 +164,32 @@ class Quality:
             self._say(f"quality.json {f'(the figure {need})' if need else 'and quality.png'} in {out}")
         return content
 
+    def _reservations(self, source, held_out) -> Iterator[str]:
+        """Yield lines about what the table will lack, or what is less comparable than it looks."""
+        wanted, count = self.facts["metrics"], self._count
+        others = [] if self.facts["trained_on_these"] else [source]
+        for some in filter(None, [*others, held_out]):
+            if some.changes:
+                yield f"{some.source}: {some.changes}"
+        if "fid" in wanted and (there := len(self._real.floor_rows)) < count:
+            yield (
+                f"The floor's Frechet distance is of {there:,} pictures, not of {count:,}, and larger for that: give "
+                f"a larger --held_out, or --num_images={there}"
+            )
+        if "precision_recall" in wanted and (there := len(self._real.rows)) < count:
+            yield f"Precision and recall compare {count:,} pictures with {there:,} real ones: there are no more"
+        classes, extractor = self._config.num_classes, self._extractor
+        if "accuracy" in wanted and classes and extractor and not self._judge.knows_classes:
+            own, known = labels.shown(self._class_names), labels.shown(extractor.class_names)
+            yield f"No accuracy: the classes of the run are {own}, those of the extractor {known}"
+
     def _rows(self, bits) -> Iterator[dict]:
         yield {"name": "real pictures, the floor", **self._judge.floor(self._count)}
         classes = self._config.num_classes
-        labels = np.arange(self._count) % classes if classes else None
+        in_turn = np.arange(self._count) % classes if classes else None
         for generator in self._generators:
             row = {"name": generator.name, **generator.facts}
-            row |= self._judge.row(self._painted(generator), labels)
+            row |= self._judge.row(self._painted(generator), in_turn)
             if row.get("weights_sha256") == self.facts["weights_sha256"] and "bits_per_dim" in bits:
                 row["bits_per_dim"] = bits["bits_per_dim"]["total"]
                 row["bits_per_dim_standard_error"] = bits["bits_per_dim"]["standard_error"]
@@ -189,6 +215,14 @@ class Quality:
                 done += len(piece["pictures"])
                 bar.update(done - bar.n)  # what was kept
                 yield piece["pictures"]
+
+
+def _rows_in(path: pathlib.Path) -> int:
+    """Return how many rows a result has, 0 = it is not there, or no result."""
+    try:
+        return len(read_json(path)["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _steps(run: RunDirectory, chosen: str | Sequence[int]) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Two averages of the weights beside the one that generates, and snapshots of them, which give averages of any length.
+"""Two averages of the weights beside the one that generates, and snapshots of them, from which others are rebuilt.
 
     snapshots/step_0000250.npz     both averages at that step, how many weights they had taken in, and the step of the
                                    snapshot before

@@ -126,7 +126,8 @@ def train(
         _fit(model, source, run, checkpoints, config, start, [*(callbacks or []), *kept], monitor, verbose)
     if verbose:
         try:
-            say(doctor.in_a_line(run, config, source))
+            given = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir, "skip_bad_images": skip_bad_images}
+            say(doctor.in_a_line(run, config, source, given))
         except Exception as error:  # the run is over and saved: what judges it must not fail it
             warn(f"Nothing can be said of the run's health: {first_line(error)}")
     return model

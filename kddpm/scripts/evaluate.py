@@ -3,9 +3,10 @@
     python evaluate.py --run_dir=runs/digits --metrics=bits_per_dim
     python evaluate.py --run_dir=runs/digits --metrics=fid,accuracy,copies --samplers=ancestral:250,ddim:20
 
-The images are those that the run was trained on unless --dataset names others, such as a test set; for bits they must
-be exact, none of them cropped, resized or recoloured. docs/evaluation.md says what the metrics of pictures mean. The
-numbers are printed and written into --out, with figures. Pictures that were painted before an interruption are kept.
+The images are those that the run was trained on unless --dataset names others, such as a test set for the bits, which
+must be exact: none of them cropped, resized or recoloured. For the metrics of pictures a test set is --held_out;
+docs/evaluation.md says what they mean. The numbers are printed and written into --out, with figures. Pictures that were
+painted before an interruption are kept.
 """
 
 import contextlib
@@ -52,7 +53,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("divergence", "hutchinson", DIVERGENCES, "of the ODE; exact is for small images")
     flags.DEFINE_enum("dequantization", "noise", DEQUANTIZATIONS, "of the ODE")
     flags.DEFINE_bool("clip", True, "of the bits: clip the predicted image to [-1, 1]")
-    flags.DEFINE_integer("num_images", None, "pictures to generate; 1000, or half of the images, if not given")
+    flags.DEFINE_integer(
+        "num_images", None, "to generate; if not given 1000, or half of the images or all of --held_out if fewer"
+    )
     flags.DEFINE_list("samplers", [], "that generate, such as ancestral:1000,ddim:50; the run's if not given")
     flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
     flags.DEFINE_list("ema_lengths", [], "averages of the weights to rebuild, such as 0.03,0.1, that generate too")

@@ -1,5 +1,6 @@
 """The classifiers whose features judge pictures: training, files, the two that come with the package."""
 
+import functools
 import json
 
 import keras
@@ -153,6 +154,18 @@ def test_the_command_trains_one_and_says_how_good_it_is(tmp_path):
     assert stated.accuracy > 0.8 and stated.images == 80 and stated.held_out == "one in 5 of npz:stripes.npz"
     assert stated.data_sets == ["tfds:stripes", data.load(f"npz:{tmp_path}/stripes.npz").digest]
     assert f"{100 * stated.accuracy:.2f} % of 20" in result.stdout
+
+
+def test_size_and_channels_can_be_chosen(tmp_path):
+    images, labels = stripes(20)
+    np.savez(tmp_path / "stripes.npz", images=images, labels=labels)
+    command = ["-m", "kddpm.evaluation.extractor", "--dataset=npz:stripes.npz", "--epochs=1", "--out=judge"]
+    run = functools.partial(python, *command, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    result = run("--image_size=6x0")
+    assert result.stderr.endswith("--image_size must be one number of pixels, or HEIGHTxWIDTH. Received: 6x0\n")
+    assert result.returncode == 2 and len(list(tmp_path.iterdir())) == 1
+    assert run("--image_size=6x10", "--channels=3").returncode == 0
+    assert classifier.load(tmp_path / "judge")[1].image_shape == [6, 10, 3]
 
 
 def source(name, count=20, classes=("a", "b")):

@@ -247,9 +247,20 @@ def test_copies_are_told_from_pictures_never_seen(dtype):
     assert nearest[38] < found.distance < nearest[41]  # pixels, as root mean square
 
 
+def test_mirror_images_are_copies_where_they_were_trained_on():
+    train, others = np.split(np.random.default_rng(0).integers(0, 256, (500, 3, 4, 3), np.uint8), [400])
+    pictures = np.concatenate([train[:20], train[20:50, :, ::-1], others[:50]])
+    assert metrics.copies(pictures, train).rate.value == pytest.approx(0.2, abs=0.04)
+    found = metrics.copies(pictures, train, mirrored=True)
+    assert found.rate.value == pytest.approx(0.5, abs=0.04) and found.chance == metrics.Estimate(0.02)
+    measured = metrics.copies(pictures, train, others, mirrored=True).chance
+    assert measured == metrics.copies(others, train, mirrored=True).rate
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
+        (lambda x: metrics.copies(x, x, mirrored=True), r"--train must be images \(N, H, W, C\) to be mirrored"),
         (lambda x: metrics.kernel_distance(x, x[:, :2]), r"--features must have \(2,\) values a picture. Received"),
         (lambda x: metrics.kernel_distance(x[:2], x), r"--features must be \(N, D\), N >= 3. Received: \(2, 3\)"),
         (lambda x: metrics.kernel_distance(x[:, None], x[:, None]), r"--features must be \(N, D\), .* \(6, 1, 3\)"),

@@ -3,11 +3,13 @@
 
 import ast
 import contextlib
+import functools
 import inspect
 import io
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from helpers.refusals import raises_in_flags
 from helpers.small_runs import TINY, make_run
 from PIL import Image
 
+from kddpm import data
 from kddpm.runs import doctor, findings, network_findings, probes, training
 from kddpm.runs.directory import RunDirectory
 from kddpm.theory import linear_denoiser
@@ -70,7 +73,36 @@ def test_the_table_is_printed(examined, finished):
 def test_the_checkpoint_from_which_on_it_copies_is_named(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(network_findings, "are_copies", lambda rate: True)
     content = doctor.examine(finished, out=tmp_path, **FEW)
-    assert "from the checkpoint of step 3 on" in named(content)["copies of training images"]["advice"]
+    assert "already at the checkpoint of step 3" in named(content)["copies of training images"]["advice"]
+
+
+def test_checkpoints_that_are_gone_end_the_search(finished, tmp_path, monkeypatch):
+    run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
+    (run.checkpoints_path / "step_0000003.npz").unlink()
+    monkeypatch.setattr(network_findings, "are_copies", lambda rate: True)
+    content = doctor.examine(run.path, **FEW)
+    assert "already at the checkpoint of step 6" in named(content)["copies of training images"]["advice"]
+
+
+def test_mirror_images_are_copies_of_a_run_that_was_trained_on_them(begin, tmp_path, monkeypatch):
+    mirrored = functools.partialmethod(lambda self: self._source.images[:64, :, ::-1])
+    monkeypatch.setattr(doctor._NetworkExamination, "_paint", mirrored)
+    content = doctor.examine(begin(5, killed=True, horizontal_flip=True), out=tmp_path, **FEW)
+    assert named(content)["copies of training images"]["value"] == 1
+
+
+def test_a_run_without_rows_says_nothing_of_its_course(finished):
+    run = RunDirectory(finished)
+    config, source = run.read()[0], data.load("digits", progress=False)
+    found = doctor.without_network(config, source.digest, source, [])
+    assert "skipped steps" not in {each.what for each in found}
+
+
+def test_the_command_reads_the_images_as_the_training_did(finished):
+    run = RunDirectory(finished)
+    given = {"tfds_data_dir": None, "cache_dir": "my cache", "skip_bad_images": True}
+    line = doctor.in_a_line(run, run.read()[0], data.load("digits", progress=False), given)
+    assert line.endswith(f"python -m kddpm.doctor --run_dir={finished} --cache_dir='my cache' --skip_bad_images")
 
 
 def test_an_unfinished_run_with_classes_beside_held_out_images(begin, tmp_path):
@@ -112,6 +144,9 @@ def test_held_out_images_need_the_labels_of_the_run(begin, tmp_path):
     np.savez(tmp_path / "plain.npz", images=random_pixels(20, 8, 8))
     with raises_in_flags(r"--held_out must have labels, as the run has 10 classes"):
         doctor.examine(run, held_out=f"npz:{tmp_path}/plain.npz", verbose=False)
+    np.savez(tmp_path / "more.npz", images=random_pixels(20, 8, 8), labels=np.arange(20))
+    with raises_in_flags(r"--held_out must have the run's classes, 0, 1, .*, with 0, 1, .*, \.\.\. \(20\)"):
+        doctor.examine(run, held_out=f"npz:{tmp_path}/more.npz", verbose=False)
 
 
 @pytest.mark.parametrize(

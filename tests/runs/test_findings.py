@@ -5,6 +5,7 @@ import pytest
 
 from kddpm import data
 from kddpm.runs import doctor, findings, network_findings, presets
+from kddpm.runs.config import TrainConfig
 from kddpm.runs.findings import Course
 from kddpm.runs.network_findings import Looks
 from kddpm.theory import schedules
@@ -36,8 +37,13 @@ def faults(found):
     return [each.fault for each in found if each.fault]
 
 
+def course_of(losses, is_done=True, **changes):
+    config = TrainConfig("digits", learning_rate=RATE, **changes)
+    return findings.of_course(Course.of(rows(losses), 100), config, is_done)
+
+
 def of_course(losses, is_done=True):
-    return faults(findings.of_course(Course.of(rows(losses), 100), RATE, is_done))
+    return faults(course_of(losses, is_done))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_both_ends_of_a_schedule():
 def test_a_healthy_course():
     assert of_course(usual()) == of_course(usual()[:12]) == []
     assert faults(findings.of_skipped_steps(Course.of(rows(usual()), 100), RATE)) == []
-    assert findings.of_course(Course.of(rows(usual(9)), 100), RATE, True) == []  # too few rows to judge
+    assert course_of(usual(9)) == []  # too few rows to judge
 
 
 def test_skipped_steps():
@@ -127,6 +133,8 @@ def test_a_loss_that_still_falls():
     falling = 10 * 0.97 ** np.arange(60)
     assert of_course(falling) == ["too short a run"]
     assert of_course(falling, is_done=False) == []
+    assert "the same command with more --steps goes on" in course_of(falling)[-1].advice
+    assert "train anew with more --steps" in course_of(falling, learning_rate_decay="cosine")[-1].advice
 
 
 def test_the_loss_of_training_beside_the_linear_denoisers():
@@ -183,10 +191,10 @@ def test_memorising():
         faults(network_findings.of_gap(np.array([0.1, 0.2]), np.array([0.1, 0.3]), None)) == []
     )  # too few images to tell
     found = network_findings.of_gap(train, 1.5 * train, 3000)
-    assert faults(found) == ["memorising"] and "from the checkpoint of step 3000 on" in found.advice
+    assert faults(found) == ["memorising"] and "already at the checkpoint of step 3000" in found.advice
     assert faults(network_findings.of_copies(0.02, 0.01, None)) == []
     found = network_findings.of_copies(0.9, 0.01, 1000)
-    assert faults(found) == ["copies"] and "from the checkpoint of step 1000 on" in found.advice
+    assert faults(found) == ["copies"] and "already at the checkpoint of step 1000" in found.advice
 
 
 @pytest.mark.parametrize(

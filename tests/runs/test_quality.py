@@ -36,6 +36,7 @@ def files(tmp_path_factory, least_network):
     np.savez(folder / "unlabelled.npz", images=random_pixels(30, 8, 8, seed=1))
     digest = data.load(f"npz:{folder}/images.npz").digest
     make_run(folder / "run", f"npz:{folder}/images.npz", digest, class_names="012")
+    make_run(folder / "mirrored", f"npz:{folder}/images.npz", digest, class_names="012", horizontal_flip=True)
     make_run(folder / "classes", f"npz:{folder}/images.npz", digest, class_names="012", num_classes=3)
     about = classifier.About("0", [8, 8, 1], ["0", "1", "2"], "x", [], 1, "y", 1, 0.5, 1, 1, 0)
     classifier.save(classifier.build((8, 8, 1), 3), about, folder / "judge")
@@ -375,6 +376,43 @@ def test_each_row_is_kept_when_it_is_known(measured, monkeypatch, tmp_path, caps
     stored = json.loads((tmp_path / "out" / "quality.json").read_text())
     assert [row["name"] for row in stored["rows"]] == ["real pictures, the floor", "ddim, 2 steps"]
     assert "\nddim, 2 steps: Frechet " in capsys.readouterr().out
+
+
+def test_an_earlier_result_stays_until_the_next_is_whole(measured, monkeypatch, tmp_path):
+    measured()
+    before = (tmp_path / "out" / "quality.json").read_bytes()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging.Judge, "row", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    assert (tmp_path / "out" / "quality.json").read_bytes() == before
+
+
+def test_what_the_table_lacks_is_said(files, measured, tmp_path, capsys):
+    images = random_pixels(22, 8, 10, seed=1)
+    np.savez(tmp_path / "wide.npz", images=images, labels=LABELS[:22])
+    about = classifier.About("0", [8, 8, 1], ["a", "b", "c"], "x", [], 1, "y", 1, 0.5, 1, 1, 0)
+    classifier.save(classifier.build((8, 8, 1), 3), about, tmp_path / "judge")
+    options = {"held_out": f"npz:{tmp_path}/wide.npz", "extractor": str(tmp_path / "judge"), "verbose": True}
+    content = measured(["fid", "accuracy"], "classes", **options)
+    printed = capsys.readouterr().out
+    assert "The floor's Frechet distance is of 22 pictures, not of 24, and larger for that" in printed
+    assert f"npz:{tmp_path}/wide.npz: 22 of 22 images changed (22 cropped" in printed
+    assert "No accuracy: the classes of the run are 0, 1, 2, those of the extractor a, b, c" in printed
+    assert "accuracy" not in content["rows"][1] and "named" in content["rows"][1]
+    measured(["precision_recall"], num_images=40, verbose=True, overwrite=True)
+    printed = capsys.readouterr().out
+    assert "Precision and recall compare 40 pictures with 30 real ones" in printed and "No accuracy" not in printed
+
+
+def test_mirror_images_are_copies_of_a_run_that_was_trained_on_them(files, measured, monkeypatch):
+    images = data.load(f"npz:{files}/images.npz").images
+    monkeypatch.setattr(kddpm.DiffusionModel, "generate", lambda self, seeds, *args, **options: images[seeds, :, ::-1])
+    found = [measured(["copies"], run, overwrite=True)["rows"][1] for run in ("mirrored", "run")]
+    assert found[0]["copies"] == 1 and found[1]["copies"] < 0.5
 
 
 def test_a_checkpoint_without_its_file_is_named(finished, tmp_path):
