@@ -48,7 +48,7 @@ class ImageData:
         kinds = sorted(self.altered.items(), key=lambda item: -item[1])
         text = ", ".join(f"{count:,} {done}" for done, count in kinds[:_MOST_KINDS])
         more = ", ..." if len(kinds) > _MOST_KINDS else ""
-        return f"{sum(self.altered.values()):,} of {len(self.images):,} images changed ({text}{more})"
+        return f"{sum(self.altered.values()):,} of {len(self.images):,} changed ({text}{more})"
 
 
 @dataclasses.dataclass(frozen=True)

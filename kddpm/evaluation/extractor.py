@@ -61,7 +61,7 @@ def train() -> None:
     if FLAGS.held_out:
         others = data.load(FLAGS.held_out, source.images.shape[1:3], source.images.shape[3], **commands.data_options())
         if others.changes:
-            print(f"{others.source}: {others.changes}", flush=True)
+            print(f"Images of {others.source}: {others.changes}", flush=True)
     check(source, others)
     images, classes = source.images, np.asarray(source.labels)
     digests = [source.digest]

@@ -102,7 +102,7 @@ def examine(
         height, width, channels = trained_on["image_shape"]
         others = data.load(held_out, (height, width), channels, **reading)
         if others.changes:
-            say(f"{others.source}: {others.changes}")
+            say(f"Images of {others.source}: {others.changes}")
         if others.digest in (source.digest, trained_on["digest"]):
             raise InputError("held_out", "must be other images than those of the run", others.source)
         _check("held_out", others, config, trained_on)

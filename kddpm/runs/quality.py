@@ -170,7 +170,7 @@ class Quality:
         others = [] if self.facts["trained_on_these"] else [source]
         for some in filter(None, [*others, held_out]):
             if some.changes:
-                yield f"{some.source}: {some.changes}"
+                yield f"Images of {some.source}: {some.changes}"
         if "fid" in wanted and (there := len(self._real.floor_rows)) < count:
             yield (
                 f"The floor's Frechet distance is of {there:,} pictures, not of {count:,}, and larger for that: give "

@@ -400,7 +400,7 @@ def test_what_the_table_lacks_is_said(files, measured, tmp_path, capsys):
     content = measured(["fid", "accuracy"], "classes", **options)
     printed = capsys.readouterr().out
     assert "The floor's Frechet distance is of 22 pictures, not of 24, and larger for that" in printed
-    assert f"npz:{tmp_path}/wide.npz: 22 of 22 images changed (22 cropped" in printed
+    assert f"Images of npz:{tmp_path}/wide.npz: 22 of 22 changed (22 cropped" in printed
     assert "No accuracy: the classes of the run are 0, 1, 2, those of the extractor a, b, c" in printed
     assert "accuracy" not in content["rows"][1] and "named" in content["rows"][1]
     measured(["precision_recall"], num_images=40, verbose=True, overwrite=True)
