@@ -110,7 +110,8 @@ class RunDirectory:
                 raise InputError("run_dir", "must be a directory", f"the file {self.path}")
             return
         stored, _ = self.read()
-        _check_snapshots(self.path, stored, config)
+        if any(self.checkpoints_path.glob("step_*.json")):
+            _check_snapshots(self.path, stored, config)
         changeable = {*CHANGEABLE, *overridden}
         if config.learning_rate_decay != "none" and "steps" not in overridden:
             changeable.discard("steps")  # on which the learning rate depends

@@ -1,5 +1,6 @@
 """Real pictures, and what measures sets of pictures against them: the numbers of a row of `kddpm.runs.quality`."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -127,8 +128,8 @@ class Judge:
         return bool(self._wanted & {"kid", "precision_recall"})
 
     @functools.cached_property
-    def _reference(self) -> tuple[moments.Moments, Any]:
-        """The moments of the reference, and its features, None if they are not needed."""
+    def _reference(self) -> tuple[Any, Any]:
+        """The moments of the reference, and its features, each None if it is not needed."""
         kept: list[np.ndarray] = []
 
         def stream():
@@ -137,8 +138,15 @@ class Judge:
                     kept.append(found)
                 yield found
 
-        found = moments.merged(moments.in_groups(stream()))
-        return found, np.concatenate(kept) if kept else None
+        groups = self._groups(stream(), 1)
+        return groups and moments.merged(groups), np.concatenate(kept) if kept else None
+
+    def _groups(self, stream: Iterator[np.ndarray], in_turn: int) -> list[moments.Moments] | None:
+        """Consume features; return their moments in groups, None if no metric needs them."""
+        if "fid" in self._wanted:
+            return moments.in_groups(stream, in_turn)
+        collections.deque(stream, maxlen=0)
+        return None
 
     @functools.cached_property
     def _frechet(self) -> metrics.FrechetReference:
@@ -215,10 +223,11 @@ class Judge:
         """Return the numbers that features and probabilities tell; `in_turn` is the number of classes in turn."""
         if not self._seen:
             return {"num_images": sum(map(len, pieces))}
-        kept, certain, classes = [], [], []
+        kept, certain, classes, counts = [], [], [], []
 
         def stream():
             for piece in pieces:
+                counts.append(len(piece))
                 found, probabilities = self._seen(piece)
                 found = found.astype(np.float64)
                 if self._keeps_features:
@@ -228,9 +237,9 @@ class Judge:
                     classes.append(probabilities.argmax(axis=1))
                 yield found
 
-        groups = moments.in_groups(stream(), in_turn)
-        row: dict[str, Any] = {"num_images": sum(group.count for group in groups)}
-        if "fid" in self._wanted:
+        groups = self._groups(stream(), in_turn)
+        row: dict[str, Any] = {"num_images": sum(counts)}
+        if groups:
             distance = self._frechet.of_groups(groups)
             row |= _named("frechet", distance) | {"frechet_at_infinity": distance.at_infinity}
         if "kid" in self._wanted:

@@ -361,6 +361,12 @@ def test_accuracy_needs_no_features_of_real_images(measured, monkeypatch):
     assert "named" in measured(["accuracy"])["rows"][1]
 
 
+def test_moments_are_of_the_frechet_distance_alone(measured, monkeypatch):
+    monkeypatch.setattr(moments, "in_groups", pytest.fail)
+    row = measured(["kid", "precision_recall", "accuracy"])["rows"][1]
+    assert row["num_images"] == COUNT and {"kid", "recall", "named"} < set(row)
+
+
 def test_each_row_is_kept_when_it_is_known(measured, monkeypatch, tmp_path, capsys):
     row, left = judging.Judge.row, [1]
 

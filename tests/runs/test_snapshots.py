@@ -201,6 +201,14 @@ def test_snapshots_are_kept_from_the_beginning_or_not_at_all(copied):
     training.train(dataclasses.replace(KEPT, snapshot_every=2 * EVERY), copied, verbose=False)
 
 
+def test_before_the_first_checkpoint_snapshots_may_still_be_chosen(tmp_path):
+    with pytest.raises(ConnectionAbortedError):
+        without = dataclasses.replace(KEPT, snapshot_every=0)
+        training.train(without, tmp_path / "run", callbacks=[StopAfter(3)], verbose=False)
+    training.train(dataclasses.replace(KEPT, steps=2 * EVERY), tmp_path / "run", verbose=False)
+    assert snapshots.saved_steps(RunDirectory(tmp_path / "run")) == [EVERY, 2 * EVERY]
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:200])
 
