@@ -225,7 +225,7 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
             (
                 tint > allowed, "tinted",
                 "Pictures have other colours, or another brightness, than the data: the noisiest t decide that. "
-                "more --steps, or --zero_terminal_snr with --prediction=v",
+                "More --steps, or --zero_terminal_snr with --prediction=v",
             ),
         ),
         judged(
@@ -248,7 +248,7 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
 
 
 def of_copies(rate: float, chance: float, since: int | None) -> Finding:
-    """Judge the share of pictures that are copies of training images, from the checkpoint `since` on if not None."""
+    """Judge the share of pictures that are copies of training images, at the latest since the checkpoint `since`."""
     fault = (are_copies(rate), "copies", _memorised(since, "Pictures are copies of training images"))
     return judged("copies of training images", rate, percent(rate), f"about {percent(chance)} by chance", fault)
 

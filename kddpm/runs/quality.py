@@ -154,7 +154,7 @@ class Quality:
             self._say(_line(row))
             if out and len(rows) >= earlier:
                 write_json(out / "quality.json", content)
-        if out:
+        if out and len(rows) < earlier:
             write_json(out / "quality.json", content)
         self._say("\n".join([_heading(self._extractor, self._real), *table(rows)]))
         need = extras.missing("plots")
