@@ -141,7 +141,7 @@ def quality(rows: Sequence[dict], columns: Mapping[str, tuple[str, float]], path
             axes.errorbar(factor * row[key], place, xerr=None if math.isnan(error) else factor * error, **look)
             if f"{key}_chance" in row:
                 axes.plot(factor * row[f"{key}_chance"], place, color=style.RED, marker="x", linestyle="none")
-                heading = f"{columns[key][0]}, x = by chance"
+                heading = f"{columns[key][0]}\nx = by chance"
             if place == 0:
                 axes.axvline(factor * row[key], color=style.FAINT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
         axes.set(title=heading, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
