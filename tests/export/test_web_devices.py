@@ -61,7 +61,7 @@ class StrictHost(site.Handler):
 
 
 class SlowHost(site.Handler):
-    """A host that sends the large files in four pieces, a tenth of a second apart."""
+    """A host that sends the large files in four pieces, a quarter of a second apart."""
 
     def copyfile(self, source, outputfile):
         content = source.read()
@@ -69,7 +69,7 @@ class SlowHost(site.Handler):
         size = -(-len(content) // 4) if is_large else max(len(content), 1)
         for start in range(0, len(content), size):
             outputfile.write(content[start : start + size])
-            time.sleep(0.1 if is_large else 0)
+            time.sleep(0.25 if is_large else 0)
 
 
 def test_strict_policy_of_the_host(chromium, sites, keras, facts):
@@ -80,14 +80,15 @@ def test_strict_policy_of_the_host(chromium, sites, keras, facts):
 
 def test_loading_is_shown_in_bytes(chromium, sites):
     with serving(SlowHost, sites) as address:
-        seen = chromium("loading", f"{address}/whole/")
+        said = chromium("loading", f"{address}/whole/")
     sizes = json.loads((files_of(sites / "whole") / "files.json").read_text())
     total = f"{(sizes['model.tflite'] + sizes['litert/wasm/litert_wasm_threaded_internal.wasm']) / 1e6:.1f} MB"
-    counted = [text for text in seen["texts"] if re.fullmatch(rf"Loading \d+\.\d of {total}", text)]
+    counted = {one["text"] for one in said if re.fullmatch(rf"Loading \d+\.\d of {total}", one["text"])}
+    values = [one["value"] for one in said]
     assert len(counted) >= 3
-    assert seen["seen"]
-    assert seen["values"] == sorted(seen["values"])
-    assert sum(0 < value < 1 for value in seen["values"]) >= 2
+    assert all(one["inSight"] for one in said)
+    assert values == sorted(values)
+    assert len({value for value in values if 0 < value < 1}) >= 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -262,21 +262,21 @@ const visits = {
     return { seen, caches: await page.evaluate(() => caches.keys()) };
   },
 
-  /** All that the page says while it loads, and whether that is in sight. */
+  /** All that the page says while it loads, and whether that is in sight: noted in the page itself, which misses nothing. */
   async loading(page, { url }) {
     await page.setViewportSize({ width: 360, height: 640 });
-    await page.goto(url);
-    const texts = new Set();
-    let [seen, values] = [true, []];
-    while (await page.isVisible("#loading")) {
-      const text = await page.textContent("#loading");
-      if (!texts.has(text)) {
-        texts.add(text);
-        values.push(await page.evaluate(() => document.querySelector("#progress").value));
-        seen &&= await inSight(page, "#loading");
-      }
-    }
-    return { texts: [...texts], values, seen };
+    await page.addInitScript(() => {
+      globalThis.said = [];
+      new MutationObserver((changes) => {
+        const loading = document.querySelector("#loading");
+        if (!changes.some(({ target }) => target === loading) || loading.hidden) return;
+        const { top, left, bottom, right } = loading.getBoundingClientRect();
+        const inSight = top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth;
+        said.push({ text: loading.textContent, value: document.querySelector("#progress").value, inSight });
+      }).observe(document, { subtree: true, childList: true });
+    });
+    await open(page, url);
+    return page.evaluate(() => said);
   },
 
   /** A photo, variations of it, a part repainted, then a picture in another number of steps. */
