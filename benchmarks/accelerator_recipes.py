@@ -180,7 +180,9 @@ def parsed():
     path = {"type": lambda given: pathlib.Path(given).expanduser().resolve(), "metavar": "PATH"}
     parser.add_argument("--out", **path, required=True, help="folder of the pictures")
     parser.add_argument("--data", **path, required=True, help="archive of x_train and y_train, or zip of class folders")
-    parser.add_argument("--rows", type=lambda text: text.split(";"), help="which of recipes.py, between semicolons")
+    parser.add_argument(
+        "--rows", type=lambda text: text.split(";"), help="which of recipes.py, between semicolons; all if not given"
+    )
     parser.add_argument("--seeds", type=lambda text: text.split(","), default=["0", "1"], help="between commas (0,1)")
     parser.add_argument("--steps", type=int, default=3700, help="of each row (%(default)s)")
     parser.add_argument("--steps_of", **path, help="JSON of {row: steps}, for those that differ")
@@ -188,7 +190,7 @@ def parsed():
     parser.add_argument("--num_images", type=int, default=2000, help=f"to paint, in {PAINTED}s (%(default)s)")
     parser.add_argument("--workers", type=int, default=6, help="rows at a time (%(default)s)")
     parser.add_argument("--seconds", type=float, default=500, help="after which no row goes on (%(default)s)")
-    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="of JAX (%(default)s)")
     parser.add_argument("--judge", action="store_true", help="print the table of what is there")
     parser.add_argument("--held_out", **path, help="with --judge: zip or archive of other images, the floor")
     parser.add_argument("--extractor", default="mnist", help="with --judge: whose features (%(default)s)")

@@ -315,7 +315,7 @@ def parsed():
     path = {"type": lambda given: pathlib.Path(given).expanduser().resolve(), "metavar": "PATH"}
     parser.add_argument("--out", **path, required=True, help="folder of the runs and their figures")
     parser.add_argument("--data", **path, help="archive of the training and the test images")
-    parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, between semicolons")
+    parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, between semicolons; all if not given")
     parser.add_argument("--minutes", type=float, default=10, help="of each row (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--preset", choices=ROWS, default="mnist", help="whose rows (%(default)s)")

@@ -97,9 +97,7 @@ class TrainConfig:
     batch_size: Annotated[int, "images a step"] = 128
     learning_rate: Annotated[float, "of Adam"] = 2e-4
     warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
-    learning_rate_decay: Annotated[str, "after that: none; cosine = to 0 at the last step, so that steps are fixed"] = (
-        "none"
-    )
+    learning_rate_decay: Annotated[str, "after the warm-up: none; cosine = to 0 at the end, which fixes --steps"] = "none"
     clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
     accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999
@@ -114,9 +112,9 @@ class TrainConfig:
     sampling_steps: Annotated[int | None, "of the sample grids; none = T"] = None
     guidance_scale: Annotated[float, "of grids and of measured pictures, with classes; 1 = no guidance"] = 1.0
     eval_every: Annotated[int, "steps between Frechet distances, the lowest of which chooses best/; 0 = none"] = 0
-    eval_images: Annotated[int, "pictures that they are of"] = 512
-    eval_sampler: Annotated[str, "of these pictures, NAME or NAME:STEPS"] = "dpm_solver:20"
-    extractor: Annotated[str | None, "whose features they are of, as in evaluate.py; none = what fits"] = None
+    eval_images: Annotated[int, "pictures of each of these distances"] = 512
+    eval_sampler: Annotated[str, "of the pictures of --eval_every, NAME or NAME:STEPS"] = "dpm_solver:20"
+    extractor: Annotated[str | None, "of --eval_every, as in evaluate.py; none = the one that fits"] = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -240,7 +240,7 @@ def _steps(run: RunDirectory, chosen: str | Sequence[int]) -> list[int] | None:
 COLUMNS = {
     "bits_per_dim": ("bits/dim", 1),
     "frechet": ("Frechet", 1), "frechet_at_infinity": ("at infinity", 1), "kid": ("KID x 1000", 1000),
-    "precision": ("precision %", 100), "recall": ("recall %", 100), "named": (f"named p >= {NAMED} %", 100),
+    "precision": ("precision %", 100), "recall": ("recall %", 100), "named": (f"named % (p >= {NAMED})", 100),
     "accuracy": ("accuracy %", 100), "cas": ("CAS %", 100), "copies": ("copies %", 100),
     "copies_chance": ("by chance %", 100),
 }  # fmt: skip

@@ -40,7 +40,9 @@ def define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_list("metrics", "bits_per_dim", f"what to measure: {', '.join(METRICS)}")
     flags.DEFINE_string("dataset", None, "as in train.py; what the run was trained on if not given")
-    flags.DEFINE_string("held_out", None, "real images that are not in --dataset, for the floor; else some of it are")
+    flags.DEFINE_string(
+        "held_out", None, "real images that are not in --dataset, for the floor; if not given a part of --dataset"
+    )
     flags.DEFINE_integer("max_images", None, "of the bits: the first so many of a shuffled order; all if not given")
     flags.DEFINE_integer(
         "num_terms",
