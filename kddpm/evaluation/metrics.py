@@ -21,7 +21,8 @@ reaches to the real one's k-th neighbour. Precision is the share of generated pi
 the share of real pictures in the balls of generated ones.
 
 Copies: a picture counts as a copy if it is nearer to a training image than all but a share q of the training images are
-to their nearest other. Pictures of the same distribution that were never seen are that near with a chance of about q.
+to the nearest that differs from them. Pictures of the same distribution that were never seen are that near with a
+chance of about q.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from kddpm.evaluation.moments import Moments, merged
 
 _BLOCK_VALUES = 2**22  # of a block of distances or kernels
 _MOST_ROWS = 1024  # whose nearest others are looked for together
+_ROUNDING = 1e-12  # of a squared distance, over the squares that it is the difference of
 MOST_COMPARED = 10_000  # training images whose nearest other is looked for
 COPY_SHARE = 0.01  # q above
 
@@ -258,21 +260,27 @@ class Balls:
         return inside
 
 
-def nearest_others(features: np.ndarray, k: int = 1, most: int | None = None) -> np.ndarray:
+def nearest_others(
+    features: np.ndarray, k: int = 1, most: int | None = None, *, are_distinct: bool = False
+) -> np.ndarray:
     """Return the squared distance of each picture to its k-th nearest other, (N,).
 
     Args:
         features: (N, D), N > k.
         k: 1 = the nearest.
         most: only of this many pictures, spread evenly over all; None = of all.
+        are_distinct: whether others that are the same as the picture are passed over; 0 where all are.
     """
     features = np.asarray(features)
     count = len(features)
     rows = np.linspace(0, count - 1, min(count, most or count)).round().astype(int)
+    if are_distinct:
+        nearest = _nearest(features[rows], features, k, are_distinct=True)
+        return np.where(np.isfinite(nearest), nearest, 0)
     return _nearest(features[rows], features, k + 1)  # the nearest is the picture itself
 
 
-def _nearest(a, b, k=1) -> np.ndarray:
+def _nearest(a, b, k=1, are_distinct=False) -> np.ndarray:
     """Return the squared distance of each of `a` to its k-th nearest of `b`, which is read once for many of `a`."""
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     result = np.empty(len(a))
@@ -280,8 +288,11 @@ def _nearest(a, b, k=1) -> np.ndarray:
         block = a[rows].astype(np.float64)
         nearest = np.full((len(block), k), np.inf)
         for columns in _blocks(len(b), max(b.shape[1], len(block))):
-            squared = np.concatenate([nearest, _squared(block, b[columns].astype(np.float64))], axis=1)
-            nearest = np.partition(squared, k - 1, axis=1)[:, :k]
+            others = b[columns].astype(np.float64)
+            squared = _squared(block, others)
+            if are_distinct:
+                squared[squared <= _ROUNDING * (_squares(block)[:, None] + _squares(others))] = np.inf
+            nearest = np.partition(np.concatenate([nearest, squared], axis=1), k - 1, axis=1)[:, :k]
         result[rows] = nearest.max(axis=1)
     return result
 
@@ -358,7 +369,10 @@ class Originals:
         if mirrored and self._train.ndim != 4:
             raise InputError("train", "must be images (N, H, W, C) to be mirrored", self._train.shape)
         self._is_mirrored = mirrored
-        self._limit = float(np.quantile(nearest_others(self._train, most=most), quantile))
+        nearest = nearest_others(
+            self._train, most=most, are_distinct=True
+        )  # a twin says nothing of how near others are
+        self._limit = float(np.quantile(nearest, quantile))
         by_chance = 2 * quantile if mirrored else quantile  # two chances, of which both may be the same
         self._chance = Estimate(by_chance) if held_out is None else self._rate(held_out)
 

@@ -70,6 +70,7 @@ class Metrics(_StepCallback):
     def __init__(self, board, run, config, start):
         super().__init__(start)
         self.board, self.run, self.config = board, run, config
+        self.logs: Logs = {}  # of the last step
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Remember the running means of the unfinished row."""
@@ -83,9 +84,20 @@ class Metrics(_StepCallback):
 
     def after_step(self, logs: Logs) -> None:
         """Write a row if one is due."""
-        if self.step % self.config.log_every and self.step != self.config.steps:
-            return
-        row = {name: float(value) for name, value in logs.items()}
+        self.logs = logs
+        if self._is_due():
+            self._write()
+
+    def close(self) -> None:
+        """Write the unfinished row if training ended among steps that were skipped: it says why."""
+        if self.logs and not self._is_due() and int(self.model.skipped_in_a_row.numpy()):
+            self._write()
+
+    def _is_due(self):
+        return self.step % self.config.log_every == 0 or self.step == self.config.steps
+
+    def _write(self):
+        row = {name: float(value) for name, value in self.logs.items()}
         if not self.model.loss_tracker.count.numpy():  # all steps were skipped
             row |= {"loss": math.nan, "gradient_norm": math.nan}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)

@@ -97,7 +97,9 @@ class TrainConfig:
     batch_size: Annotated[int, "images a step"] = 128
     learning_rate: Annotated[float, "of Adam"] = 2e-4
     warmup_steps: Annotated[int, "steps over which the learning rate rises from 0"] = 5000
-    learning_rate_decay: Annotated[str, "after the warm-up: none; cosine = to 0 at the end, which fixes --steps"] = "none"
+    learning_rate_decay: Annotated[str, "after the warm-up: none; cosine = to 0 at the end, which fixes --steps"] = (
+        "none"
+    )
     clip_norm: Annotated[float | None, "largest global norm of the gradients; none = unlimited"] = 1.0
     accumulation: Annotated[int, "micro-batches that a batch is taken in, for less memory"] = 1
     ema_momentum: Annotated[float, "of the averaged weights that generate"] = 0.9999

@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import shlex
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -27,21 +28,26 @@ from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.evaluation import metrics
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import build, checkpoints, findings, network_findings, probes
+from kddpm.runs import build, checkpoints, findings, network_findings, probes, weights_files
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory, check_classes
 from kddpm.runs.findings import Course, Finding
 from kddpm.runs.network_findings import Looks
 from kddpm.runs.results import write_json
-from kddpm.theory import linear_denoiser, parametrization
+from kddpm.theory import linear_denoiser, parametrization, timesteps
 
 _TIMESTEPS = 12  # t at which losses are measured, evenly from 0 to T - 1
-_MIDDLE = 0.2  # alpha_bar at which labels are tried: shapes are hidden, and most of what they leave open is decided
+# Labels are tried where noise hides the shapes, and most of what they leave open is decided: at a signal-to-noise ratio
+# of 16 for the whole picture, 0.25 a pixel of 8x8. Below the least alpha_bar errors of eps would cover their effect.
+_HIDING, _LEAST_SIGNAL = 16, 0.05
+_GREY_LEVEL = 1 / 127.5  # noise below it cannot be seen, and bfloat16 and the best denoiser lose it
+_SELDOM = 0.02  # times as often as evenly: a t that training draws less often is left out on purpose
 _PICTURES, _STEPS, _SAMPLER = 64, 25, "ddim"
 _SHOWN = 25  # pictures in the figure
 _REAL = 1000  # images whose looks are compared with those of the pictures
 _COMPARED = 300  # images whose nearest other says how near a copy is
 _MOST_SEARCHED = 2**31  # bytes of the images among which copies are looked for
+_READINGS, _PAUSE = 5, 1.0  # how often weights that a training may be writing are read, and seconds in between
 
 
 def examine(
@@ -59,7 +65,7 @@ def examine(
     """Examine a run.
 
     Args:
-        run_dir: directory of a run of `kddpm.training`, with a checkpoint.
+        run_dir: directory of a run of `kddpm.training`. Without a checkpoint, what needs no network is examined.
         held_out: as in `data.load`, images that the run was not trained on; None = whether it memorises is told by
             copies alone.
         num_images: images on which losses are measured, at each of 12 t.
@@ -74,8 +80,8 @@ def examine(
         The content of doctor.json; "findings" has the fields of each `Finding`.
 
     Raises:
-        InputError: no such run, or one without a checkpoint; images of another shape or without labels; a number out
-            of range.
+        InputError: no such run, or one without a row of metrics.csv and without a checkpoint that can be read; images
+            of another shape or without labels; a number out of range.
     """
     arguments.count("num_images", num_images, 2)
     arguments.int32("seed", [seed])
@@ -86,12 +92,15 @@ def examine(
 
     run = RunDirectory(run_dir)
     config, trained_on = run.read()
-    steps = checkpoints.saved_steps(run)
-    if not steps and run.weights_path.exists():
-        expected = "must have checkpoints, and holds averaged weights alone; of a best/ name the run that it lies in"
-        raise InputError("run_dir", expected, run.path)
-    if not steps:
-        raise InputError("run_dir", "must have a checkpoint, and the first comes with --checkpoint_every", run.path)
+    if not checkpoints.saved_steps(run):
+        if run.weights_path.exists():
+            expected = (
+                "must have checkpoints, and holds averaged weights alone; of a best/ name the run that it lies in"
+            )
+            raise InputError("run_dir", expected, run.path)
+        if not run.rows():
+            expected = "must have a row of metrics.csv or a checkpoint, and these come with --log_every and "
+            raise InputError("run_dir", f"{expected}--checkpoint_every", run.path)
     reading: dict[str, Any] = {"tfds_data_dir": tfds_data_dir, "cache_dir": cache_dir or run.data_path}
     reading |= {"skip_bad_images": skip_bad_images, "progress": verbose}
     say(f"Reading {image_files.printable(config.dataset)} ...")
@@ -107,40 +116,55 @@ def examine(
             raise InputError("held_out", "must be other images than those of the run", others.source)
         _check("held_out", others, config, trained_on)
     steps = checkpoints.saved_steps(run)  # a training beside this has come further while images were read
-    model = build.build_model(config, tuple(trained_on["image_shape"]))
-    of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)
+    of_network = None
+    if steps:
+        model = build.build_model(config, tuple(trained_on["image_shape"]))
+        of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)
     rows = run.rows()
-    found = without_network(config, trained_on["digest"], source, rows)
-    with progress.bar(of_network.calls, "Examining", "image", "auto" if verbose else False) as bar:
-        found += of_network.findings(bar.update)
-    found = found if steps[-1] >= config.steps else findings.so_far(found)
     course = Course.of(rows, config.warmup_steps)
-    found.append(findings.of_progress(max(course.step, steps[-1]), config.steps, _seconds_a_step(run, course, steps)))
+    found = without_network(config, trained_on["digest"], source, rows)
+    if of_network:
+        found.append(findings.of_rows(course, steps[-1], config.log_every))
+        with progress.bar(of_network.calls, "Examining", "image", "auto" if verbose else False) as bar:
+            found += of_network.findings(bar.update)
+    step = max([course.step, *steps])
+    is_over = bool(steps) and steps[-1] >= config.steps
+    found = found if is_over else findings.so_far(found, course.stands_still)
+    found.append(findings.of_progress(step, config.steps, _seconds_a_step(run, course, steps)))
     content = {
         "kddpm": __version__,
         "run_dir": str(run_dir),
-        "weights_sha256": of_network.digest,
-        "step": steps[-1],
+        "weights_sha256": of_network and of_network.digest,
+        "step": of_network.step if of_network else step,
         "held_out": others and others.digest,
-        "num_images": of_network.num_images,
+        "num_images": of_network.num_images if of_network else 0,
         "seed": seed,
         "is_healthy": not any(finding.fault for finding in found),
         "findings": [dataclasses.asdict(finding) for finding in found],
-        "losses": of_network.table,
+        "losses": of_network.table if of_network else {},
     }
-    say("\n".join(report(f"{run.path} at step {steps[-1]:,} of {config.steps:,}", found)))
+    without = "" if of_network else ", without a checkpoint so far"
+    say("\n".join(report(f"{run.path} at step {content['step']:,} of {config.steps:,}{without}", found, is_over)))
     folder = run.evaluation_path if out is None else pathlib.Path(expand(out))
     write_json(folder / "doctor.json", content)
-    if (need := extras.missing("plots")) is None:
+    need = extras.missing("plots")
+    if of_network and need is None:
         real = probes.sample(source)
         real = real[:: max(len(real) // _SHOWN, 1)][:_SHOWN]
         plots.health(of_network.table, of_network.painted[:_SHOWN], real, folder / "doctor.png")
-    say(f"doctor.json {f'(the figure {need})' if need else 'and doctor.png'} in {folder}")
+    figure = " and doctor.png" if need is None else f" (the figure {need})"
+    say(f"doctor.json{figure if of_network else ''} in {folder}")
     return content
 
 
-def report(heading: str, found: Collection[Finding]) -> Iterator[str]:
-    """Yield the lines of a table of findings, the sentences of those with a fault, and a verdict."""
+def report(heading: str, found: Collection[Finding], is_over: bool = True) -> Iterator[str]:
+    """Yield the lines of a table of findings, the sentences of those with a fault, and a verdict.
+
+    Args:
+        heading: the first line.
+        found: the findings.
+        is_over: whether the run took all its steps.
+    """
     cells = [["", "measured", "expected"], *([each.what, each.measured, each.expected] for each in found)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     yield heading
@@ -150,7 +174,7 @@ def report(heading: str, found: Collection[Finding]) -> Iterator[str]:
     sick = [each for each in found if each.fault]
     yield from (f"{each.fault}: {each.advice}." for each in sick)
     if not sick:
-        yield "healthy"
+        yield "healthy" if is_over else "healthy so far"
     elif len(sick) > 1:
         yield f"{len(sick)} faults. Begin with the first: it may be the cause of the others."
 
@@ -182,19 +206,20 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
         source: its images as they are now.
         rows: of metrics.csv.
     """
-    x_0 = probes.as_floats(probes.sample(source))
-    flat = np.ptp(x_0.reshape(len(x_0), -1), axis=1) == 0
+    pixels = probes.sample(source)
+    x_0 = probes.as_floats(pixels)
+    flat = (np.ptp(pixels, axis=(1, 2)) == 0).all(axis=-1)
     schedule, course = config.noise_schedule, Course.of(rows, config.warmup_steps)
     found = [
         findings.of_digest(source.digest == digest),
-        findings.of_range(float(x_0.min()), float(x_0.max())),
+        findings.of_range(pixels),
         findings.of_flat_images(flat.mean()),
         findings.of_variety(math.sqrt(x_0.var(axis=0).mean())),
         findings.of_polarity(x_0.mean(axis=(1, 2, 3))),
     ]
     if config.num_classes and source.labels is not None:
         found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
-    found += [findings.of_last_step(schedule), findings.of_first_step(schedule)]
+    found += [findings.of_last_step(schedule), findings.of_first_step(schedule), findings.of_warm_up(config)]
     if course.step:
         found.append(findings.of_skipped_steps(course, config.learning_rate))
     found += findings.of_course(course, config, course.step >= config.steps)
@@ -203,7 +228,7 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     if is_mean_over_t and course.is_long_enough:
         linear = linear_denoiser.losses(schedule, objective.prediction, _variances(config, x_0))
         expected = float(np.mean(parametrization.loss_weights(schedule, objective) * linear))
-        found.append(findings.of_training_loss(course.quarters[-1], expected, config.learning_rate))
+        found.append(findings.of_training_loss(course.quarters[-1], expected, config))
     return found
 
 
@@ -258,7 +283,8 @@ class _NetworkExamination:
     Attributes:
         num_images: on which losses are measured.
         calls: how often an image is looked at.
-        digest: of the averaged weights.
+        step: of the newest checkpoint that can be read.
+        digest: of that.
         table: {name: one value a t}, known after `findings`.
         painted: the pictures, uint8, known after `findings`.
     """
@@ -279,28 +305,66 @@ class _NetworkExamination:
         self.num_images = min(num_images, *(len(some.images) for some in (source, held_out) if some))
         schedule = config.noise_schedule
         self._timesteps = np.unique(np.linspace(0, schedule.num_timesteps - 1, _TIMESTEPS).round()).astype(np.int32)
-        self._middle = int(np.argmin(np.abs(schedule.alpha_bars - _MIDDLE)))
+        ratio = _HIDING / math.prod(source.images.shape[1:3])
+        middle = max(ratio / (1 + ratio), _LEAST_SIGNAL)
+        self._middle = int(np.argmin(np.abs(schedule.alpha_bars - middle)))
         self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
-        self.digest, weights = checkpoints.averaged_weights(run, model, steps[-1])
-        _, self._own_weights = checkpoints.weights_of(run, model, steps[-1], model.network)
-        model.ema_network.set_weights(weights)
+        self._about_weights = self._load()
         self._predict = probes.predictions(model.denoiser)
         searched = source.images[:: math.ceil(source.images.size / _MOST_SEARCHED)]
         self._originals = metrics.Originals(searched, mirrored=config.horizontal_flip, most=_COMPARED)
         self.table: dict[str, np.ndarray] = {}
         self.painted = np.empty(0, np.uint8)
 
+    def _load(self) -> str:
+        """Load the weights that generate, and the newest checkpoint that can be read; return what is wrong with them.
+
+        Where the file of the weights cannot be read, they are those of the checkpoint.
+
+        Raises:
+            InputError: no checkpoint can be read.
+        """
+        network, about = self._model.ema_network, ""
+        for reading in range(_READINGS):  # a training beside this writes the weights before the checkpoint is whole
+            time.sleep(_PAUSE if reading else 0)
+            self._steps = checkpoints.saved_steps(self._run) or self._steps
+            averaged = self._load_checkpoint()
+            try:
+                weights_files.load(network, self._run.weights_path)
+                is_same = all(map(np.array_equal, network.get_weights(), averaged))
+                about = "" if is_same else "not the average of the newest checkpoint"
+            except InputError:
+                network.set_weights(averaged)
+                about = "damaged, or not there"
+            if self.step < self._steps[-1]:
+                return f"of a checkpoint that is damaged, that of step {self._steps[-1]:,}"
+            if not about:
+                break
+        return about
+
+    def _load_checkpoint(self) -> list[np.ndarray]:
+        """Load the newest checkpoint that can be read, as training would; return its averaged weights."""
+        for step in reversed(self._steps):
+            try:
+                self.digest, averaged = checkpoints.averaged_weights(self._run, self._model, step)
+                _, self._own_weights = checkpoints.weights_of(self._run, self._model, step, self._model.network)
+            except InputError:
+                if step == self._steps[0]:
+                    raise
+            else:
+                self.step = step
+                break
+        return averaged
+
     def findings(self, done: Callable[[int], object]) -> list[Finding]:
         """Return the findings of the network; `done` is told how many images are done."""
-        found = self._of_losses(done)
-        if self._config.num_classes:
-            x_0, labels = self._chosen(self._source)
-            asked = self._config.num_classes, self._middle, self._seed
-            found += network_findings.of_labels(*probes.effect_of_labels(self._predict, x_0, labels, *asked))
-        self.painted = self._paint()
+        found = [findings.of_weights(self._about_weights), *self._of_losses(done)]
         real = probes.sample(self._source)
-        real = probes.as_floats(real[:: max(len(real) // _REAL, 1)])
-        found += network_findings.of_pictures(Looks.of(probes.as_floats(self.painted)), Looks.of(real))
+        looks = Looks.of(probes.as_floats(real[:: max(len(real) // _REAL, 1)]))
+        if self._config.num_classes:
+            found += self._of_labels(math.sqrt(looks.variance))
+        self.painted = self._paint()
+        found += network_findings.of_pictures(Looks.of(probes.as_floats(self.painted)), looks, self._config)
         found.append(self._of_copies())
         if self._held_out:
             found.append(self._of_gap(self._held_out, done))
@@ -308,17 +372,21 @@ class _NetworkExamination:
 
     def _of_losses(self, done) -> list[Finding]:
         """Return the findings of the losses at some t, of the average and of the weights themselves."""
-        config, timesteps, last = self._config, self._timesteps, self._steps[-1]
+        config, chosen = self._config, self._timesteps
         average = self._errors(self._source, done)
         with self._with_weights(self._own_weights):
             own = self._errors(self._source, done)
         along_axes = _variances(config, probes.as_floats(probes.sample(self._source)))
-        linear = linear_denoiser.losses(config.noise_schedule, config.prediction, along_axes)[timesteps]
-        noises = np.sqrt(config.noise_schedule.one_minus_alpha_bars)[timesteps]
+        schedule = config.noise_schedule
+        linear = linear_denoiser.losses(schedule, config.prediction, along_axes)[chosen]
+        is_judged = np.sqrt(schedule.one_minus_alpha_bars)[chosen] > _GREY_LEVEL
+        if config.timestep_sampling == "log_normal":
+            drawn = timesteps.log_normal_probabilities(schedule)[chosen]
+            is_judged &= drawn * schedule.num_timesteps > _SELDOM
         losses, self._of_images = average.losses.mean(axis=1), average.losses.mean(axis=0)
         errors = average.losses.std(axis=1) / math.sqrt(average.losses.shape[1])
         self.table = {
-            "t": timesteps,
+            "t": chosen,
             "average": losses,
             "average_standard_error": errors,
             "weights": own.losses.mean(axis=1),
@@ -326,17 +394,26 @@ class _NetworkExamination:
             "zeros": average.powers,
         }
         return [
-            network_findings.of_output(float((average.outputs / average.powers).max())),
-            network_findings.of_average(float(losses.mean() / own.losses.mean()), config.ema_momentum, last),
-            network_findings.of_losses(timesteps, losses, errors, linear, average.powers, noises),
+            network_findings.of_output(float((average.outputs / average.powers).max()), config),
+            network_findings.of_average(float(losses.mean() / own.losses.mean()), config, self.step),
+            network_findings.of_losses(chosen, losses, errors, linear, average.powers, is_judged, config),
         ]
+
+    def _of_labels(self, deviation: float) -> list[Finding]:
+        """Return the findings of the labels, for data of this standard deviation."""
+        config, t = self._config, self._middle
+        x_0, labels = self._chosen(self._source)
+        change, share, error = probes.effect_of_labels(self._predict, x_0, labels, config.num_classes, t, self._seed)
+        _, b = parametrization.x0_coefficients(config.noise_schedule, config.prediction)
+        change *= abs(b[t]) / max(deviation, _GREY_LEVEL)
+        return network_findings.of_labels(change, share, error, config)
 
     def _of_copies(self) -> Finding:
         """Return the finding of pictures that are copies."""
         found, since = self._originals.copies(self.painted), None
         if network_findings.are_copies(found.rate.value):
             since = self._since(lambda: network_findings.are_copies(self._originals.copies(self._paint()).rate.value))
-        return network_findings.of_copies(found.rate.value, found.chance.value, since)
+        return network_findings.of_copies(found.rate.value, found.chance.value, since, self._config)
 
     def _of_gap(self, held_out: data.ImageData, done) -> Finding:
         """Return the finding of the loss on held-out images."""
@@ -349,12 +426,12 @@ class _NetworkExamination:
             return network_findings.is_memorising(*both)
 
         since = self._since(is_memorising) if network_findings.is_memorising(*losses) else None
-        return network_findings.of_gap(*losses, since)
+        return network_findings.of_gap(*losses, since, self._config)
 
     def _since(self, is_so: Callable[[], bool]) -> int:
         """Return the first of the kept checkpoints that can be read at which something is so; it is of the last."""
-        first = self._steps[-1]
-        for step in reversed(self._steps[:-1]):
+        first = self.step
+        for step in (step for step in reversed(self._steps) if step < self.step):
             try:
                 _, weights = checkpoints.averaged_weights(self._run, self._model, step)
             except InputError:  # damaged, or deleted by the training that goes on

@@ -42,21 +42,32 @@ def judged(what: str, value: float, measured: str, expected: str, *faults: tuple
     return Finding(what, float(value), measured, expected, *verdict)
 
 
-# What more steps may mend.
+# What more steps may mend: the first as long as the loss falls.
+_WHILE_IT_FALLS = ("no progress", "outputs zeros")
 _OF_YOUNG_RUNS = (
-    "no progress", "outputs zeros", "EMA too slow", "not learned at some t", "labels ignored", "still noise", "tinted",
-    "saturated", "collapse",
+    "EMA too slow", "not learned at some t", "labels ignored", "still noise", "tinted", "saturated", "collapse",
 )  # fmt: skip
 
 
-def so_far(found: Sequence[Finding]) -> list[Finding]:
-    """Return the findings of a run that is not over: what more steps may mend is no fault yet."""
+def so_far(found: Sequence[Finding], stands_still: bool) -> list[Finding]:
+    """Return the findings of a run that is not over: what more steps may mend is no fault yet.
+
+    Args:
+        found: as of a run that is over.
+        stands_still: whether the loss does.
+    """
+    mended = _OF_YOUNG_RUNS if stands_still else (*_WHILE_IT_FALLS, *_OF_YOUNG_RUNS)
     return [
         dataclasses.replace(each, measured=f"{each.measured} so far", fault="", advice="")
-        if each.fault in _OF_YOUNG_RUNS
+        if each.fault in mended
         else each
         for each in found
     ]
+
+
+def longer(config: TrainConfig) -> str:
+    """Return what a run of this configuration that is over needs, to take more steps."""
+    return "more --steps" if config.learning_rate_decay == "none" else "a new run of more --steps"
 
 
 def percent(share: float) -> str:
@@ -66,26 +77,29 @@ def percent(share: float) -> str:
 
 # The data.
 
-_DARKEST, _BRIGHTEST = -0.5, -0.02  # the brightest pixel of black images; the darkest where all lie in [0, 1]
+_ENDS = (0.001, 0.999)  # of the pixels, in order: some beyond may be of files that were compressed or resized
+_DARKEST, _BRIGHTEST = -0.98, -0.02  # the bright end of black images; the dark end where all lie in [0, 1]
 _FLAT = 0.05  # share of images of one colour; digits: 0
 _ALIKE = 0.05  # standard deviation over images, 6 grey levels; digits: 0.54
 _LEAST_NEGATIVES, _FEWEST_NEGATIVES = 0.02, 10  # share of the images, and their number
 _BIMODAL = 2.5  # distance of two kinds of means over the sum of their deviations; 1.7 where means are uniform
 
 
-def of_range(low: float, high: float) -> Finding:
-    """Judge the least and the largest pixel, in [-1, 1]."""
+def of_range(pixels: np.ndarray) -> Finding:
+    """Judge where nearly all pixels lie, from images (N, H, W, C), uint8."""
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in pixels)
+    low, high = np.searchsorted(np.cumsum(counts) / pixels.size, _ENDS) / 127.5 - 1
     return judged(
         "range of the pixels", high - low, f"[{low:.3g}, {high:.3g}]", "most of [-1, 1]",
         (
             high < _DARKEST, "black inputs",
-            "All images are nearly black: pixels in [0, 1] were taken for 0 .. 255. Write 255 x as uint8 into "
-            "--dataset and train anew",
+            "All images are black: pixels in [0, 1] were taken for 0 .. 255. Write 255 x as uint8 into --dataset "
+            "and train anew",
         ),
         (
             low > _BRIGHTEST, "inputs in [0, 1]",
-            "All pixels lie in [0, 1] instead of [-1, 1]: they were scaled twice. Write uint8 from 0 to 255 into "
-            "--dataset and train anew",
+            "Nearly all pixels lie in [0, 1] instead of [-1, 1]: they were scaled twice. Write uint8 from 0 to 255 "
+            "into --dataset and train anew",
         ),
     )  # fmt: skip
 
@@ -141,7 +155,7 @@ def of_classes(counts: np.ndarray) -> Finding:
 
 def of_digest(is_same: bool) -> Finding:
     """Judge whether the images are those that the run was trained on."""
-    advice = "Images or labels of --dataset changed since the run began: bring the old ones back, or train anew"
+    advice = "The run's images or labels changed since it began: bring the old ones back, or train anew"
     said = "yes" if is_same else "no"
     return judged("images are the run's", is_same, said, "yes", (not is_same, "other images", advice))
 
@@ -157,7 +171,7 @@ def of_last_step(schedule: NoiseSchedule) -> Finding:
     snr = float(last / schedule.one_minus_alpha_bars[-1])
     advice = (
         "x_T still shows the image, and sampling begins with pure noise, which the network never saw: "
-        "another --schedule, or --zero_terminal_snr with --prediction=v"
+        "another --schedule, such as cosine, or --zero_terminal_snr with --prediction=v"
     )
     fault = (last > LARGEST_LAST_ALPHA_BAR, "signal left at T", advice)
     return judged("signal over noise at T", snr, f"{snr:.2g}", f"up to {LARGEST_LAST_ALPHA_BAR}", fault)
@@ -173,6 +187,7 @@ def of_first_step(schedule: NoiseSchedule) -> Finding:
 
 # The course of the loss.
 
+_LONGEST_WARM_UP = 0.5  # of the steps; presets: up to 0.04
 _LEAST_ROWS = 8  # of metrics.csv after the warm-up, to judge a course
 _NEIGHBOURS = 10  # rows before a row, with which it is compared
 _SPIKE = 1.5  # times their median; healthy runs: up to 1.05
@@ -182,9 +197,11 @@ _EARLY = (
 )
 _RISE = 1.2  # the last quarter over the best; healthy runs: 1.00
 _FALL = 0.08  # of the last quarter below the one before; healthy runs: up to 0.05
+_STILL = 0.03  # the same, of a loss that stands still
 _STANDARD_ERRORS = 3  # of either, which the noise of the rows leaves open
 _SPIKES = 0.02  # share of the rows
 _SKIPPED = 1e-3  # share of the steps
+_LATE, _MOST_LATE = 20, 10  # so many of the last steps: that many in a row end a run
 _NO_PROGRESS = 1.1  # times the linear denoiser's loss; training's has dropout; healthy runs: 0.63 to 0.85
 
 
@@ -195,24 +212,31 @@ class Course:
     Attributes:
         step: of the last row, 0 = there is none.
         skipped: steps that were skipped because loss or gradients were not finite.
+        skipped_late: those of the last rows.
         early: the lowest of rows 2 to 10 over the first row, the warm-up included; NaN = there are none.
         losses: of the rows after the warm-up in which a step was taken, (n,).
     """
 
     step: int
     skipped: int
+    skipped_late: int
     early: float
     losses: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[dict], warmup_steps: int) -> "Course":
         """Return the course of rows as `RunDirectory.rows` gives them."""
-        step = int(rows[-1]["step"]) if rows else 0
-        skipped = sum(float(row["skipped_steps"]) for row in rows)
+        steps = [int(row["step"]) for row in rows]
+        step = steps[-1] if steps else 0
+        skipped = []
+        for row, before, now in zip(rows, [0, *steps], steps, strict=False):
+            count = round(float(row["skipped_steps"]))
+            skipped.append(count if count or math.isfinite(float(row["loss"])) else now - before)
+        late = sum(count for count, now in zip(skipped, steps, strict=True) if now > step - _LATE)
         taken = [(int(row["step"]), float(row["loss"])) for row in rows if math.isfinite(float(row["loss"]))]
         early = float(min(loss for _, loss in taken[1:10]) / taken[0][1]) if len(taken) > 1 else math.nan
         losses = np.array([loss for step, loss in taken if step > warmup_steps])
-        return cls(step, round(skipped), early, losses)
+        return cls(step, sum(skipped), late, early, losses)
 
     @property
     def is_long_enough(self) -> bool:
@@ -230,6 +254,17 @@ class Course:
         """Standard errors of `quarters`, as of medians of independent normal numbers, (4,)."""
         size = len(self.losses) // 4
         return 1.25 * self.losses[len(self.losses) - 4 * size :].reshape(4, size).std(axis=1, ddof=1) / size**0.5
+
+    @property
+    def fall(self) -> tuple[float, float]:
+        """How far the last quarter lies below the one before, relative to that, and what its noise leaves open."""
+        relative, kept = self.errors / self.quarters, self.quarters[-1] / self.quarters[-2]
+        return float(1 - kept), float(_STANDARD_ERRORS * kept * math.hypot(relative[-1], relative[-2]))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether there are rows enough to say that the loss no longer falls."""
+        return self.is_long_enough and sum(self.fall) < _STILL
 
     @property
     def spikes(self) -> int:
@@ -250,7 +285,8 @@ def of_skipped_steps(course: Course, learning_rate: float) -> Finding:
         f"{learning_rate:g}, or a longer --warmup_steps"
     )
     text = f"{course.skipped:,} of {course.step:,}"
-    fault = (course.skipped > _SKIPPED * course.step, "loss not finite", advice)
+    is_so = course.skipped > _SKIPPED * course.step or course.skipped_late >= _MOST_LATE
+    fault = (is_so, "loss not finite", advice)
     return judged("skipped steps", course.skipped, text, f"up to {percent(_SKIPPED)}", fault)
 
 
@@ -266,9 +302,10 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
         return []
     quarters, spikes = course.quarters, course.spikes
     best, relative = int(quarters.argmin()), course.errors / quarters
-    rise, fall = quarters[-1] / quarters[best], 1 - quarters[-1] / quarters[-2]
+    rise, (fall, fall_error) = quarters[-1] / quarters[best], course.fall
     rise_error = _STANDARD_ERRORS * rise * math.hypot(relative[-1], relative[best])
-    fall_error = _STANDARD_ERRORS * (1 - fall) * math.hypot(relative[-1], relative[-2])
+    # Without importance sampling most of "vlb" is of t = 0, of which a row has few draws or none.
+    is_steady = config.weighting != "vlb" or config.timestep_sampling == "importance"
     lower = f"--learning_rate={config.learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
     goes_on = "the same command with more --steps goes on"
     anew = "train anew with more --steps, over which the learning rate falls"
@@ -281,7 +318,7 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
         judged(
             "spikes of the loss", spikes, f"{spikes} of {len(course.losses)} rows", f"up to {percent(_SPIKES)}, or one",
             (
-                spikes > max(1, _SPIKES * len(course.losses)), "rate too high",
+                is_steady and spikes > max(1, _SPIKES * len(course.losses)), "rate too high",
                 f"The loss jumps up again and again: {lower}",
             ),
         ),
@@ -296,15 +333,46 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
     ]  # fmt: skip
 
 
-def of_training_loss(loss: float, linear: float, learning_rate: float) -> Finding:
+def of_training_loss(loss: float, linear: float, config: TrainConfig) -> Finding:
     """Judge the loss of training, beside that of the best linear denoiser; both are means over t."""
-    ratio = loss / linear
+    ratio = loss / linear if linear else math.inf
     advice = (
-        "The network does no better than what knows the mean and the covariance of the data alone: more --steps; if "
-        f"the loss stands still, --learning_rate={learning_rate:g} is too high, or far too low"
+        "The network does no better than what knows the mean and the covariance of the data alone: "
+        f"{longer(config)}; if the loss stands still, --learning_rate={config.learning_rate:g} is too high, or far too "
+        "low"
     )
     fault = (not ratio <= _NO_PROGRESS, "no progress", advice)
     return judged("loss over the linear denoiser's", ratio, f"{ratio:.2f}", f"up to {_NO_PROGRESS}", fault)
+
+
+def of_warm_up(config: TrainConfig) -> Finding:
+    """Judge how much of a run the learning rate takes to rise."""
+    advice = (
+        f"For {config.warmup_steps:,} of {config.steps:,} steps the learning rate is below its value: a shorter "
+        f"--warmup_steps, or {longer(config)}"
+    )
+    fault = (config.warmup_steps > _LONGEST_WARM_UP * config.steps, "warm-up too long", advice)
+    text = f"{config.warmup_steps:,} of {config.steps:,}"
+    expected = f"up to {percent(_LONGEST_WARM_UP)}"
+    return judged("steps of the warm-up", config.warmup_steps, text, expected, fault)
+
+
+def of_rows(course: Course, step: int, log_every: int) -> Finding:
+    """Judge whether metrics.csv goes as far as the newest checkpoint, of this step."""
+    advice = "Rows of metrics.csv were lost, and nothing tells what the loss did then: bring the file back"
+    fault = (course.step < step - log_every, "rows are missing", advice)
+    return judged("last row of metrics.csv", course.step, f"{course.step:,}", "the newest checkpoint's", fault)
+
+
+def of_weights(what: str) -> Finding:
+    """Judge ema.weights.h5, whose weights generate: `what` is "" where they are the newest checkpoint's average."""
+    advice = (
+        f"What sample.py, evaluate.py and the export read is {what}: bring ema.weights.h5 back, or delete it, and the "
+        "same command of the training writes it anew from the newest checkpoint"
+    )
+    fault = (bool(what), "other weights", advice)
+    said = what or "the newest checkpoint's"
+    return judged("weights that generate", not what, said, "the newest checkpoint's", fault)
 
 
 def of_progress(step: int, steps: int, seconds_a_step: float) -> Finding:

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 
-from kddpm.runs.findings import Finding, judged, percent
+from kddpm.runs.config import TrainConfig
+from kddpm.runs.findings import Finding, judged, longer, percent
 
 # The losses.
 
@@ -14,14 +15,13 @@ _EXCESS = 0.08  # of the target's power, above the loss of the linear denoiser; 
 _STANDARD_ERRORS = 3  # of a figure, which its images leave open
 _SLOW = 1.1  # the average's loss over that of the weights; healthy runs: 0.90 to 0.97
 _GAP = 0.1  # of the held-out loss above the training's; a choice, not a measurement
-_GREY_LEVEL = 1 / 127.5  # noise below it cannot be seen, and bfloat16 and the best denoiser lose it
 
 
-def of_output(power: float) -> Finding:
+def of_output(power: float, config: TrainConfig) -> Finding:
     """Judge the power of the output over that of its target, at the t where it is most."""
     advice = (
         "The network says zero everywhere, as before its first step: nothing reached its weights. A larger "
-        "--learning_rate, or more --steps"
+        f"--learning_rate, or {longer(config)}"
     )
     broken = "The network says NaN or infinity: train anew, with a smaller --learning_rate or a longer --warmup_steps"
     return judged(
@@ -37,9 +37,10 @@ def of_losses(
     errors: np.ndarray,
     linear: np.ndarray,
     powers: np.ndarray,
-    noises: np.ndarray,
+    is_judged: np.ndarray,
+    config: TrainConfig,
 ) -> Finding:
-    """Judge the loss at some t beside that of the best linear denoiser, where the noise can be seen.
+    """Judge the loss at some t beside that of the best linear denoiser.
 
     Args:
         timesteps: t, (K,).
@@ -47,49 +48,53 @@ def of_losses(
         errors: their standard errors, (K,).
         linear: the losses of the linear denoiser, (K,).
         powers: of the target, the losses of an output of zeros, (K,).
-        noises: sqrt(1 - alpha_bar), (K,).
+        is_judged: whether the network can be expected to know that t, (K,).
+        config: of the run.
     """
-    excess = np.where(noises > _GREY_LEVEL, (losses - linear) / powers, -np.inf)
+    excess = np.where(is_judged, (losses - linear) / powers, -np.inf)
     is_worse = excess - _STANDARD_ERRORS * errors / powers > _EXCESS
     worst = float(excess.max())
     where = ", ".join(str(t) for t in timesteps[is_worse])
     advice = (
         f"At t = {where} the network is worse than what knows the mean and the covariance of the data alone: it has "
-        "not learned these noise levels. More --steps, or another --timestep_sampling"
+        f"not learned these noise levels. {longer(config).capitalize()}, or another --timestep_sampling"
     )
     fault = (bool(is_worse.any()), "not learned at some t", advice)
     what, expected = "loss above the linear denoiser's, at the worst t", f"up to {percent(_EXCESS)} of the target"
     return judged(what, worst, percent(worst), expected, fault)
 
 
-def of_average(ratio: float, momentum: float, step: int) -> Finding:
+def of_average(ratio: float, config: TrainConfig, step: int) -> Finding:
     """Judge the average by its loss over that of the weights themselves.
 
     Args:
         ratio: of the two losses, each a mean over t.
-        momentum: m, the --ema_momentum.
+        config: of the run, with the momentum m.
         step: steps taken. The average is over about 1 / (1 - m) steps, and over (10 + step) / 9 at most.
     """
+    momentum = config.ema_momentum
     by_momentum, by_steps = 1 / (1 - momentum), (10 + step) / 9
     smaller = f"a smaller --ema_momentum than {momentum:g}, or " if by_momentum < by_steps else ""
     slow = (
-        f"The average over {min(by_momentum, by_steps):,.0f} of {step:,} steps is behind the weights: {smaller}more "
-        "--steps"
+        f"The average over {min(by_momentum, by_steps):,.0f} of {step:,} steps is behind the weights: {smaller}"
+        f"{longer(config)}"
     )
     fault = (ratio > _SLOW, "EMA too slow", slow)
     return judged("loss of the average over the weights'", ratio, f"{ratio:.3f}", f"up to {_SLOW}", fault)
 
 
-def of_gap(train: np.ndarray, held_out: np.ndarray, since: int | None) -> Finding:
+def of_gap(train: np.ndarray, held_out: np.ndarray, since: int | None, config: TrainConfig) -> Finding:
     """Judge the losses of held-out images beside those of images of the training, (N,) and (M,).
 
     Args:
         train: mean over t for each image.
         held_out: the same.
         since: the first checkpoint at which it is so, where the network memorises.
+        config: of the run.
     """
     gap, error = _gap(train, held_out)
-    fault = (is_memorising(train, held_out), "memorising", _memorised(since, "The loss on held-out images is higher"))
+    advice = _memorised(since, "The loss on held-out images is higher", config)
+    fault = (is_memorising(train, held_out), "memorising", advice)
     measured = f"{percent(gap)} +- {percent(error)}"
     return judged("held-out loss above the training's", gap, measured, f"up to {percent(_GAP)}", fault)
 
@@ -107,32 +112,35 @@ def _gap(train, held_out):
     return float(ratio - 1), float(ratio * math.hypot(*errors))
 
 
-def _memorised(since, what):
+def _memorised(since, what, config):
     began = "" if since is None else f", already at the checkpoint of step {since}"
-    return f"{what}{began}: more images, --horizontal_flip, a larger --dropout, or fewer --steps"
+    flip = "" if config.horizontal_flip else "--horizontal_flip where mirror images are as good, "
+    return f"{what}{began}: more images, {flip}a larger --dropout, or fewer --steps"
 
 
 # The labels.
 
-_LEAST_CHANGE = 0.02  # of the prediction with the label, over the target's root mean square; healthy runs: 0.21
+_LEAST_CHANGE = 0.05  # of the predicted x_0 with the label, over the deviation of the data; healthy runs: 0.8
 _LEAST_SHARE = 0.5  # of the loss that a wrong label would add to the best network's; 0 for exchanged labels
 
 
-def of_labels(change: float, share: float, error: float) -> list[Finding]:
-    """Judge what labels do at a middle noise level.
+def of_labels(change: float, share: float, error: float, config: TrainConfig) -> list[Finding]:
+    """Judge what labels do at a noise level that hides the shapes.
 
     The best network says the mean of the target for x_t and the label. The error of that is orthogonal to every
     function of these, so a wrong label adds the mean square of the difference of the two predictions to its loss.
 
     Args:
-        change: the difference of the predictions with the right and with a wrong label, over the target; both root mean
-            squares.
+        change: the difference of x_0 as predicted with the right and with a wrong label, root mean square, over the
+            standard deviation of the data.
         share: the loss that a wrong label adds, over the mean square of that difference.
         error: its standard error.
+        config: of the run.
     """
+    dropout = ", or a smaller --label_dropout" if config.label_dropout else ""
     ignored = (
-        "The prediction is the same for every label: more --steps, a smaller --label_dropout, or a network that reads "
-        "its third input"
+        "The prediction is the same for every label. Do the labels of --dataset belong to their images? If they do: "
+        f"{longer(config)}{dropout}"
     )
     swapped = (
         "The right label lowers the loss no more than a wrong one: the labels of --dataset do not belong to their "
@@ -140,7 +148,8 @@ def of_labels(change: float, share: float, error: float) -> list[Finding]:
     )
     return [
         judged(
-            "change of the prediction with the label", change, percent(change), f"{percent(_LEAST_CHANGE)} or more",
+            "change of the predicted picture with the label", change, percent(change),
+            f"{percent(_LEAST_CHANGE)} or more",
             (change < _LEAST_CHANGE, "labels ignored", ignored),
         ),
         judged(
@@ -203,21 +212,24 @@ class Looks:
         )
 
 
-def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
-    """Judge generated pictures by real ones."""
+def of_pictures(painted: Looks, real: Looks, config: TrainConfig) -> list[Finding]:
+    """Judge generated pictures of a run by real ones."""
     room = 1 - real.roughness
     noise = (painted.roughness - real.roughness) / max(room, _LEAST_ROOM)
     tint = float(np.abs(painted.colours - real.colours).max())
     allowed = _TINT + _STANDARD_ERRORS * real.spread / painted.count**0.5
     ends = painted.ends - real.ends
     variety = painted.variance / real.variance if real.variance else 1.0
-    longer = "more --steps, or a larger network (--width)"
+    more = longer(config)
+    has_pure_noise = config.zero_terminal_snr or config.timestep_sampling == "log_normal"  # or cannot have it
+    pure_noise = "" if has_pure_noise else ", or --zero_terminal_snr with --prediction=v"
+    v = "" if config.prediction == "v" else f", or --prediction=v in place of {config.prediction}"
     return [
         judged(
             "noise in the pictures", noise, percent(noise), f"up to {percent(_NOISY)}",
             (
                 noise > _NOISY and room >= _LEAST_ROOM, "still noise",
-                f"Neighbouring pixels differ as in noise: {longer}",
+                f"Neighbouring pixels differ as in noise: {more}, or a larger network (--width)",
             ),
         ),
         judged(
@@ -225,31 +237,31 @@ def of_pictures(painted: Looks, real: Looks) -> list[Finding]:
             (
                 tint > allowed, "tinted",
                 "Pictures have other colours, or another brightness, than the data: the noisiest t decide that. "
-                "More --steps, or --zero_terminal_snr with --prediction=v",
+                f"{more.capitalize()}{pure_noise}",
             ),
         ),
         judged(
             "pixels at the ends, above the data's", ends, percent(ends), f"up to {percent(_SATURATED)}",
             (
                 ends > _SATURATED, "saturated",
-                "Pictures are black and white where the data are not: the predicted x_0 leaves [-1, 1]. More --steps, "
-                "or --prediction=v in place of another",
+                "Pictures are black and white where the data are not: the predicted x_0 leaves [-1, 1]. "
+                f"{more.capitalize()}{v}",
             ),
         ),
         judged(
             "variety, of the data's", variety, percent(variety), f"{percent(_LEAST_VARIETY)} or more",
             (
                 variety < _LEAST_VARIETY, "collapse",
-                "Pictures are nearly all the same, or grey: the network takes its mean for an answer. More --steps, or "
-                "a smaller --learning_rate",
+                "Pictures are nearly all the same, or grey: the network takes its mean for an answer. "
+                f"{more.capitalize()}, or a smaller --learning_rate",
             ),
         ),
     ]  # fmt: skip
 
 
-def of_copies(rate: float, chance: float, since: int | None) -> Finding:
+def of_copies(rate: float, chance: float, since: int | None, config: TrainConfig) -> Finding:
     """Judge the share of pictures that are copies of training images, at the latest since the checkpoint `since`."""
-    fault = (are_copies(rate), "copies", _memorised(since, "Pictures are copies of training images"))
+    fault = (are_copies(rate), "copies", _memorised(since, "Pictures are copies of training images", config))
     return judged("copies of training images", rate, percent(rate), f"about {percent(chance)} by chance", fault)
 
 

@@ -95,7 +95,7 @@ def errors_at(
 def effect_of_labels(
     predict: Predictions, x_0: np.ndarray, labels: np.ndarray, num_classes: int, t: int, seed: int
 ) -> tuple[float, float, float]:
-    """Return what labels do at one t, as `network_findings.of_labels` judges it: change, share and its standard error.
+    """Measure what labels do at one t.
 
     Args:
         predict: of `predictions`.
@@ -104,15 +104,19 @@ def effect_of_labels(
         num_classes: of the network.
         t: the noise level.
         seed: of the noise, and of the wrong labels.
+
+    Returns:
+        The root mean square of the difference of the predictions; the loss that a wrong label adds, over the square of
+        that; its standard error.
     """
     apart = np.random.default_rng(seed % 2**32).integers(1, num_classes, len(labels))
     wrong = ((labels + apart) % num_classes).astype(np.int32)
     target, right = _at(predict, x_0, labels, t, seed)
     _, other = _at(predict, x_0, wrong, t, seed)
-    change = math.sqrt(_squares(right - other).mean() / max(_squares(target).mean(), _TINY))
     gains = _squares(target - other) - _squares(target - right)
-    scale = max(_squares(right - other).mean(), _TINY)
-    return change, gains.mean() / scale, gains.std() / math.sqrt(len(gains)) / scale
+    square = _squares(right - other).mean()
+    scale = max(square, _TINY)
+    return math.sqrt(square), gains.mean() / scale, gains.std() / math.sqrt(len(gains)) / scale
 
 
 def _at(predict, x_0, labels, t, seed):

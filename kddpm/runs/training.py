@@ -22,7 +22,7 @@ from kddpm.base.files import expand
 from kddpm.data import image_files
 from kddpm.distribution import workers
 from kddpm.model.diffusion_model import DiffusionModel
-from kddpm.runs import doctor, fingerprint, snapshots
+from kddpm.runs import doctor, fingerprint, snapshots, weights_files
 from kddpm.runs.build import build_model
 from kddpm.runs.callbacks import (
     Evaluation,
@@ -171,6 +171,8 @@ def _resume(model, averages, run, config, source):
         run.write(config, _describe(source))
         run.forget_rows_after(start)
         snapshots.forget_after(run, start)
+        if start and run.writes and not run.weights_path.exists():
+            weights_files.save(model.ema_network, run.weights_path)
     return checkpoints, start
 
 
@@ -187,8 +189,9 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, monitor, ver
     )
     stopper = StopSignals(model.distribute_strategy)
     board, shown = TensorBoard(run), Progress(config, start, verbose)
+    metrics = Metrics(board, run, config, start)
     own = [
-        Metrics(board, run, config, start),
+        metrics,
         stopper,
         Saver(checkpoints, config, start, stopper),  # before the pictures: if they fail, the work is saved
         Samples(board, run, config, start),
@@ -200,7 +203,7 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, monitor, ver
     finally:  # Keras does not call `on_train_end` after an exception
         stopper.close()
         shown.close()
-        for finish in (board.close, lambda: draw_curve(run)):
+        for finish in (metrics.close, board.close, lambda: draw_curve(run)):
             try:
                 finish()
             except InputError as error:  # the exception that ended training must not be replaced

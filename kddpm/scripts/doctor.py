@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Define the flags of the examination."""
-    flags.DEFINE_string("run_dir", None, "directory of a run of train.py, with a checkpoint")
+    flags.DEFINE_string("run_dir", None, "directory of a run of train.py")
     flags.DEFINE_string("held_out", None, "images that the run was not trained on, to tell whether it memorises")
     flags.DEFINE_integer("num_images", 128, "images on which losses are measured, at each of 12 t")
     flags.DEFINE_integer("seed", 0, "of the choice of images, and of the noise")

@@ -37,7 +37,8 @@ def variances(x_0: np.ndarray) -> np.ndarray:
 
     The basis is that of the covariance's eigenvectors where there are 10 images for each dimension. With fewer images
     the covariance is not known, and the basis is that of plane waves, in which images of any content are nearly
-    uncorrelated: the filter of (2) is then a convolution, and the variances are the power spectrum.
+    uncorrelated, with the mixtures of channels that are so at each wave: the filter of (2) is then a convolution, and
+    the variances are the power spectrum.
 
     Args:
         x_0: images in [-1, 1], float (N, H, W, C).
@@ -47,12 +48,12 @@ def variances(x_0: np.ndarray) -> np.ndarray:
     if count >= _IMAGES_A_DIMENSION * dimensions:
         centred = (x_0 - mean).reshape(count, dimensions)
         return np.maximum(np.linalg.eigvalsh(centred.T @ centred / count), 0)
-    power = np.zeros(x_0.shape[1:])
+    power = np.zeros((*x_0.shape[1:], x_0.shape[3]), complex)  # of each pair of channels
     block = max(1, _MOST_VALUES // dimensions)
     for first in range(0, count, block):
         waves = np.fft.fft2(x_0[first : first + block] - mean, axes=(1, 2), norm="ortho")
-        power += (np.abs(waves) ** 2).sum(axis=0) / count
-    return power.ravel()
+        power += np.einsum("nhwc,nhwd->hwcd", waves, waves.conj()) / count
+    return np.maximum(np.linalg.eigvalsh(power), 0).ravel()
 
 
 def losses(schedule: NoiseSchedule, prediction: str, along_axes: np.ndarray) -> np.ndarray:

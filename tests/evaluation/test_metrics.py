@@ -247,6 +247,18 @@ def test_copies_are_told_from_pictures_never_seen(dtype):
     assert nearest[38] < found.distance < nearest[41]  # pixels, as root mean square
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_images_that_are_there_twice_do_not_hide_copies(dtype):
+    rng = np.random.default_rng(0)
+    few = rng.integers(0, 256, (100, 6, 6, 1))
+    nearly = (few + rng.integers(-2, 3, few.shape)).clip(0, 255).astype(dtype)
+    train = np.repeat(few, 3, axis=0).astype(dtype)
+    assert metrics.copies(nearly, train).rate.value == 1
+    assert metrics.copies(rng.integers(0, 256, few.shape).astype(dtype), train).rate.value < 0.1
+    same = np.repeat(train[:1], 10, axis=0)
+    assert metrics.copies(same[:2], same).rate.value == 1 and metrics.copies(nearly[1:], same).rate.value == 0
+
+
 def test_mirror_images_are_copies_where_they_were_trained_on():
     train, others = np.split(np.random.default_rng(0).integers(0, 256, (500, 3, 4, 3), np.uint8), [400])
     pictures = np.concatenate([train[:20], train[20:50, :, ::-1], others[:50]])

@@ -3,11 +3,13 @@
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -22,12 +24,14 @@ from helpers.small_runs import TINY, make_run
 from PIL import Image
 
 from kddpm import data
-from kddpm.runs import doctor, findings, network_findings, probes, training
+from kddpm.base.errors import InputError
+from kddpm.runs import build, doctor, findings, network_findings, probes, training, weights_files
 from kddpm.runs.directory import RunDirectory
 from kddpm.theory import linear_denoiser
 
 pytestmark = pytest.mark.usefixtures("least_network")
 FEW = {"num_images": 8, "verbose": False}
+CHANGE = "change of the predicted picture with the label"
 HELD_OUT = "held-out loss above the training's"
 WRONG_LABEL = "loss that a wrong label adds, over its change"
 
@@ -84,6 +88,75 @@ def test_checkpoints_that_are_gone_end_the_search(finished, tmp_path, monkeypatc
     assert "already at the checkpoint of step 6" in named(content)["copies of training images"]["advice"]
 
 
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A copy of a run, and what the doctor says of what lies in its directory."""
+    monkeypatch.setattr(doctor, "_PAUSE", 0)
+    run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
+    return run, lambda: doctor.examine(run.path, out=tmp_path / "out", **FEW)
+
+
+def test_the_weights_that_generate_are_examined(copied):
+    run, examined = copied
+    assert named(examined())["weights that generate"]["fault"] == ""
+    network = build.load_run(run.path).ema_network
+    network.set_weights([0 * weight for weight in network.get_weights()])
+    weights_files.save(network, run.weights_path)
+    found = named(examined())
+    assert found["weights that generate"]["measured"] == "not the average of the newest checkpoint"
+    assert found["power of the output over the target's"]["fault"] == "outputs zeros"
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda path: path.write_bytes(b"no weights")])
+def test_weights_that_cannot_be_read_come_from_the_checkpoint(copied, damage):
+    run, examined = copied
+    whole = examined()
+    damage(run.weights_path)
+    found = examined()
+    assert named(found)["weights that generate"]["measured"] == "damaged, or not there"
+    np.testing.assert_array_equal(found["losses"]["average"], whole["losses"]["average"])
+
+
+def test_a_damaged_checkpoint_is_passed_over(copied):
+    run, examined = copied
+    (run.checkpoints_path / "step_0000006.npz").write_bytes(b"nothing")
+    content = examined()
+    assert content["step"] == 3
+    found = named(content)["weights that generate"]
+    assert found["fault"] == "other weights" and "of a checkpoint that is damaged, that of step 6" in found["advice"]
+    (run.checkpoints_path / "step_0000003.npz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="The checkpoint of step 3 in .* cannot be read"):
+        examined()
+
+
+def test_lost_rows_are_noticed(copied):
+    run, examined = copied
+    run.forget_rows_after(2)
+    assert named(examined())["last row of metrics.csv"]["fault"] == "rows are missing"
+    run.metrics_path.unlink()
+    assert named(examined())["last row of metrics.csv"]["measured"] == "0"
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_is_examined(tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(TINY, steps=60, checkpoint_every=50, log_every=50, learning_rate=1e30, clip_norm=None)
+    with pytest.raises(InputError, match="not finite in the last"):
+        training.train(config, tmp_path / "run", verbose=False)
+    content = doctor.examine(tmp_path / "run", num_images=8)
+    assert content["weights_sha256"] is None and content["losses"] == {}
+    assert named(content)["skipped steps"]["fault"] == "loss not finite"
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path / 'run'} at step {content['step']} of 60, without a checkpoint so far" in printed
+    assert printed[-1] == f"doctor.json in {tmp_path / 'run' / 'evaluation'}"
+
+
+def test_noise_levels_that_training_leaves_out_are_not_judged(begin, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(network_findings, "of_losses", lambda *given: seen.append(given[5]) or findings.of_digest(True))
+    config = {"prediction": "edm", "schedule": "karras", "timestep_sampling": "log_normal"}
+    doctor.examine(begin(5, killed=True, **config), out=tmp_path, **FEW)
+    assert seen[0].tolist() == [False, *[True] * 7, *[False] * 4]
+
+
 def test_mirror_images_are_copies_of_a_run_that_was_trained_on_them(begin, tmp_path, monkeypatch):
     mirrored = functools.partialmethod(lambda self: self._source.images[:64, :, ::-1])
     monkeypatch.setattr(doctor._NetworkExamination, "_paint", mirrored)
@@ -114,7 +187,7 @@ def test_an_unfinished_run_with_classes_beside_held_out_images(begin, tmp_path):
     found, losses = named(content), content["losses"]
     assert found["steps"]["measured"] == "4 of 6, 3 minutes left"
     assert found["classes with images"]["measured"] == "10 of 10"
-    assert {"change of the prediction with the label", WRONG_LABEL} < set(found)
+    assert {CHANGE, WRONG_LABEL} < set(found)
     assert found[HELD_OUT]["value"] == pytest.approx(losses["held_out"].mean() / losses["average"].mean() - 1)
 
 
@@ -125,7 +198,7 @@ def test_what_cannot_be_examined_ends_in_a_line(finished, tmp_path):
     with raises_in_flags(r"--run_dir must have checkpoints, and holds averaged weights alone; of a best/ name the run"):
         doctor.examine(bare, verbose=False)
     (bare / "ema.weights.h5").unlink()
-    with raises_in_flags(r"--run_dir must have a checkpoint, and the first comes with --checkpoint_every"):
+    with raises_in_flags(r"--run_dir must have a row of metrics.csv or a checkpoint, and these come with --log_every"):
         doctor.examine(bare, verbose=False)
     with raises_in_flags(r"--num_images must be an integer of at least 2. Received: 1"):
         doctor.examine(finished, num_images=1, verbose=False)
@@ -229,7 +302,7 @@ def test_labels_that_tell_lower_the_loss():
 def test_the_page_explains_every_figure_and_every_fault(examined):
     page = (ROOT / "docs" / "doctor.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \|([^|]*)\| [^|]+ \|$", page, re.MULTILINE)[1:]
-    of_some_runs = {"classes with images", "change of the prediction with the label", HELD_OUT, WRONG_LABEL}
+    of_some_runs = {"classes with images", CHANGE, HELD_OUT, WRONG_LABEL}
     figures = [figure.strip() for figure, _ in rows]
     assert set(named(examined[1])) <= set(figures) and of_some_runs < set(figures)
     explained = {fault.strip() for _, faults in rows for fault in faults.split(";") if fault.strip()}

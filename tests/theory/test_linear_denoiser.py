@@ -62,6 +62,16 @@ def test_of_few_images_the_spectrum_is_known():
     np.testing.assert_allclose(np.sort(linear_denoiser.variances(shifts)), exact, atol=1e-12)
 
 
+def test_channels_that_go_together_are_taken_together():
+    """Waves of three channels that are one signal in other shares: a third of the axes has all of the variance."""
+    grey = np.random.default_rng(3).normal(size=(20, 4, 4, 1))
+    colours = np.array([0.6, 0.0, 0.8])
+    found = linear_denoiser.variances(grey * colours).reshape(-1, 3)
+    expected = linear_denoiser.variances(grey)
+    np.testing.assert_allclose(found[:, 2], expected, rtol=1e-9)
+    assert (found[:, :2] < 1e-12).all()
+
+
 def test_another_basis_is_never_better():
     few = linear_denoiser.variances(IMAGES[:50])  # fewer than ten a dimension
     flat = IMAGES[:50].reshape(50, 6)
