@@ -1,10 +1,12 @@
 """Checks of Keras's settings before anything is built on them: the backend and the types of numbers."""
 
+import contextlib
 import json
 import os
 import pathlib
 import platform
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kddpm.base.errors import InputError
@@ -62,6 +64,21 @@ def _in_file(key: str, default: str) -> tuple[str, str]:
         return (str(found[key]), f"in {path}") if key in found else (default, "by default")
     except (OSError, ValueError, TypeError):  # no such file, or none that Keras can use
         return default, "by default"
+
+
+@contextlib.contextmanager
+def keras_defaults() -> Iterator[None]:
+    """Build layers within the block as Keras does where nobody chose otherwise: in float32, with the channels last."""
+    import keras
+
+    layout, policy = keras.config.image_data_format(), keras.config.dtype_policy()
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(layout)
+        keras.config.set_dtype_policy(policy)
 
 
 def cores() -> int:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import archives, arguments, files, progress
+from kddpm.base import archives, arguments, files, progress, settings
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import expand, read_json, replacing, sha256
 from kddpm.data import npz_files
@@ -65,6 +65,7 @@ class About:
     sha256: str = ""
 
 
+@settings.keras_defaults()  # features are kept, and compared with those of another day
 def build(image_shape: tuple[int, int, int], num_classes: int, seed: int = 0) -> keras.Model:
     """Build the network, with new weights.
 

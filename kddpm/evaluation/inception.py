@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kddpm.base import hdf5
+from kddpm.base import hdf5, settings
 from kddpm.base.errors import InputError, first_line
 from kddpm.base.files import check_regular, expand
 from kddpm.base.types import Tensor
@@ -79,17 +79,13 @@ def _of_keras(path: str | os.PathLike) -> Callable[[Tensor], tuple[Tensor, Tenso
     check_regular(path)
     hdf5.check_content(path, _MOST_BYTES)
     classes = _classes(path)
-    layout = keras.config.image_data_format()
-    keras.config.set_image_data_format("channels_last")
-    try:
+    with settings.keras_defaults():
         whole = keras.applications.InceptionV3(
             weights=None,
             include_top=classes is not None,
             classes=classes or 1000,
             input_shape=(_SIDE, _SIDE, 3),
         )
-    finally:
-        keras.config.set_image_data_format(layout)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # all that Keras says of layers that the file lacks
         whole.load_weights(path)
@@ -160,6 +156,12 @@ class _Inception:
 
     def __init__(self, arrays: dict[str, np.ndarray], variant: str):
         self._is_tf = variant != "torchvision"  # as TensorFlow's first code for FID pools
+        # The same names, and other weights: what lies beside those that are needed tells whose they are.
+        classes = arrays["fc.weight"].shape[0] if "fc.weight" in arrays else None
+        if self._is_tf and (classes == 1000 or any(key.startswith("AuxLogits") for key in arrays)):
+            raise ValueError("they are torchvision's, for inception_torchvision:FILE")
+        if not self._is_tf and classes == 1008:
+            raise ValueError("they are those of TensorFlow's first code for FID, for inception:FILE")
         self._prepare = _bicubic if variant == "clean-fid" else _bilinear
         self._kernels, self._biases = {}, {}
         for key in arrays:

@@ -182,7 +182,7 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged, so not kept for its loss
         kept = {*steps[-_CHECKPOINTS_KEPT:], *(step for step in losses if losses[step] == min(losses.values()))}
-        for path in self._run.checkpoints_path.glob("step_*"):
+        for path in sorted(self._run.checkpoints_path.glob("step_*")):  # .json first: without it there is no checkpoint
             name = _NAME.fullmatch(path.name)
             if name and int(name[1]) not in kept:
                 path.unlink()
@@ -191,7 +191,8 @@ class Checkpoints:
 def saved_steps(run: RunDirectory) -> list[int]:
     """Return the steps of the checkpoints of a run that are there, in increasing order."""
     found = (_NAME.fullmatch(path.name) for path in run.checkpoints_path.glob("step_*.json"))
-    return sorted(int(name[1]) for name in found if name)
+    whole = (name for name in found if name and (run.checkpoints_path / f"step_{name[1]}.npz").exists())
+    return sorted(int(name[1]) for name in whole)
 
 
 def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tuple[str, list[np.ndarray]]:

@@ -12,9 +12,10 @@ L_0 .. L_{T-1}, `distortions` and `rates` as in `likelihood.BitsPerDim`, `images
 their indices in the data set, null = all in order. Memory is that of this process.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import tensorflow as tf
 from kddpm import data
 from kddpm.base import arguments
 from kddpm.base.errors import InputError
-from kddpm.base.files import expand, sha256
+from kddpm.base.files import expand, locked, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.distribution import workers
@@ -147,8 +148,6 @@ def evaluate(
         "divergence": divergence, "dequantization": dequantization, "clip": clip,
         "seed": seed, "batch_size": batch_size, "verbose": "auto" if verbose else False,
     }  # fmt: skip
-    for name in bits:
-        check_place(out / f"{name}.json", facts, _QUESTION, {key: options[key] for key in OPTIONS[name]}, overwrite)
     measure = None
     if of_pictures:
         with workers.using(strategy), workers.all_or_none(strategy):
@@ -157,15 +156,44 @@ def evaluate(
             measure = quality.Quality(
                 run, model, source, others, wanted, facts, pathlib.Path(expand(cache)), say, verbose
             )
-            later = {"ema_lengths": measure.facts["ema_lengths"]}  # results from before that flag lack it
-            check_place(out / "quality.json", measure.facts, quality.QUESTION, later, overwrite)
     results = {}
-    for name in bits:
-        with workers.using(strategy):
-            results[name] = BITS[name](model, source, indices, facts, options, out if is_chief else None, say)
-    if measure:
-        results["quality"] = measure(results, out if is_chief else None)
+    with contextlib.ExitStack() as stack:
+        with workers.using(strategy), workers.all_or_none(strategy):
+            if is_chief:
+                stack.enter_context(_writing(out))
+            for name in bits:
+                asked = {key: options[key] for key in OPTIONS[name]}
+                check_place(out / f"{name}.json", facts, _QUESTION, asked, overwrite)
+            if measure:
+                later = {"ema_lengths": measure.facts["ema_lengths"]}  # results from before that flag lack it
+                check_place(out / "quality.json", measure.facts, quality.QUESTION, later, overwrite)
+        for name in bits:
+            with workers.using(strategy):
+                results[name] = BITS[name](model, source, indices, facts, options, out if is_chief else None, say)
+        if measure:
+            results["quality"] = measure(results, out if is_chief else None)
     return results
+
+
+@contextlib.contextmanager
+def _writing(out: pathlib.Path) -> Iterator[None]:
+    """Keep other evaluations from writing to a folder, which is made, within the block.
+
+    Raises:
+        InputError: another one is.
+    """
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError:
+            raise InputError("out", "must be another folder: another evaluation is writing to it", out) from None
+        try:
+            yield
+        finally:
+            if is_new and not any(out.iterdir()):  # it ended before there was a result
+                out.rmdir()
 
 
 def _loaded(run: RunDirectory) -> tuple[DiffusionModel, str]:

@@ -76,17 +76,17 @@ def of_run(
             raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
         model.denoiser.steps(name, count)
     model.denoiser.check_guidance(config.guidance_scale)
-    snapshots.check_lengths(run, lengths, "ema_lengths")
+    last = snapshots.check_lengths(run, lengths, "ema_lengths") if lengths else None
     # All are read at once: a training beside this deletes old ones.
     kept = None if steps is None else {step: checkpoints.averaged_weights(run, model, step) for step in steps}
-    return _of_run(run, config, model, digest, ways, kept, lengths, batch_size)
+    return _of_run(run, config, model, digest, ways, kept, lengths, last, batch_size)
 
 
-def _of_run(run, config, model, digest, ways, kept, lengths, batch_size):
+def _of_run(run, config, model, digest, ways, kept, lengths, last, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
-        for which, of_weights, weights in _weights(run, model, digest, own, kept, lengths):
+        for which, of_weights, weights in _weights(run, model, digest, own, kept, lengths, last):
             network.set_weights(weights)
             for name, count in ways:
                 yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
@@ -94,16 +94,17 @@ def _of_run(run, config, model, digest, ways, kept, lengths, batch_size):
         network.set_weights(own)
 
 
-def _weights(run, model, digest, own, kept, lengths):
+def _weights(run, model, digest, own, kept, lengths, last):
     """Yield what a table calls some weights before the sampler, what a row says of them, and the weights."""
     if kept is None:
         yield "", {"weights_sha256": digest, "step": None}, own
     for step, (of_step, weights) in (kept or {}).items():
         yield f"step {step}, ", {"weights_sha256": of_step, "step": step}, weights
+    at = "" if checkpoints.saved_steps(run)[-1:] == [last] else f" at step {last}"
     for length in lengths:
-        of_length, weights = snapshots.rebuilt(run, model, length, "ema_lengths")
-        of_weights = {"weights_sha256": of_length, "step": None, "ema_length": float(length)}
-        yield f"EMA length {length:g}, ", of_weights, weights
+        of_length, weights = snapshots.rebuilt(run, model, length, "ema_lengths", last)
+        of_weights = {"weights_sha256": of_length, "step": last, "ema_length": float(length)}
+        yield f"EMA length {length:g}{at}, ", of_weights, weights
 
 
 def _of_sampler(model, config, name, count, which, of_weights, batch_size) -> Generator:
@@ -153,6 +154,9 @@ def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_clas
             raise ValueError(f"its pictures are {shape}, and those of the run {list(image_shape)}")
         if ("label" in inputs) != bool(num_classes):
             raise ValueError("only one of the file and the run has classes")
+        about = _described(place)
+        if num_classes and about.get("num_classes", num_classes) != num_classes:
+            raise ValueError(f"it has {about['num_classes']} classes, and the run {num_classes}")
     except KeyError as error:
         raise InputError("models", f"must have the signature {error}, which paints whole pictures", path) from None
     except (OSError, ValueError, RuntimeError) as error:
@@ -169,14 +173,18 @@ def of_file(path: str | os.PathLike, image_shape: tuple[int, int, int], num_clas
         return np.concatenate(pictures)[: len(seeds)].astype(np.uint8)
 
     facts = {"model": place.name, "model_sha256": sha256(place)}
-    return Generator(_described(place), facts, paint)
+    try:
+        sampler = about["sampler"]
+        name = f"{place.name}, {sampler['name']}, {sampler['num_steps']} steps, {about['precision']}"
+    except (KeyError, TypeError):
+        name = place.name
+    return Generator(name, facts, paint)
 
 
-def _described(path: pathlib.Path) -> str:
-    """Return the file's name, with what its description says of it."""
+def _described(path: pathlib.Path) -> dict:
+    """Return the description beside a file, {} = there is none that can be read: the file is enough."""
     try:
         about = read_json(path.with_suffix(".json"))
-        sampler = about["sampler"]
-        return f"{path.name}, {sampler['name']}, {sampler['num_steps']} steps, {about['precision']}"
-    except (OSError, ValueError, KeyError, TypeError):  # the file is enough
-        return path.name
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}

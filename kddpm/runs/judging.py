@@ -186,10 +186,11 @@ class Judge:
         Args:
             count: number of the pictures that are generated.
         """
-        real = self._real
-        firsts = range(0, len(real.floor_rows), ROWS)
-        parts = (real.others.images[real.floor_rows[first : first + ROWS]] for first in firsts)
-        row = self._row(parts, real.floor_labels)
+        real, labels = self._real, self._real.floor_labels
+        # In a data set classes may follow each other in turn, or be sorted: a group must be a random part of it.
+        order = np.random.default_rng(0).permutation(len(real.floor_rows))
+        parts = (real.others.images[real.floor_rows[order[i : i + ROWS]]] for i in range(0, len(order), ROWS))
+        row = self._row(parts, None if labels is None else labels[order])
         if "cas" in self._wanted:
             rows = np.random.default_rng(0).permutation(real.rows)[:count]
             labels = real.reference.labels

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from kddpm import data, plots
 from kddpm.base import extras, progress
 from kddpm.base.errors import InputError, first_line
-from kddpm.base.files import read_json, replacing, sha256
+from kddpm.base.files import check_output, read_json, replacing, sha256
 from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.distribution import workers
 from kddpm.evaluation import features, metrics, moments
@@ -62,6 +62,8 @@ class Monitor:
         shape = source.images.shape[1:]
         extractor = features.load(config.extractor or features.default(config.dataset, {source.digest}, shape), shape)
         _check_number(config, extractor)
+        if run.writes:
+            check_output("cache_dir", cache / "features", is_folder=True)
         self._settings = {
             "dataset": source.digest,
             "extractor": extractor.sha256,

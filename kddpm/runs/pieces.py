@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kddpm.base import archives
 from kddpm.base.files import replacing
+from kddpm.base.version import __version__
 from kddpm.data import npz_files
 from kddpm.distribution import workers
 
@@ -28,7 +29,7 @@ class Pieces:
 
     Args:
         folder: where the files are.
-        facts: JSON values that are equal whenever the rows would be.
+        facts: JSON values that are equal whenever the rows would be, of this version of kddpm.
         kinds: {name: (shape of a row, dtype)} of the arrays.
         strategy: of the workers that make them together; only the chief writes.
     """
@@ -40,7 +41,7 @@ class Pieces:
         kinds: Mapping[str, tuple[tuple[int, ...], str]],
         strategy: tf.distribute.Strategy,
     ):
-        key = hashlib.sha256(json.dumps([facts, dict(kinds)], sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([__version__, facts, dict(kinds)], sort_keys=True).encode()).hexdigest()
         self._folder, self._kinds, self._strategy = folder / key[:16], kinds, strategy
 
     def get(self, count: int, make: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

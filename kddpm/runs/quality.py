@@ -24,7 +24,7 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.base.files import read_json
+from kddpm.base.files import check_output, read_json
 from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.data import labels
 from kddpm.evaluation import OF_EXTRACTORS, features, metrics
@@ -117,6 +117,9 @@ class Quality:
         mirrored = self._config.horizontal_flip
         self._judge = Judge(wanted.metrics, self._extractor, self._real, *of_classes, size, place, verbose, mirrored)
         self._pictures = run.evaluation_path / "pictures"
+        check_output("run_dir", self._pictures, is_folder=True)
+        if self._extractor:
+            check_output("cache_dir", place, is_folder=True)
         self.facts = {
             **{key: facts[key] for key in ("kddpm", "run_dir", "weights_sha256", "dataset", "digest")},
             "trained_on_these": facts["trained_on_these"],
@@ -171,6 +174,8 @@ class Quality:
         for some in filter(None, [*others, held_out]):
             if some.changes:
                 yield f"Images of {some.source}: {some.changes}"
+        if others and source.source == self._config.dataset:
+            yield f"The images of {source.source} are no longer those that the run was trained on"
         if "fid" in wanted and (there := len(self._real.floor_rows)) < count:
             yield (
                 f"The floor's Frechet distance is of {there:,} pictures, not of {count:,}, and larger for that: give "
@@ -178,6 +183,8 @@ class Quality:
             )
         if "precision_recall" in wanted and (there := len(self._real.rows)) < count:
             yield f"Precision and recall compare {count:,} pictures with {there:,} real ones: there are no more"
+        if "precision_recall" in wanted and (there := len(self._real.floor_rows)) < count:
+            yield f"The floor's precision and recall are of {there:,} pictures, not of {count:,}"
         classes, extractor = self._config.num_classes, self._extractor
         if "accuracy" in wanted and classes and extractor and not self._judge.knows_classes:
             own, known = labels.shown(self._class_names), labels.shown(extractor.class_names)

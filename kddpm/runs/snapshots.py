@@ -108,8 +108,8 @@ def saved_steps(run: RunDirectory) -> list[int]:
     return sorted(int(name[1]) for name in found if name)
 
 
-def check_lengths(run: RunDirectory, lengths: Sequence[float], argument: str) -> None:
-    """Check that averages of these lengths can be rebuilt.
+def check_lengths(run: RunDirectory, lengths: Sequence[float], argument: str) -> int:
+    """Check that averages of these lengths can be rebuilt; return the step of the last snapshot.
 
     Args:
         run: the run directory.
@@ -119,20 +119,25 @@ def check_lengths(run: RunDirectory, lengths: Sequence[float], argument: str) ->
     Raises:
         InputError: as in `rebuilt`, but for the averages in the files.
     """
-    if lengths:
-        _factors(run, lengths, argument)
+    steps, _ = _factors(run, lengths, argument, None)
+    return steps[-1]
 
 
 def rebuilt(
-    run: RunDirectory, model: DiffusionModel, length: float, argument: str = "ema_length"
+    run: RunDirectory,
+    model: DiffusionModel,
+    length: float,
+    argument: str = "ema_length",
+    last: int | None = None,
 ) -> tuple[str, list[np.ndarray]]:
-    """Return a digest of the average of a length at the last snapshot, and its weights as `model.ema_network` has them.
+    """Return a digest of the average of a length at a snapshot, and its weights as `model.ema_network` has them.
 
     Args:
         run: the run directory.
         model: the model of the run, with its averaged weights, of which those that are not trained are kept.
         length: sigma_rel, the standard deviation of the profile over the length of training so far.
         argument: the name of what holds it, for errors.
+        last: the step of the snapshot; None = the last one that is there.
 
     Raises:
         InputError: the run has no snapshots, or not all of them, or a damaged one, or those of another network; or they
@@ -141,7 +146,7 @@ def rebuilt(
     pairs = list(zip(model.network.weights, model.ema_network.weights, strict=True))
     sizes = [math.prod(weight.shape) for weight, _ in pairs if weight.trainable]
     total = np.zeros(sum(sizes))
-    steps, factors = _factors(run, [length], argument)
+    steps, factors = _factors(run, [length], argument, last)
     for step, row in zip(steps, factors.reshape(len(steps), len(LENGTHS)), strict=True):
         with _reading(run, step, argument) as archive:
             for name, factor in zip(LENGTHS, row, strict=True):
@@ -152,9 +157,11 @@ def rebuilt(
     return hashlib.sha256(flat.tobytes()).hexdigest(), weights
 
 
-def _factors(run: RunDirectory, lengths: Sequence[float], argument: str) -> tuple[list[int], np.ndarray]:
+def _factors(
+    run: RunDirectory, lengths: Sequence[float], argument: str, last: int | None
+) -> tuple[list[int], np.ndarray]:
     """Return the steps of the snapshots, and the factors of their averages in those wanted, (2 snapshots, lengths)."""
-    steps, counts = _counts(run, argument)
+    steps, counts = _counts(run, argument, last)
     shortest, longest = possible_lengths(counts)
     for length in lengths:
         if not shortest <= arguments.number(argument, length) <= longest:
@@ -165,7 +172,12 @@ def _factors(run: RunDirectory, lengths: Sequence[float], argument: str) -> tupl
                 length,
                 snapshot_every=...,
             )
-    return steps, _combined(counts, lengths)[0]
+    factors, errors = _combined(counts, lengths)
+    for length, error in zip(lengths, errors, strict=True):
+        if error > _MOST_ERROR:  # between lengths that are given: the snapshots are at uneven distances
+            expected = f"must be a length that the snapshots of {run.path} meet to {_MOST_ERROR:.0%}"
+            raise InputError(argument, expected, f"{length}, which they meet to {error:.0%}")
+    return steps, factors
 
 
 def possible_lengths(counts: Sequence[int]) -> tuple[float, float]:
@@ -186,13 +198,18 @@ def _combined(counts, lengths):
     return power_averages.combination(exponents, ends, wanted, counts[-1])
 
 
-def _counts(run: RunDirectory, argument: str) -> tuple[list[int], list[int]]:
+def _counts(run: RunDirectory, argument: str, last: int | None) -> tuple[list[int], list[int]]:
     """Return the steps of the snapshots, and how many weights the averages had taken in at each.
+
+    Args:
+        run: the run directory.
+        argument: the name of what asks, for errors.
+        last: those after this step are passed over; None = none is.
 
     Raises:
         InputError: there are none, one is missing, or one is damaged.
     """
-    steps = saved_steps(run)
+    steps = [step for step in saved_steps(run) if last is None or step <= last]
     if not steps:
         expected = "needs snapshots of the run, which train.py makes with {snapshot_every}"
         raise InputError(argument, expected, f"{run.path}, with none", snapshot_every=...)
@@ -209,9 +226,9 @@ def _counts(run: RunDirectory, argument: str) -> tuple[list[int], list[int]]:
             raise InputError(argument, _EXPECTED, f"no {_path(run, previous)}" if is_gone else received)
         counts.append(count)
         before = step
-    last = run.read()[0].steps
-    if checkpoints.saved_steps(run)[-1:] == [last] and before < last:
-        raise InputError(argument, _EXPECTED, f"no {_path(run, last)}")
+    end = run.read()[0].steps
+    if last is None and checkpoints.saved_steps(run)[-1:] == [end] and before < end:
+        raise InputError(argument, _EXPECTED, f"no {_path(run, end)}")
     return steps, counts
 
 

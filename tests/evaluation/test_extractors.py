@@ -79,6 +79,13 @@ def test_shifted_images_are_the_images_elsewhere():
     assert classifier._shifted(small, np.random.default_rng(1)) is small
 
 
+def test_features_are_of_float32_under_every_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    network = classifier.build((8, 8, 1), 3)
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 48, 3), (5, 3, 1)])
 def test_sizes_of_pictures(shape):
     network = classifier.build(shape, 3)

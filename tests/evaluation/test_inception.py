@@ -113,6 +113,20 @@ def test_other_files_are_refused(tmp_path, content, text):
         features.load(f"inception:{tmp_path / 'x.safetensors'}", (8, 8, 3))
 
 
+@pytest.mark.parametrize(
+    ("extractor", "name", "shape", "text"),
+    [
+        ("inception", "fc.weight", (1000, 2), "they are torchvision's, for inception_torchvision:FILE"),
+        ("inception_clean", "AuxLogits.fc.weight", (3, 2), "they are torchvision's, for inception_torchvision:FILE"),
+        ("inception_torchvision", "fc.weight", (1008, 2), "they are those of TensorFlow's first code for FID, for "),
+    ],
+)
+def test_the_weights_of_another_variant_are_refused(tmp_path, extractor, name, shape, text):
+    path = write_safetensors(tmp_path / "x.safetensors", [(name, np.zeros(shape, "f4"))])
+    with raises_in_flags(f"x.safetensors holds no weights of pytorch-fid's Inception-v3: {text}"):
+        features.load(f"{extractor}:{path}", (8, 8, 3))
+
+
 # Keras's own.
 
 

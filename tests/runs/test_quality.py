@@ -17,6 +17,7 @@ from PIL import Image
 
 import kddpm
 from kddpm import data
+from kddpm.base import files as kddpm_files
 from kddpm.device import litert
 from kddpm.evaluation import classifier, features, metrics, moments
 from kddpm.runs import build, checkpoints, evaluate, generators, judging, pieces, quality
@@ -233,6 +234,9 @@ def test_an_exported_file_is_a_row_beside_the_run(files, measured, tmp_path, mon
     ]
     expected = np.arange(COUNT) + 100 * (np.arange(COUNT) % 3)
     assert any(np.array_equal(pictures[:, 0, 0, 0], expected.astype(np.uint8)) for pictures in found)
+    path.with_suffix(".json").write_text(json.dumps(about | {"num_classes": 5}))
+    with raises_in_flags("--models .*it has 5 classes, and the run 3"):
+        measured(run="classes", models=[path])
 
 
 @pytest.mark.parametrize(
@@ -336,6 +340,50 @@ def test_classes_in_turn_are_dealt_to_groups_in_rounds(files, measured, monkeypa
     assert generated == [(3,)] and len(dealt) == 6  # floor, reference and pictures of each
 
 
+def test_the_floor_is_dealt_in_no_order(files, measured, monkeypatch):
+    """Sorted by class, or classes in turn, its groups would differ less, or more, than random ones."""
+    dealt, in_groups = [], moments.in_groups
+
+    def collected(batches, *rounds):
+        dealt.append(list(batches))
+        return in_groups(dealt[-1], *rounds)
+
+    monkeypatch.setattr(moments, "in_groups", collected)
+    row = measured(["fid", "accuracy"], "classes", held_out=f"npz:{files}/others.npz", num_images=30)["rows"][0]
+    source = data.load(f"npz:{files}/others.npz")
+    in_order, probabilities = seen(files, source.images)
+    floor = np.concatenate(dealt[0])
+    assert np.abs(floor - in_order).max() > 1e-3
+    np.testing.assert_allclose(np.sort(floor, axis=0), np.sort(in_order, axis=0), atol=1e-5)
+    assert row["accuracy"] == np.mean(probabilities.argmax(axis=1) == source.labels)
+
+
+def test_two_evaluations_do_not_write_to_one_folder(measured, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        kddpm_files.locked(tmp_path / "out"),
+        raises_in_flags("--out must be another folder: another evaluation is writing to it. Received: "),
+    ):
+        measured()
+    assert not list((tmp_path / "out").iterdir())
+    measured()
+
+
+def test_images_that_changed_since_the_training_are_named(files, measured, tmp_path, capsys):
+    run = shutil.copytree(files / "run", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["digest"] = "of other images"
+    (run / "config.json").write_text(json.dumps(config))
+    measured(run=run, verbose=True)
+    assert "images.npz are no longer those that the run was trained on" in capsys.readouterr().out
+
+
+def test_places_that_cannot_be_written_to_are_named_before_anything_is_painted(files, measured, tmp_path):
+    (tmp_path / "file").touch()
+    with raises_in_flags("--cache_dir must be in a folder that can be written to. Received: "):
+        measured(cache_dir=str(tmp_path / "file"))
+
+
 def test_large_batches_paint_no_more_pictures(measured, monkeypatch):
     monkeypatch.setattr(pieces, "ROWS", 10)
     generate, painted = kddpm.DiffusionModel.generate, []
@@ -412,6 +460,7 @@ def test_what_the_table_lacks_is_said(files, measured, tmp_path, capsys):
     measured(["precision_recall"], num_images=40, verbose=True, overwrite=True)
     printed = capsys.readouterr().out
     assert "Precision and recall compare 40 pictures with 30 real ones" in printed and "No accuracy" not in printed
+    assert "The floor's precision and recall are of 30 pictures, not of 40" in printed
 
 
 def test_mirror_images_are_copies_of_a_run_that_was_trained_on_them(files, measured, monkeypatch):
@@ -427,8 +476,11 @@ def test_a_checkpoint_without_its_file_is_named(finished, tmp_path):
     with raises_in_flags(r"--checkpoints must be among those of the run, 3, 6. Received: 4"):
         checkpoints.averaged_weights(run, model, 4)
     (run.checkpoints_path / "step_0000003.npz").unlink()
-    with raises_in_flags("The checkpoint of step 3 in .* cannot be read: .*No such file"):
+    with raises_in_flags(r"--checkpoints must be among those of the run, 6. Received: 3"):
         checkpoints.averaged_weights(run, model, 3)
+    (run.checkpoints_path / "step_0000006.npz").write_bytes(b"")
+    with raises_in_flags("The checkpoint of step 6 in .* cannot be read: its sha256 is not that of its description"):
+        checkpoints.averaged_weights(run, model, 6)
 
 
 def test_what_is_not_a_number_is_a_dash():

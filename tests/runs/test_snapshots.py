@@ -183,6 +183,26 @@ def test_lengths_that_snapshots_do_not_give_are_refused(recorded, length):
         build.load_run(recorded[0], float("nan"))
 
 
+def test_lengths_between_those_that_uneven_snapshots_give_are_refused(recorded, monkeypatch):
+    """Four far apart and many near the end give very short averages and long ones, and none in between."""
+    counts = [312, 625, 937, *range(1250, 1263)]
+    monkeypatch.setattr(snapshots, "_counts", lambda *_: (list(range(len(counts))), counts))
+    run = RunDirectory(recorded[0])
+    assert snapshots.check_lengths(run, [0.002, 0.05, 0.1], "ema_lengths") == len(counts) - 1
+    with raises_in_flags(r"--ema_lengths must be a length that .* meet to 10%. Received: 0.01, which they meet to 26%"):
+        snapshots.check_lengths(run, [0.002, 0.01], "ema_lengths")
+
+
+def test_lengths_of_a_run_that_was_stopped_say_at_which_step(copied):
+    (copied / "checkpoints" / f"step_{STEPS:07d}.json").unlink()  # the one before is of step 72, as is a snapshot
+    for step in (STEPS, 72):
+        (copied / "snapshots" / f"step_{step:07d}.npz").unlink()
+    options = {"ema_lengths": [0.1], "samplers": ["ddim:2"], "num_images": 20, "verbose": False}
+    row = evaluate.evaluate(copied, ["accuracy"], **options)["quality"]["rows"][-1]
+    last = snapshots.saved_steps(RunDirectory(copied))[-1]
+    assert row["step"] == last < STEPS and row["name"] == f"EMA length 0.1 at step {last}, ddim, 2 steps"
+
+
 def test_the_quoted_ranges():
     """Of snapshots every 250 steps, as `digits` has them."""
     page = (ROOT / "docs" / "evaluation.md").read_text()
