@@ -200,10 +200,14 @@ def _fit(model, source, run, checkpoints, config, start, callbacks, monitor, ver
     ]
     try:
         model.fit(batches, steps_per_epoch=config.steps - start, verbose=0, callbacks=[*callbacks, *own])
+    except InputError:
+        with contextlib.suppress(InputError):  # of the disk: the error that ended training must not be replaced
+            metrics.close()
+        raise
     finally:  # Keras does not call `on_train_end` after an exception
         stopper.close()
         shown.close()
-        for finish in (metrics.close, board.close, lambda: draw_curve(run)):
+        for finish in (board.close, lambda: draw_curve(run)):
             try:
                 finish()
             except InputError as error:  # the exception that ended training must not be replaced

@@ -14,6 +14,7 @@ import pytest
 from helpers.comparing import apart
 from helpers.places import ROOT
 from helpers.processes import python, wait_for
+from helpers.small_runs import make_run
 
 from kddpm.distribution import local_cluster
 
@@ -138,12 +139,18 @@ def test_a_lost_worker_ends_the_group_and_the_same_command_goes_on_to_the_same_b
     with open(broken / "metrics.csv", newline="") as stream:
         steps = [*range(6, STEPS, 6), STEPS]
         assert [int(row["step"]) for row in csv.DictReader(stream)] == steps
-    sampled = [str(ROOT / "sample.py"), "--strategy=multi_worker", f"--run_dir={broken}", "--seeds=0-4", "--out="]
-    for out, processes in (
-        ("alone.npz", [subprocess.Popen([sys.executable, sampled[0], *sampled[2:-1], f"--out={tmp_path}/alone.npz"])]),
-        ("group.npz", start([*sampled[:-1], f"--out={tmp_path}/group.npz"], workers)),
-    ):
-        assert all(status == 0 for status, _ in ended(processes, 300)), out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_group_paints_what_one_process_paints(tmp_path, workers):
+    run = make_run(tmp_path / "run", "digits", num_classes=10)
+    sampled = [f"--run_dir={run}", "--seeds=0-4"]
+    alone = python(ROOT / "sample.py", *sampled, f"--out={tmp_path}/alone.npz")
+    assert alone.returncode == 0, alone.stderr
+    group = [str(ROOT / "sample.py"), "--strategy=multi_worker", *sampled, f"--out={tmp_path}/group.npz"]
+    for status, output in ended(start(group, workers), 300):
+        assert status == 0, output
     with np.load(tmp_path / "alone.npz") as alone, np.load(tmp_path / "group.npz") as group:
         assert apart(alone["images"], group["images"]) <= 1
 
