@@ -157,10 +157,10 @@ class _Inception:
     def __init__(self, arrays: dict[str, np.ndarray], variant: str):
         self._is_tf = variant != "torchvision"  # as TensorFlow's first code for FID pools
         # The same names, and other weights: what lies beside those that are needed tells whose they are.
-        classes = arrays["fc.weight"].shape[0] if "fc.weight" in arrays else None
-        if self._is_tf and (classes == 1000 or any(key.startswith("AuxLogits") for key in arrays)):
+        classes = arrays["fc.weight"].shape[:1] if "fc.weight" in arrays else None
+        if self._is_tf and (classes == (1000,) or any(key.startswith("AuxLogits") for key in arrays)):
             raise ValueError("they are torchvision's, for inception_torchvision:FILE")
-        if not self._is_tf and classes == 1008:
+        if not self._is_tf and classes == (1008,):
             raise ValueError("they are those of TensorFlow's first code for FID, for inception:FILE")
         self._prepare = _bicubic if variant == "clean-fid" else _bilinear
         self._kernels, self._biases = {}, {}

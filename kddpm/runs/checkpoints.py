@@ -197,19 +197,19 @@ def saved_steps(run: RunDirectory) -> list[int]:
 
 def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tuple[str, list[np.ndarray]]:
     """Return the digest of a checkpoint and the averaged weights in it, as `weights_of`."""
-    return weights_of(run, model, step, model.ema_network)
+    return weights_of(run, model, step, model.ema_network.weights)
 
 
 def weights_of(
-    run: RunDirectory, model: DiffusionModel, step: int, network: keras.Model
+    run: RunDirectory, model: DiffusionModel, step: int, weights: Sequence[keras.Variable]
 ) -> tuple[str, list[np.ndarray]]:
-    """Return the digest of a checkpoint and the weights of a network in it, in the order of `network.weights`.
+    """Return the digest of a checkpoint and the values that it has of some weights, in their order.
 
     Args:
         run: the run directory.
         model: a model of its configuration; it is not changed, and needs no optimizer.
         step: one of `saved_steps`.
-        network: `model.network`, the weights that are trained, or `model.ema_network`, their average.
+        weights: of `model.network`, which are trained, or of `model.ema_network`, their averages.
 
     Raises:
         InputError: no such checkpoint, or one that is damaged or of another model.
@@ -226,7 +226,7 @@ def weights_of(
         with archives.opened(path) as archive:
             return about.sha256, [
                 npz_files.read_array(archive, _member(places[id(weight)]), tuple(weight.shape), str(weight.dtype))
-                for weight in network.weights
+                for weight in weights
             ]
     except (*npz_files.ERRORS, TypeError) as error:
         raise InputError(f"The checkpoint of step {step} in {run.path} cannot be read: {first_line(error)}") from None

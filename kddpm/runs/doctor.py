@@ -23,7 +23,7 @@ import numpy as np
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
 from kddpm.base.errors import InputError
-from kddpm.base.files import expand
+from kddpm.base.files import expand, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
 from kddpm.evaluation import metrics
@@ -47,7 +47,7 @@ _SHOWN = 25  # pictures in the figure
 _REAL = 1000  # images whose looks are compared with those of the pictures
 _COMPARED = 300  # images whose nearest other says how near a copy is
 _MOST_SEARCHED = 2**31  # bytes of the images among which copies are looked for
-_READINGS, _PAUSE = 5, 1.0  # how often weights that a training may be writing are read, and seconds in between
+_PAUSE = 1.0  # seconds in which a training that wrote the weights also writes the rest of a checkpoint
 
 
 def examine(
@@ -117,9 +117,12 @@ def examine(
         _check("held_out", others, config, trained_on)
     steps = checkpoints.saved_steps(run)  # a training beside this has come further while images were read
     of_network = None
+    if others and not steps:
+        say(f"Nothing is said of {others.source} before there is a checkpoint")
     if steps:
         model = build.build_model(config, tuple(trained_on["image_shape"]))
         of_network = _NetworkExamination(run, model, config, source, others, num_images, seed, steps)
+        steps = of_network.steps
     rows = run.rows()
     course = Course.of(rows, config.warmup_steps)
     found = without_network(config, trained_on["digest"], source, rows)
@@ -219,9 +222,9 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     ]
     if config.num_classes and source.labels is not None:
         found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
-    found += [findings.of_last_step(schedule), findings.of_first_step(schedule), findings.of_warm_up(config)]
+    found += [findings.of_last_step(schedule, config), findings.of_first_step(schedule), findings.of_warm_up(config)]
     if course.step:
-        found.append(findings.of_skipped_steps(course, config.learning_rate))
+        found.append(findings.of_skipped_steps(course, config))
     found += findings.of_course(course, config, course.step >= config.steps)
     objective = config.objective
     is_mean_over_t = objective.weighting in ("simple", "min_snr") and objective.timestep_sampling != "log_normal"
@@ -283,8 +286,9 @@ class _NetworkExamination:
     Attributes:
         num_images: on which losses are measured.
         calls: how often an image is looked at.
-        step: of the newest checkpoint that can be read.
-        digest: of that.
+        steps: of the checkpoints that are there.
+        step: of the newest that can be read, whose weights are examined.
+        digest: of the file of the averaged weights that were examined.
         table: {name: one value a t}, known after `findings`.
         painted: the pictures, uint8, known after `findings`.
     """
@@ -300,7 +304,7 @@ class _NetworkExamination:
         seed: int,
         steps: list[int],
     ):
-        self._run, self._model, self._config, self._seed, self._steps = run, model, config, seed, steps
+        self._run, self._model, self._config, self._seed, self.steps = run, model, config, seed, steps
         self._source, self._held_out = source, held_out
         self.num_images = min(num_images, *(len(some.images) for some in (source, held_out) if some))
         schedule = config.noise_schedule
@@ -309,56 +313,63 @@ class _NetworkExamination:
         middle = max(ratio / (1 + ratio), _LEAST_SIGNAL)
         self._middle = int(np.argmin(np.abs(schedule.alpha_bars - middle)))
         self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
-        self._about_weights = self._load()
+        self._load()
         self._predict = probes.predictions(model.denoiser)
         searched = source.images[:: math.ceil(source.images.size / _MOST_SEARCHED)]
         self._originals = metrics.Originals(searched, mirrored=config.horizontal_flip, most=_COMPARED)
         self.table: dict[str, np.ndarray] = {}
         self.painted = np.empty(0, np.uint8)
 
-    def _load(self) -> str:
-        """Load the weights that generate, and the newest checkpoint that can be read; return what is wrong with them.
-
-        Where the file of the weights cannot be read, they are those of the checkpoint.
+    def _load(self) -> None:
+        """Load the newest checkpoint that can be read, and the file of the weights that generate, which is to be of it.
 
         Raises:
             InputError: no checkpoint can be read.
         """
-        network, about = self._model.ema_network, ""
-        for reading in range(_READINGS):  # a training beside this writes the weights before the checkpoint is whole
-            time.sleep(_PAUSE if reading else 0)
-            self._steps = checkpoints.saved_steps(self._run) or self._steps
+        network, path = self._model.ema_network, self._run.weights_path
+        while True:
+            steps = self.steps
             averaged = self._load_checkpoint()
+            network.set_weights(averaged)
+            self._about_weights = ""
+            if self.step < steps[-1]:  # the file is of a checkpoint that is gone, and may be whole
+                return
             try:
-                weights_files.load(network, self._run.weights_path)
-                is_same = all(map(np.array_equal, network.get_weights(), averaged))
-                about = "" if is_same else "not the average of the newest checkpoint"
+                weights_files.load(network, path)
+                own = zip(network.get_weights(), averaged, strict=True)
+                is_same = all(np.array_equal(one, other, equal_nan=True) for one, other in own)
+                self.digest, self._about_weights = sha256(path), "" if is_same else "others"
             except InputError:
                 network.set_weights(averaged)
-                about = "damaged, or not there"
-            if self.step < self._steps[-1]:
-                return f"of a checkpoint that is damaged, that of step {self._steps[-1]:,}"
-            if not about:
-                break
-        return about
+                self._about_weights = "damaged, or not there"
+            if not self._about_weights:
+                return
+            time.sleep(_PAUSE)  # a training beside this writes the weights before the checkpoint is whole
+            self.steps = checkpoints.saved_steps(self._run) or steps
+            if self.steps == steps:
+                return
 
     def _load_checkpoint(self) -> list[np.ndarray]:
         """Load the newest checkpoint that can be read, as training would; return its averaged weights."""
-        for step in reversed(self._steps):
+        averaged, own = self._model.ema_network.weights, self._model.network.weights
+        for step in reversed(self.steps):
             try:
-                self.digest, averaged = checkpoints.averaged_weights(self._run, self._model, step)
-                _, self._own_weights = checkpoints.weights_of(self._run, self._model, step, self._model.network)
+                self.digest, values = checkpoints.weights_of(self._run, self._model, step, [*averaged, *own])
             except InputError:
-                if step == self._steps[0]:
+                if step == self.steps[0]:
                     raise
             else:
-                self.step = step
+                self.step, self._own_weights = step, values[len(averaged) :]
                 break
-        return averaged
+        return values[: len(averaged)]
 
     def findings(self, done: Callable[[int], object]) -> list[Finding]:
         """Return the findings of the network; `done` is told how many images are done."""
-        found = [findings.of_weights(self._about_weights), *self._of_losses(done)]
+        found = [
+            findings.of_checkpoint(self.step, self.steps[-1]),
+            findings.of_weights(self._about_weights, is_over=self.step >= self._config.steps),
+            *self._of_losses(done),
+        ]
         real = probes.sample(self._source)
         looks = Looks.of(probes.as_floats(real[:: max(len(real) // _REAL, 1)]))
         if self._config.num_classes:
@@ -431,7 +442,7 @@ class _NetworkExamination:
     def _since(self, is_so: Callable[[], bool]) -> int:
         """Return the first of the kept checkpoints that can be read at which something is so; it is of the last."""
         first = self.step
-        for step in (step for step in reversed(self._steps) if step < self.step):
+        for step in (step for step in reversed(self.steps) if step < self.step):
             try:
                 _, weights = checkpoints.averaged_weights(self._run, self._model, step)
             except InputError:  # damaged, or deleted by the training that goes on

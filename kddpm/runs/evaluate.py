@@ -188,7 +188,7 @@ def _writing(out: pathlib.Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(out))
         except BlockingIOError:
-            raise InputError("out", "must be another folder: another evaluation is writing to it", out) from None
+            raise InputError("out", "must be another folder: another process is writing to it", out) from None
         try:
             yield
         finally:

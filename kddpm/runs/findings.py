@@ -70,6 +70,11 @@ def longer(config: TrainConfig) -> str:
     return "more --steps" if config.learning_rate_decay == "none" else "a new run of more --steps"
 
 
+def pure_noise(config: TrainConfig) -> str:
+    """Return the flags that end a schedule in pure noise, which a network that predicts eps cannot learn from."""
+    return "--zero_terminal_snr" + (" with --prediction=v" if config.prediction in ("eps", "mu") else "")
+
+
 def percent(share: float) -> str:
     """Return a share as text."""
     return f"{100 * share:.3g} %"
@@ -165,13 +170,13 @@ def of_digest(is_same: bool) -> Finding:
 _LEAST_FIRST_NOISE = 1e-4  # an eightieth of a grey level; of the schedules with a name the least is 1e-3
 
 
-def of_last_step(schedule: NoiseSchedule) -> Finding:
+def of_last_step(schedule: NoiseSchedule, config: TrainConfig) -> Finding:
     """Judge the signal left at T."""
     last = float(schedule.alpha_bars[-1])
     snr = float(last / schedule.one_minus_alpha_bars[-1])
     advice = (
         "x_T still shows the image, and sampling begins with pure noise, which the network never saw: "
-        "another --schedule, such as cosine, or --zero_terminal_snr with --prediction=v"
+        f"another --schedule, such as cosine, or {pure_noise(config)}"
     )
     fault = (last > LARGEST_LAST_ALPHA_BAR, "signal left at T", advice)
     return judged("signal over noise at T", snr, f"{snr:.2g}", f"up to {LARGEST_LAST_ALPHA_BAR}", fault)
@@ -201,7 +206,7 @@ _STILL = 0.03  # the same, of a loss that stands still
 _STANDARD_ERRORS = 3  # of either, which the noise of the rows leaves open
 _SPIKES = 0.02  # share of the rows
 _SKIPPED = 1e-3  # share of the steps
-_LATE, _MOST_LATE = 20, 10  # so many of the last steps: that many in a row end a run
+_SKIPPED_LATE = 0.1  # share of the steps of the last row
 _NO_PROGRESS = 1.1  # times the linear denoiser's loss; training's has dropout; healthy runs: 0.63 to 0.85
 
 
@@ -212,14 +217,14 @@ class Course:
     Attributes:
         step: of the last row, 0 = there is none.
         skipped: steps that were skipped because loss or gradients were not finite.
-        skipped_late: those of the last rows.
+        skipped_late: share of the steps of the last row that were; 0 where there is none.
         early: the lowest of rows 2 to 10 over the first row, the warm-up included; NaN = there are none.
         losses: of the rows after the warm-up in which a step was taken, (n,).
     """
 
     step: int
     skipped: int
-    skipped_late: int
+    skipped_late: float
     early: float
     losses: np.ndarray
 
@@ -228,15 +233,16 @@ class Course:
         """Return the course of rows as `RunDirectory.rows` gives them."""
         steps = [int(row["step"]) for row in rows]
         step = steps[-1] if steps else 0
-        skipped = []
+        skipped, late = 0, 0.0
         for row, before, now in zip(rows, [0, *steps], steps, strict=False):
             count = round(float(row["skipped_steps"]))
-            skipped.append(count if count or math.isfinite(float(row["loss"])) else now - before)
-        late = sum(count for count, now in zip(skipped, steps, strict=True) if now > step - _LATE)
+            if not count and not math.isfinite(float(row["loss"])):
+                count = now - before
+            skipped, late = skipped + count, count / max(now - before, 1)
         taken = [(int(row["step"]), float(row["loss"])) for row in rows if math.isfinite(float(row["loss"]))]
         early = float(min(loss for _, loss in taken[1:10]) / taken[0][1]) if len(taken) > 1 else math.nan
         losses = np.array([loss for step, loss in taken if step > warmup_steps])
-        return cls(step, sum(skipped), late, early, losses)
+        return cls(step, skipped, late, early, losses)
 
     @property
     def is_long_enough(self) -> bool:
@@ -278,14 +284,15 @@ class Course:
         return count
 
 
-def of_skipped_steps(course: Course, learning_rate: float) -> Finding:
-    """Judge the steps that were skipped."""
+def of_skipped_steps(course: Course, config: TrainConfig) -> Finding:
+    """Judge the steps that were skipped. Ten in a row end a run, which then writes the row that it is in."""
     advice = (
         "Loss or gradients were not finite in some steps, which were skipped: a smaller --learning_rate than "
-        f"{learning_rate:g}, or a longer --warmup_steps"
+        f"{config.learning_rate:g}, or a longer --warmup_steps"
     )
     text = f"{course.skipped:,} of {course.step:,}"
-    is_so = course.skipped > _SKIPPED * course.step or course.skipped_late >= _MOST_LATE
+    is_cut = course.skipped_late > 0 and course.step % config.log_every != 0 and course.step < config.steps
+    is_so = course.skipped > _SKIPPED * course.step or course.skipped_late >= _SKIPPED_LATE or is_cut
     fault = (is_so, "loss not finite", advice)
     return judged("skipped steps", course.skipped, text, f"up to {percent(_SKIPPED)}", fault)
 
@@ -309,7 +316,7 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
     lower = f"--learning_rate={config.learning_rate:g} is too high: try a third of it, or a longer --warmup_steps"
     goes_on = "the same command with more --steps goes on"
     anew = "train anew with more --steps, over which the learning rate falls"
-    longer = f"The loss still fell fast when the run ended: {goes_on if config.learning_rate_decay == 'none' else anew}"
+    short = f"The loss still fell fast when the run ended: {goes_on if config.learning_rate_decay == 'none' else anew}"
     return [
         judged(
             "lowest loss soon after the start, over the first", course.early, f"{course.early:.2f}", f"up to {_EARLY}",
@@ -328,7 +335,7 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
         ),
         judged(
             "fall of the loss at the end", fall, percent(fall), f"up to {percent(_FALL)} when done",
-            (is_done and fall - fall_error > _FALL, "too short a run", longer),
+            (is_done and fall - fall_error > _FALL, "too short a run", short),
         ),
     ]  # fmt: skip
 
@@ -348,8 +355,8 @@ def of_training_loss(loss: float, linear: float, config: TrainConfig) -> Finding
 def of_warm_up(config: TrainConfig) -> Finding:
     """Judge how much of a run the learning rate takes to rise."""
     advice = (
-        f"For {config.warmup_steps:,} of {config.steps:,} steps the learning rate is below its value: a shorter "
-        f"--warmup_steps, or {longer(config)}"
+        f"For {min(config.warmup_steps, config.steps):,} of {config.steps:,} steps the learning rate is below its "
+        f"value: a shorter --warmup_steps, or {longer(config)}"
     )
     fault = (config.warmup_steps > _LONGEST_WARM_UP * config.steps, "warm-up too long", advice)
     text = f"{config.warmup_steps:,} of {config.steps:,}"
@@ -364,15 +371,30 @@ def of_rows(course: Course, step: int, log_every: int) -> Finding:
     return judged("last row of metrics.csv", course.step, f"{course.step:,}", "the newest checkpoint's", fault)
 
 
-def of_weights(what: str) -> Finding:
-    """Judge ema.weights.h5, whose weights generate: `what` is "" where they are the newest checkpoint's average."""
+def of_checkpoint(read: int, newest: int) -> Finding:
+    """Judge the newest checkpoint, of the step `newest`; the newest that can be read is of the step `read`."""
     advice = (
-        f"What sample.py, evaluate.py and the export read is {what}: bring ema.weights.h5 back, or delete it, and the "
-        "same command of the training writes it anew from the newest checkpoint"
+        f"The checkpoint of step {newest} cannot be read: bring it back. Else the same command goes on from step "
+        f"{read}, which is examined here, and writes the weights that generate anew too"
+    )
+    fault = (read < newest, "damaged checkpoint", advice)
+    return judged("newest checkpoint", newest, "damaged" if read < newest else "whole", "whole", fault)
+
+
+def of_weights(what: str, *, is_over: bool) -> Finding:
+    """Judge ema.weights.h5, whose weights generate.
+
+    Args:
+        what: "" where they are the average in the newest checkpoint, else what they are.
+        is_over: whether that is of the last step.
+    """
+    anew = "delete it, and the same command writes it" if is_over else "go on with the same command, which writes it"
+    advice = (
+        "ema.weights.h5, which sample.py, evaluate.py and the export read, is not the average in the newest "
+        f"checkpoint: bring it back, or {anew} anew"
     )
     fault = (bool(what), "other weights", advice)
-    said = what or "the newest checkpoint's"
-    return judged("weights that generate", not what, said, "the newest checkpoint's", fault)
+    return judged("weights that generate", not what, what or "the checkpoint's", "the checkpoint's", fault)
 
 
 def of_progress(step: int, steps: int, seconds_a_step: float) -> Finding:

@@ -77,16 +77,18 @@ def of_run(
         model.denoiser.steps(name, count)
     model.denoiser.check_guidance(config.guidance_scale)
     last = snapshots.check_lengths(run, lengths, "ema_lengths") if lengths else None
+    at = "" if checkpoints.saved_steps(run)[-1:] == [last] else f" at step {last}"
     # All are read at once: a training beside this deletes old ones.
     kept = None if steps is None else {step: checkpoints.averaged_weights(run, model, step) for step in steps}
-    return _of_run(run, config, model, digest, ways, kept, lengths, last, batch_size)
+    rebuilt = [(f"EMA length {length:g}{at}, ", length, last) for length in lengths]
+    return _of_run(run, config, model, digest, ways, kept, rebuilt, batch_size)
 
 
-def _of_run(run, config, model, digest, ways, kept, lengths, last, batch_size):
+def _of_run(run, config, model, digest, ways, kept, rebuilt, batch_size):
     network = model.ema_network
     own = network.get_weights()
     try:
-        for which, of_weights, weights in _weights(run, model, digest, own, kept, lengths, last):
+        for which, of_weights, weights in _weights(run, model, digest, own, kept, rebuilt):
             network.set_weights(weights)
             for name, count in ways:
                 yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
@@ -94,17 +96,15 @@ def _of_run(run, config, model, digest, ways, kept, lengths, last, batch_size):
         network.set_weights(own)
 
 
-def _weights(run, model, digest, own, kept, lengths, last):
+def _weights(run, model, digest, own, kept, rebuilt):
     """Yield what a table calls some weights before the sampler, what a row says of them, and the weights."""
     if kept is None:
         yield "", {"weights_sha256": digest, "step": None}, own
     for step, (of_step, weights) in (kept or {}).items():
         yield f"step {step}, ", {"weights_sha256": of_step, "step": step}, weights
-    at = "" if checkpoints.saved_steps(run)[-1:] == [last] else f" at step {last}"
-    for length in lengths:
+    for which, length, last in rebuilt:
         of_length, weights = snapshots.rebuilt(run, model, length, "ema_lengths", last)
-        of_weights = {"weights_sha256": of_length, "step": last, "ema_length": float(length)}
-        yield f"EMA length {length:g}{at}, ", of_weights, weights
+        yield which, {"weights_sha256": of_length, "step": last, "ema_length": float(length)}, weights
 
 
 def _of_sampler(model, config, name, count, which, of_weights, batch_size) -> Generator:

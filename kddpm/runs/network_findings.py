@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from kddpm.runs.config import TrainConfig
-from kddpm.runs.findings import Finding, judged, longer, percent
+from kddpm.runs.findings import Finding, judged, longer, percent, pure_noise
 
 # The losses.
 
@@ -222,7 +222,7 @@ def of_pictures(painted: Looks, real: Looks, config: TrainConfig) -> list[Findin
     variety = painted.variance / real.variance if real.variance else 1.0
     more = longer(config)
     has_pure_noise = config.zero_terminal_snr or config.timestep_sampling == "log_normal"  # or cannot have it
-    pure_noise = "" if has_pure_noise else ", or --zero_terminal_snr with --prediction=v"
+    or_noise = "" if has_pure_noise else f", or {pure_noise(config)}"
     v = "" if config.prediction == "v" else f", or --prediction=v in place of {config.prediction}"
     return [
         judged(
@@ -237,7 +237,7 @@ def of_pictures(painted: Looks, real: Looks, config: TrainConfig) -> list[Findin
             (
                 tint > allowed, "tinted",
                 "Pictures have other colours, or another brightness, than the data: the noisiest t decide that. "
-                f"{more.capitalize()}{pure_noise}",
+                f"{more.capitalize()}{or_noise}",
             ),
         ),
         judged(

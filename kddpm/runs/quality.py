@@ -27,6 +27,7 @@ from kddpm.base.errors import InputError
 from kddpm.base.files import check_output, read_json
 from kddpm.cli.sampling_flags import parse_sampler
 from kddpm.data import labels
+from kddpm.distribution import workers
 from kddpm.evaluation import OF_EXTRACTORS, features, metrics
 from kddpm.model.diffusion_model import DiffusionModel
 from kddpm.runs import checkpoints, generators, pieces
@@ -117,9 +118,10 @@ class Quality:
         mirrored = self._config.horizontal_flip
         self._judge = Judge(wanted.metrics, self._extractor, self._real, *of_classes, size, place, verbose, mirrored)
         self._pictures = run.evaluation_path / "pictures"
-        check_output("run_dir", self._pictures, is_folder=True)
-        if self._extractor:
-            check_output("cache_dir", place, is_folder=True)
+        if workers.is_chief(self._strategy):  # it alone writes
+            check_output("run_dir", self._pictures, is_folder=True)
+            if self._extractor:
+                check_output("cache_dir", place, is_folder=True)
         self.facts = {
             **{key: facts[key] for key in ("kddpm", "run_dir", "weights_sha256", "dataset", "digest")},
             "trained_on_these": facts["trained_on_these"],

@@ -175,8 +175,8 @@ def _factors(
     factors, errors = _combined(counts, lengths)
     for length, error in zip(lengths, errors, strict=True):
         if error > _MOST_ERROR:  # between lengths that are given: the snapshots are at uneven distances
-            expected = f"must be a length that the snapshots of {run.path} meet to {_MOST_ERROR:.0%}"
-            raise InputError(argument, expected, f"{length}, which they meet to {error:.0%}")
+            expected = f"must be a length that the snapshots of {run.path} give to {_MOST_ERROR:.0%} of its profile"
+            raise InputError(argument, expected, f"{length}, to {error:.0%}")
     return steps, factors
 
 

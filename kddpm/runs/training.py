@@ -39,7 +39,7 @@ from kddpm.runs.callbacks import (
 )
 from kddpm.runs.checkpoints import Checkpoints
 from kddpm.runs.config import TrainConfig
-from kddpm.runs.directory import RunDirectory
+from kddpm.runs.directory import RunDirectory, writing
 from kddpm.runs.monitoring import Monitor
 
 
@@ -172,7 +172,8 @@ def _resume(model, averages, run, config, source):
         run.forget_rows_after(start)
         snapshots.forget_after(run, start)
         if start and run.writes and not run.weights_path.exists():
-            weights_files.save(model.ema_network, run.weights_path)
+            with writing(run.weights_path, RuntimeError):  # from h5py, on a full disk
+                weights_files.save(model.ema_network, run.weights_path)
     return checkpoints, start
 
 

@@ -104,6 +104,7 @@ def test_grey_pictures_are_pictures_of_equal_channels(golden, path):
         (lambda path: write_safetensors(path, [("a", np.zeros(3, "f4"))], dtype="I64"), "a must be F32 or F16"),
         (lambda path: write_safetensors(path, [("a", np.zeros(3, "f4"))], shape=[4]), "a lies outside the file"),
         (lambda path: os.truncate(write_safetensors(path, []), 2**31), "it has 2,147,483,648 bytes, and such weights"),
+        (lambda path: write_safetensors(path, [("fc.weight", np.zeros((), "f4"))]), "it lacks 'Conv2d_1a_3x3'"),
         (lambda path: None, "No such file"),
     ],
 )  # fmt: skip

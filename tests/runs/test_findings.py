@@ -1,5 +1,7 @@
 """Every verdict by the figures that lead to it: those of healthy runs have no fault, those of a fault have its name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -98,37 +100,43 @@ def test_labels_and_digests():
 @pytest.mark.parametrize("name", schedules.BY_NAME)
 def test_schedules_with_a_name_are_healthy(name):
     schedule = schedules.by_name(name, 1000)
-    assert faults([findings.of_last_step(schedule), findings.of_first_step(schedule)]) == []
+    assert faults([findings.of_last_step(schedule, CONFIG), findings.of_first_step(schedule)]) == []
 
 
 def test_both_ends_of_a_schedule():
-    assert faults(findings.of_last_step(schedules.linear(1000, 1e-4, 2e-3))) == ["signal left at T"]
-    assert faults(findings.of_last_step(schedules.zero_terminal_snr(schedules.linear(1000, 1e-4, 2e-3)))) == []
+    weak = schedules.linear(1000, 1e-4, 2e-3)
+    found = findings.of_last_step(weak, CONFIG)
+    assert faults(found) == ["signal left at T"] and "--zero_terminal_snr with --prediction=v" in found.advice
+    assert "--prediction" not in findings.of_last_step(weak, dataclasses.replace(CONFIG, prediction="v")).advice
+    assert faults(findings.of_last_step(schedules.zero_terminal_snr(weak), CONFIG)) == []
     assert faults(findings.of_first_step(schedules.linear(1000, 1e-9, 0.02))) == ["no noise at t = 0"]
 
 
 def test_a_healthy_course():
     assert of_course(usual()) == of_course(usual()[:12]) == []
-    assert faults(findings.of_skipped_steps(Course.of(rows(usual()), 100), RATE)) == []
+    assert faults(findings.of_skipped_steps(Course.of(rows(usual()), 100), CONFIG)) == []
     assert course_of(usual(9)) == []  # too few rows to judge
 
 
 def test_skipped_steps():
     course = Course.of(rows([0.3, 0.2, "nan", 0.2], skipped=3.0), 0)
     assert (course.step, course.skipped, course.losses.tolist()) == (200, 12, [0.3, 0.2, 0.2])
-    found = findings.of_skipped_steps(course, RATE)
+    found = findings.of_skipped_steps(course, CONFIG)
     assert faults(found) == ["loss not finite"] and "--learning_rate than 0.002" in found.advice
 
 
 def test_steps_that_were_skipped_at_the_end_are_a_fault_however_long_the_run():
-    long = rows(np.full(2000, 0.1))
-    assert faults(findings.of_skipped_steps(Course.of(long, 0), RATE)) == []
-    last = {"step": "100010", "loss": "nan", "skipped_steps": "10"}
-    assert faults(findings.of_skipped_steps(Course.of([*long, last], 0), RATE)) == ["loss not finite"]
-    # In rows of five steps, and in a row that does not count what it skipped.
-    few = [{"step": str(100_000 + end), "loss": "nan", "skipped_steps": "5"} for end in (5, 10)]
-    assert faults(findings.of_skipped_steps(Course.of([*long, *few], 0), RATE)) == ["loss not finite"]
-    assert Course.of(rows([0.3, "inf", 0.2]), 0).skipped == 50
+    long, config = rows(np.full(2000, 0.1)), dataclasses.replace(CONFIG, log_every=1000)
+    assert faults(findings.of_skipped_steps(Course.of(long, 0), config)) == []
+    # In the row that training ended in, in a row that is full of them, and a few in one.
+    for step, skipped, fault in (
+        (100_980, 10, ["loss not finite"]),
+        (101_000, 200, ["loss not finite"]),
+        (101_000, 9, []),
+    ):
+        last = {"step": str(step), "loss": "0.1", "skipped_steps": str(skipped)}
+        assert faults(findings.of_skipped_steps(Course.of([*long, last], 0), config)) == fault
+    assert Course.of(rows([0.3, "inf", 0.2]), 0).skipped == 50  # a row that does not count what it skipped
 
 
 def test_spikes():
@@ -178,9 +186,12 @@ def test_rows_and_weights_of_the_newest_checkpoint():
     course = Course.of(rows(usual()), 100)  # up to step 3,000
     assert faults(findings.of_rows(course, 3000, 50)) == faults(findings.of_rows(course, 3040, 50)) == []
     assert faults(findings.of_rows(course, 5000, 50)) == ["rows are missing"]
-    assert faults(findings.of_weights("")) == []
-    found = findings.of_weights("damaged, or not there")
-    assert faults(found) == ["other weights"] and found.measured == "damaged, or not there"
+    assert faults(findings.of_checkpoint(3000, 3000)) == faults(findings.of_weights("", is_over=True)) == []
+    found = findings.of_weights("others", is_over=True)
+    assert faults(found) == ["other weights"] and "or delete it" in found.advice and found.measured == "others"
+    assert "or go on with the same command" in findings.of_weights("others", is_over=False).advice
+    found = findings.of_checkpoint(2000, 3000)
+    assert faults(found) == ["damaged checkpoint"] and "The checkpoint of step 3000 cannot be read" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,7 @@ def test_a_loss_that_stands_still():
     [
         ({}, ["More --steps, or --zero_terminal_snr", "--horizontal_flip", "v in place of eps", "--label_dropout"], []),
         ({"learning_rate_decay": "cosine", "steps": 5000}, ["A new run of more --steps"], ["More --steps"]),
+        ({"prediction": "v"}, ["More --steps, or --zero_terminal_snr"], ["--prediction"]),
         (
             {
                 "horizontal_flip": True, "prediction": "v", "schedule": "cosine", "zero_terminal_snr": True,

@@ -362,7 +362,7 @@ def test_two_evaluations_do_not_write_to_one_folder(measured, tmp_path):
     (tmp_path / "out").mkdir()
     with (
         kddpm_files.locked(tmp_path / "out"),
-        raises_in_flags("--out must be another folder: another evaluation is writing to it. Received: "),
+        raises_in_flags("--out must be another folder: another process is writing to it. Received: "),
     ):
         measured()
     assert not list((tmp_path / "out").iterdir())
@@ -378,10 +378,15 @@ def test_images_that_changed_since_the_training_are_named(files, measured, tmp_p
     assert "images.npz are no longer those that the run was trained on" in capsys.readouterr().out
 
 
-def test_places_that_cannot_be_written_to_are_named_before_anything_is_painted(files, measured, tmp_path):
+def test_places_that_cannot_be_written_to_are_named_before_anything_is_painted(files, measured, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    monkeypatch.setattr(kddpm.DiffusionModel, "generate", pytest.fail)
     with raises_in_flags("--cache_dir must be in a folder that can be written to. Received: "):
         measured(cache_dir=str(tmp_path / "file"))
+    run = shutil.copytree(files / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    (run / "evaluation").touch()
+    with raises_in_flags("--run_dir must be in a folder that can be written to. Received: "):
+        measured(run=run)
 
 
 def test_large_batches_paint_no_more_pictures(measured, monkeypatch):

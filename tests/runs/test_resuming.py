@@ -1,5 +1,6 @@
 """Runs that were ended, by a kill, a signal or their last step, and go on."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,6 +28,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(begin, finished, stop):
     assert (run_dir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
     for resumed, straight in zip(averages(run_dir), averages(finished), strict=True):
         np.testing.assert_array_equal(resumed, straight)
+
+
+@pytest.mark.parametrize("stop", [None, 5])
+def test_averages_that_were_deleted_are_written_anew(finished, begin, tmp_path, stop):
+    run_dir = shutil.copytree(finished, tmp_path / "run") if stop is None else begin(stop, killed=True)
+    weights = run_dir / "ema.weights.h5"
+    before = averages(run_dir)
+    weights.unlink()
+    with contextlib.suppress(ConnectionAbortedError):
+        training.train(TINY, run_dir, callbacks=[StopAfter(0)], verbose=False)
+    for ours, theirs in zip(averages(run_dir), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path, whole_network):

@@ -189,7 +189,7 @@ def test_lengths_between_those_that_uneven_snapshots_give_are_refused(recorded, 
     monkeypatch.setattr(snapshots, "_counts", lambda *_: (list(range(len(counts))), counts))
     run = RunDirectory(recorded[0])
     assert snapshots.check_lengths(run, [0.002, 0.05, 0.1], "ema_lengths") == len(counts) - 1
-    with raises_in_flags(r"--ema_lengths must be a length that .* meet to 10%. Received: 0.01, which they meet to 26%"):
+    with raises_in_flags(r"--ema_lengths must be a length that .* give to 10% of its profile. Received: 0.01, to 26%"):
         snapshots.check_lengths(run, [0.002, 0.01], "ema_lengths")
 
 
