@@ -313,6 +313,7 @@ class _NetworkExamination:
         middle = max(ratio / (1 + ratio), _LEAST_SIGNAL)
         self._middle = int(np.argmin(np.abs(schedule.alpha_bars - middle)))
         self.calls = len(self._timesteps) * self.num_images * (3 if held_out else 2)
+        self.step, self.digest, self._about_weights = steps[-1], "", ""
         self._load()
         self._predict = probes.predictions(model.denoiser)
         searched = source.images[:: math.ceil(source.images.size / _MOST_SEARCHED)]
@@ -331,7 +332,6 @@ class _NetworkExamination:
             steps = self.steps
             averaged = self._load_checkpoint()
             network.set_weights(averaged)
-            self._about_weights = ""
             if self.step < steps[-1]:  # the file is of a checkpoint that is gone, and may be whole
                 return
             try:
@@ -373,7 +373,7 @@ class _NetworkExamination:
         real = probes.sample(self._source)
         looks = Looks.of(probes.as_floats(real[:: max(len(real) // _REAL, 1)]))
         if self._config.num_classes:
-            found += self._of_labels(math.sqrt(looks.variance))
+            found += self._of_labels(self._config.num_classes, math.sqrt(looks.variance))
         self.painted = self._paint()
         found += network_findings.of_pictures(Looks.of(probes.as_floats(self.painted)), looks, self._config)
         found.append(self._of_copies())
@@ -410,11 +410,11 @@ class _NetworkExamination:
             network_findings.of_losses(chosen, losses, errors, linear, average.powers, is_judged, config),
         ]
 
-    def _of_labels(self, deviation: float) -> list[Finding]:
+    def _of_labels(self, num_classes: int, deviation: float) -> list[Finding]:
         """Return the findings of the labels, for data of this standard deviation."""
         config, t = self._config, self._middle
         x_0, labels = self._chosen(self._source)
-        change, share, error = probes.effect_of_labels(self._predict, x_0, labels, config.num_classes, t, self._seed)
+        change, share, error = probes.effect_of_labels(self._predict, x_0, labels, num_classes, t, self._seed)
         _, b = parametrization.x0_coefficients(config.noise_schedule, config.prediction)
         change *= abs(b[t]) / max(deviation, _GREY_LEVEL)
         return network_findings.of_labels(change, share, error, config)
