@@ -369,9 +369,8 @@ class Originals:
         if mirrored and self._train.ndim != 4:
             raise InputError("train", "must be images (N, H, W, C) to be mirrored", self._train.shape)
         self._is_mirrored = mirrored
-        nearest = nearest_others(
-            self._train, most=most, are_distinct=True
-        )  # a twin says nothing of how near others are
+        # An image that is there twice says nothing of how near others are.
+        nearest = nearest_others(self._train, most=most, are_distinct=True)
         self._limit = float(np.quantile(nearest, quantile))
         by_chance = 2 * quantile if mirrored else quantile  # two chances, of which both may be the same
         self._chance = Estimate(by_chance) if held_out is None else self._rate(held_out)

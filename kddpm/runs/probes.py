@@ -10,8 +10,10 @@ import tensorflow as tf
 from kddpm import data
 from kddpm.data import images
 from kddpm.evaluation.batches import on_replicas
+from kddpm.runs.config import TrainConfig
 from kddpm.sampling import noise
 from kddpm.sampling.denoiser import Denoiser
+from kddpm.theory import linear_denoiser
 
 _MOST_IMAGES = 10_000
 _MOST_VALUES = 2**25  # of the images that are looked at; 134 MB as float32
@@ -32,6 +34,12 @@ def sample(source: data.ImageData) -> np.ndarray:
 def as_floats(pixels: np.ndarray) -> np.ndarray:
     """Return uint8 pixels as x_0 in [-1, 1], float32."""
     return np.asarray(images.to_float(pixels))
+
+
+def variances(config: TrainConfig, x_0: np.ndarray) -> np.ndarray:
+    """Return `linear_denoiser.variances` of images in [-1, 1] as training sees them."""
+    seen = np.concatenate([x_0, x_0[:, :, ::-1]]) if config.horizontal_flip else x_0
+    return linear_denoiser.variances(seen)
 
 
 def predictions(denoiser: Denoiser) -> Predictions:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from kddpm import data
 from kddpm.base.errors import InputError
-from kddpm.runs import build, doctor, findings, network_findings, probes, training, weights_files
+from kddpm.runs import build, doctor, findings, network_examination, network_findings, probes, training, weights_files
 from kddpm.runs.directory import RunDirectory
 from kddpm.theory import linear_denoiser
 
@@ -91,7 +91,7 @@ def test_checkpoints_that_are_gone_end_the_search(finished, tmp_path, monkeypatc
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch):
     """A copy of a run, and what the doctor says of what lies in its directory."""
-    monkeypatch.setattr(doctor, "_PAUSE", 0)
+    monkeypatch.setattr(network_examination, "_PAUSE", 0)
     run = RunDirectory(shutil.copytree(finished, tmp_path / "run"))
     return run, lambda: doctor.examine(run.path, out=tmp_path / "out", **FEW)
 
@@ -159,7 +159,7 @@ def test_noise_levels_that_training_leaves_out_are_not_judged(begin, tmp_path, m
 
 def test_mirror_images_are_copies_of_a_run_that_was_trained_on_them(begin, tmp_path, monkeypatch):
     mirrored = functools.partialmethod(lambda self: self._source.images[:64, :, ::-1])
-    monkeypatch.setattr(doctor._NetworkExamination, "_paint", mirrored)
+    monkeypatch.setattr(network_examination.NetworkExamination, "_paint", mirrored)
     content = doctor.examine(begin(5, killed=True, horizontal_flip=True), out=tmp_path, **FEW)
     assert named(content)["copies of training images"]["value"] == 1
 
