@@ -164,6 +164,8 @@ def test_impossible_numbers_of_steps_end_in_one_line(trained, tmp_path):
         ("evaluate.py", ["--run_dir=x", "--num_images=50"], "--num_images belongs to --metrics=fid,kid,"),
         ("evaluate.py", ["--run_dir=x", "--ema_lengths=0.1"], "--ema_lengths belongs to --metrics=fid,kid,"),
         ("evaluate.py", ["--run_dir=x", "--metrics=fid", "--ema_lengths=a"], "--ema_lengths must be numbers such as"),
+        ("evaluate.py", ["--run_dir=x", "--metrics=fid", "--guidance_scales=1,b"], "--guidance_scales must be numbers"),
+        ("evaluate.py", ["--run_dir=x", "--guidance_scales=2"], "--guidance_scales belongs to --metrics=fid,kid,"),
         ("evaluate.py", ["--run_dir=x", "--metrics=fid", "--samplers=ddim:x"], "--samplers must be NAME or NAME:STEPS"),
         ("evaluate.py", ["--run_dir=x", "--max_images=0"], "--max_images must be at least 1. Received: 0"),
         ("evaluate.py", ["--run_dir=x", "--num_trajectories=1"], "--num_trajectories must be at least 2. Received: 1"),

@@ -57,6 +57,7 @@ def evaluate(
     samplers: Sequence[str] = (),
     checkpoints: str | Sequence[int] = (),
     ema_lengths: Sequence[float] = (),
+    guidance_scales: Sequence[float] = (),
     models: Sequence[str | os.PathLike] = (),
     extractor: str | os.PathLike | None = None,
     batch_size: int = 64,
@@ -91,6 +92,7 @@ def evaluate(
             averaged weights.
         ema_lengths: sigma_rel of averages of the weights that are rebuilt from the run's snapshots and generate too
             (`kddpm.runs.snapshots`).
+        guidance_scales: of classes, for each of the samplers, 1 = no guidance; () = the run's.
         models: exported `.tflite` files whose pictures are measured too.
         extractor: as in `evaluation.features.load`; None = the one that comes with kddpm for these images.
         batch_size: images at a time.
@@ -108,8 +110,8 @@ def evaluate(
 
     Raises:
         InputError: unknown metric; no such run, checkpoint, sampler, file or extractor; a length that the snapshots do
-            not give; another result in `out`; bits of images that were resized or recoloured; labels that are missing
-            or not the run's; or as in `likelihood.bits_per_dim`.
+            not give; guidance that the network does not take; another result in `out`; bits of images that were resized
+            or recoloured; labels that are missing or not the run's; or as in `likelihood.bits_per_dim`.
     """
     strategy = strategy or tf.distribute.get_strategy()
     is_chief = workers.is_chief(strategy)
@@ -151,7 +153,7 @@ def evaluate(
     measure = None
     if of_pictures:
         with workers.using(strategy), workers.all_or_none(strategy):
-            ways = tuple(samplers), checkpoints, tuple(ema_lengths), tuple(models)
+            ways = tuple(samplers), checkpoints, tuple(ema_lengths), tuple(guidance_scales), tuple(models)
             wanted = quality.Wanted(of_pictures, num_images, *ways, extractor)
             measure = quality.Quality(
                 run, model, source, others, wanted, facts, pathlib.Path(expand(cache)), say, verbose

@@ -47,12 +47,12 @@ def of_run(
     config: TrainConfig,
     model: DiffusionModel,
     digest: str,
-    ways: Sequence[tuple[str, int | None]],
+    ways: Sequence[tuple[str, int | None, float]],
     steps: Sequence[int] | None,
     lengths: Sequence[float],
     batch_size: int,
 ) -> Iterator[Generator]:
-    """Return the generators of a run: each of its weights with each sampler, all of them checked.
+    """Return the generators of a run: each of its weights in each way, all of them checked.
 
     The model has the weights of a generator until the next is asked for, and its own in the end.
 
@@ -61,7 +61,7 @@ def of_run(
         config: its configuration.
         model: its model, with the averaged weights.
         digest: sha256 of the file that these were read from.
-        ways: samplers by name, each with its number of steps, None = T.
+        ways: name of a sampler, its number of steps, None = T, and guidance scale each.
         steps: of checkpoints whose averaged weights generate; None = the run's averaged weights.
         lengths: of averages that are rebuilt from the run's snapshots, and generate after those.
         batch_size: pictures at a time.
@@ -71,11 +71,14 @@ def of_run(
             no such checkpoint, or a damaged one, or a length that the snapshots do not give; while they are iterated
             over also: a damaged snapshot.
     """
-    for name, count in ways:
+    for name, count, scale in ways:
         if count is not None and count > config.num_timesteps:
             raise InputError("samplers", f"must have at most {config.num_timesteps} steps (T)", f"{name}:{count}")
         model.denoiser.steps(name, count)
-    model.denoiser.check_guidance(config.guidance_scale)
+        try:
+            model.denoiser.check_guidance(scale)
+        except InputError as error:
+            raise InputError("guidance_scales", error.expected, error.received) from None
     last = snapshots.check_lengths(run, lengths, "ema_lengths") if lengths else None
     at = "" if checkpoints.saved_steps(run)[-1:] == [last] else f" at step {last}"
     # All are read at once: a training beside this deletes old ones.
@@ -90,8 +93,8 @@ def _of_run(run, config, model, digest, ways, kept, rebuilt, batch_size):
     try:
         for which, of_weights, weights in _weights(run, model, digest, own, kept, rebuilt):
             network.set_weights(weights)
-            for name, count in ways:
-                yield _of_sampler(model, config, name, count, which, of_weights, batch_size)
+            for way in ways:
+                yield _of_sampler(model, config, which, of_weights, batch_size, *way)
     finally:
         network.set_weights(own)
 
@@ -107,18 +110,18 @@ def _weights(run, model, digest, own, kept, rebuilt):
         yield which, {"weights_sha256": of_length, "step": last, "ema_length": float(length)}, weights
 
 
-def _of_sampler(model, config, name, count, which, of_weights, batch_size) -> Generator:
+def _of_sampler(model, config, which, of_weights, batch_size, name, count, scale) -> Generator:
     settings = config.precision, model.denoiser.steps(name, count).fingerprint
     facts = {
         **of_weights,
         "sampler": name,
         "num_steps": count or config.num_timesteps,
-        "guidance_scale": config.guidance_scale,
+        "guidance_scale": scale,
         "settings_sha256": hashlib.sha256(repr(settings).encode()).hexdigest(),
     }
-    options = {"guidance_scale": config.guidance_scale, "batch_size": batch_size, "verbose": False}
+    options = {"guidance_scale": scale, "batch_size": batch_size, "verbose": False}
     return Generator(
-        f"{which}{name}, {facts['num_steps']} steps",
+        f"{which}{name}, {facts['num_steps']} steps{'' if scale == 1 else f', guidance {scale:g}'}",
         facts,
         lambda seeds: model.generate(seeds, name, count, **options),
     )

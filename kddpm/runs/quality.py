@@ -38,7 +38,7 @@ from kddpm.runs.results import write_json
 
 # Results that differ in one of these answer different questions.
 QUESTION = (
-    "weights_sha256", "digest", "seed", "metrics", "num_images", "samplers", "guidance_scale", "checkpoints",
+    "weights_sha256", "digest", "seed", "metrics", "num_images", "samplers", "guidance_scales", "checkpoints",
     "models", "held_out", "extractor",
 )  # fmt: skip
 
@@ -52,6 +52,7 @@ class Wanted:
     samplers: Sequence[str]
     checkpoints: str | Sequence[int]
     ema_lengths: Sequence[float]
+    guidance_scales: Sequence[float]
     models: Sequence[str | os.PathLike]
     extractor: str | os.PathLike | None
 
@@ -111,7 +112,9 @@ class Quality:
         of_weights = self._steps, wanted.ema_lengths
         ways = [parse_sampler(text) for text in wanted.samplers]
         ways = ways or [(self._config.sampler, self._config.sampling_steps)]
-        of_run = generators.of_run(run, self._config, model, facts["weights_sha256"], ways, *of_weights, size)
+        scales = [float(scale) for scale in wanted.guidance_scales] or [self._config.guidance_scale]
+        guided = [(*way, scale) for way in ways for scale in scales]
+        of_run = generators.of_run(run, self._config, model, facts["weights_sha256"], guided, *of_weights, size)
         self._generators = itertools.chain(of_run, files)
         self._class_names = trained_on["class_names"][:classes]
         of_classes, place = (classes, self._class_names), cache / "features"
@@ -130,7 +133,7 @@ class Quality:
             "metrics": list(wanted.metrics),
             "num_images": self._count,
             "samplers": [f"{name}:{count or self._config.num_timesteps}" for name, count in ways],
-            "guidance_scale": self._config.guidance_scale,
+            "guidance_scales": scales,
             "checkpoints": self._steps,
             "ema_lengths": [float(length) for length in wanted.ema_lengths] or None,
             "models": [file.facts["model_sha256"] for file in files],

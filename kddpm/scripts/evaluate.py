@@ -30,7 +30,8 @@ _OF_METRICS = {
     **dict.fromkeys(["num_terms", "num_trajectories"], ("bits_per_dim",)),
     **dict.fromkeys(["divergence", "dequantization"], ("ode_bits_per_dim",)),
     **dict.fromkeys(["max_images", "num_steps", "clip"], BITS),
-    **dict.fromkeys(["num_images", "samplers", "checkpoints", "ema_lengths", "model", "held_out"], OF_PICTURES),
+    **dict.fromkeys(["num_images", "samplers", "checkpoints", "ema_lengths", "guidance_scales"], OF_PICTURES),
+    **dict.fromkeys(["model", "held_out"], OF_PICTURES),
     "extractor": OF_EXTRACTORS,
 }
 
@@ -61,6 +62,7 @@ def define_flags() -> None:
     flags.DEFINE_list("samplers", [], "that generate, such as ancestral:1000,ddim:50; the run's if not given")
     flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
     flags.DEFINE_list("ema_lengths", [], "averages of the weights to rebuild, such as 0.03,0.1, that generate too")
+    flags.DEFINE_list("guidance_scales", [], "of classes, such as 1,1.5,2, for each sampler; the run's if not given")
     flags.DEFINE_list("model", [], "exported .tflite files, whose pictures are measured too")
     flags.DEFINE_string(
         "extractor",
@@ -104,7 +106,8 @@ def evaluate() -> None:
         num_images=FLAGS.num_images,
         samplers=FLAGS.samplers,
         checkpoints=_checkpoints(),
-        ema_lengths=_ema_lengths(),
+        ema_lengths=_floats("ema_lengths", "0.03,0.1"),
+        guidance_scales=_floats("guidance_scales", "1,1.5,2"),
         models=FLAGS.model,
         extractor=FLAGS.extractor,
         batch_size=FLAGS.batch_size,
@@ -133,7 +136,8 @@ def _check_flags() -> None:
     for text in FLAGS.samplers:
         parse_sampler(text)
     _checkpoints()
-    _ema_lengths()
+    _floats("ema_lengths", "0.03,0.1")
+    _floats("guidance_scales", "1,1.5,2")
 
 
 def _checkpoints() -> str | list[int]:
@@ -141,12 +145,12 @@ def _checkpoints() -> str | list[int]:
     return text if text == "all" else commands.parse_numbers("checkpoints", text) if text else []
 
 
-def _ema_lengths() -> list[float]:
+def _floats(name: str, example: str) -> list[float]:
     try:
-        return [float(text) for text in FLAGS.ema_lengths]
+        return [float(text) for text in FLAGS[name].value]
     except ValueError:
-        received = ",".join(FLAGS.ema_lengths)
-        raise InputError(f"--ema_lengths must be numbers such as 0.03,0.1. Received: {received}") from None
+        received = ",".join(FLAGS[name].value)
+        raise InputError(f"--{name} must be numbers such as {example}. Received: {received}") from None
 
 
 def _num_terms(out: str | os.PathLike) -> int | None:

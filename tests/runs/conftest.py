@@ -7,11 +7,13 @@ import pathlib
 import shutil
 
 import pytest
+from helpers import judged_runs
 from helpers.networks import least_unet
 from helpers.small_runs import TINY, StopAfter
 
 import kddpm
-from kddpm.runs import build, training
+from kddpm.evaluation import features
+from kddpm.runs import build, evaluate, training
 
 
 @contextlib.contextmanager
@@ -68,3 +70,31 @@ def begun(tmp_path_factory):
 def begin(begun, tmp_path):
     """The same, copied to `run`."""
     return lambda *args, **kwargs: pathlib.Path(shutil.copytree(begun(*args, **kwargs), tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory):
+    """Images, runs of them, and an extractor (`judged_runs.make`)."""
+    with of_least_networks():
+        return judged_runs.make(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Each run and each extractor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "load_run", functools.cache(build.load_run))
+        patch.setattr(features, "load", functools.cache(features.load))
+        yield
+
+
+@pytest.fixture
+def measured(judged, tmp_path):
+    """evaluate() of the metrics of pictures, in a few steps, into tmp_path / "out"."""
+
+    def measure(names=("fid",), run="run", **options):
+        defaults = {"samplers": ("ddim:2",), "num_images": judged_runs.COUNT, "batch_size": 16, "verbose": False}
+        defaults |= {"extractor": str(judged / "judge"), "out": tmp_path / "out"}
+        return evaluate.evaluate(judged / run, names, **(defaults | options))["quality"]
+
+    return measure
