@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import pytest
+from helpers.networks import of_least_networks
 from helpers.small_runs import make_run
 from packaging.requirements import Requirement
 
@@ -124,6 +125,7 @@ def test_figures_are_named(without):
         style.subplots(1, 1)
 
 
+@of_least_networks()
 def test_a_run_trains_without_matplotlib_and_leaves_the_curve_out(without, tmp_path, capsys):
     without("plots")
     config = presets.make_config(

@@ -24,6 +24,7 @@ A file for GPUs differs in two signatures, so that all but `start` and `noise` h
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import statistics
@@ -108,9 +109,9 @@ def export(
     say = print if verbose else lambda *_: None
 
     denoiser = _in_float32(denoiser)
-    reference, functions = (
-        contract.signatures(denoiser, table, batch_size, painting["guidance_scale"], kind) for kind in ("cpu", target)
-    )
+    of_target = functools.partial(contract.signatures, denoiser, table, batch_size, painting["guidance_scale"])
+    reference = of_target("cpu")
+    functions = reference if target == "cpu" else of_target(target)  # the same ones, so that they are traced once
     functions = {name: functions[name] for name in chosen}
     batches = _batches(denoiser, parity_seeds, batch_size)
     with replacing(path) as temporary:
@@ -214,10 +215,10 @@ def _save(denoiser, functions, folder):
     module = tf.Module()
     # TensorFlow does not track Keras's variables: without this list they would silently be missing.
     module.variables_of_network = [variable.value for variable in denoiser.network.variables]
-    for name, function in functions.items():
-        setattr(module, name, function)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+    # Given the functions themselves, TensorFlow would trace each once more, and forget that trace.
+    traced = {name: function.get_concrete_function() for name, function in functions.items()}
+    tf.saved_model.save(module, str(folder), signatures=traced, options=options)
 
 
 def _litert(denoiser, functions, precision, say) -> bytes:

@@ -131,7 +131,7 @@ def test_channels_first_changes_nothing(make_unet):
         unet = make_unet(num_classes=3)
         unet.set_weights(plain.get_weights())
         np.testing.assert_array_equal(unet(inputs), plain(inputs))
-        model = kddpm.DiffusionModel(unet, kddpm.schedules.cosine(10))
+        model = kddpm.DiffusionModel(make_unet(multipliers=(1,), num_classes=3), kddpm.schedules.cosine(10))
         model.compile("adam")
         assert np.isfinite(model.fit(INPUTS[0].clip(-1, 1), np.array([0, 1]), verbose=0).history["loss"]).all()
         assert model.generate([1, 2], num_steps=2).shape == (2, 8, 8, 1)

@@ -1,11 +1,15 @@
 """The least that a `DiffusionModel` takes as a network; it traces in a moment."""
 
+import contextlib
+
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import kddpm
 from kddpm.networks.layers import Dropout
+from kddpm.runs import build
 from kddpm.theory import schedules
 from kddpm.theory.parametrization import Objective
 
@@ -65,3 +69,12 @@ def one_conv_model(network=None, **choices):
 def least_unet(image_shape, width, dropout, num_classes, out_channels, dtype, **_):
     """What stands in for a `UNet` where a test is about something else; another width is another shape of a weight."""
     return OneConv(image_shape, num_classes, dropout, out_channels, num_timesteps=T + width, dtype=dtype)
+
+
+@contextlib.contextmanager
+def of_least_networks():
+    """Within the block, runs are of `least_unet`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "UNet", least_unet)
+        patch.setattr(build, "_parameters", lambda *_: 0)  # the weights hold fewer than the configuration says
+        yield

@@ -8,20 +8,12 @@ import shutil
 
 import pytest
 from helpers import judged_runs
-from helpers.networks import least_unet
+from helpers.networks import of_least_networks
 from helpers.small_runs import TINY, StopAfter
 
 import kddpm
 from kddpm.evaluation import features
 from kddpm.runs import build, evaluate, training
-
-
-@contextlib.contextmanager
-def of_least_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "UNet", least_unet)
-        patch.setattr(build, "_parameters", lambda *_: 0)  # the weights hold fewer than the configuration says
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -71,10 +71,10 @@ def straight_of(tmp_path_factory):
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param([*REPLICAS, *EVERYTHING], id="everything on two replicas"),
+        pytest.param(EVERYTHING, id="everything"),
+        pytest.param([*REPLICAS, *EVERYTHING], id="everything on two replicas", marks=pytest.mark.slow),
         pytest.param([], id="plain", marks=pytest.mark.slow),
         pytest.param(REPLICAS, id="two replicas", marks=pytest.mark.slow),
-        pytest.param(EVERYTHING, id="everything", marks=pytest.mark.slow),
         pytest.param(["--jit_compile", "--dropout=0.3"], id="XLA", marks=pytest.mark.slow),
     ],
 )
