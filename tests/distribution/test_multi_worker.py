@@ -34,7 +34,7 @@ else:
     strategy, index = tf.distribute.get_strategy(), "alone"
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    unet = kddpm.UNet((8, 8, 1), 8, (1,), 1, (8,), dropout=0.3, groups=4, num_classes=10)
+    unet = kddpm.UNet((8, 8, 1), 8, (1,), 1, (), dropout=0.3, groups=4, num_classes=10)
     rng = np.random.default_rng(1)
     unet.set_weights([w + rng.normal(0, 0.05, w.shape) for w in unet.get_weights()])
     model = kddpm.DiffusionModel(unet, kddpm.schedules.linear(20, 1e-3, 0.5), accumulation=2, label_dropout=0.5)

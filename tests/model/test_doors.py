@@ -1,5 +1,6 @@
 """The table of doors in docs/reliability.md, cell by cell."""
 
+import gc
 import itertools
 import re
 import warnings
@@ -52,6 +53,13 @@ SCALES = {
     ),
     "0 and 1": ((PIXELS > 127).astype("uint8"), r"The images are 0 and 1, of .* pass x \* 255"),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_iterator_grows_old():
+    """TensorFlow looks after an iterator in periods that grow to a minute, and whoever frees it waits for their end."""
+    yield
+    gc.collect()
 
 
 class Batches(keras.utils.PyDataset):

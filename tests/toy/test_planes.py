@@ -12,7 +12,7 @@ from kddpm.theory import schedules
 COUNT, STANDARD_ERRORS = 2000, 5
 
 
-@pytest.fixture(scope="module", params=toy.BY_NAME)
+@pytest.fixture(scope="module", params=["points", pytest.param("moons", marks=pytest.mark.slow)])
 def trained(request):
     """(plane, its trained model)"""
     plane = toy.BY_NAME[request.param]
@@ -128,7 +128,10 @@ def test_an_mlp_is_a_network(tmp_path):
 
 @pytest.mark.parametrize(
     ("prediction", "schedule"),
-    [("x0", schedules.zero_terminal_snr(schedules.cosine(10))), ("v", schedules.cosine(10))],
+    [
+        ("x0", schedules.zero_terminal_snr(schedules.cosine(10))),
+        pytest.param("v", schedules.cosine(10), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_min_snr_trains_the_x_0_with_which_sampling_starts(prediction, schedule):
