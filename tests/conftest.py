@@ -31,7 +31,7 @@ TINY = {
 
 @pytest.fixture(autouse=True, scope="module")
 def less_to_collect():
-    """Collections look at nothing that was there before a file: TensorFlow never frees the graphs that were traced."""
+    """What was there before a file is left out of garbage collections: TensorFlow never frees the graphs of before."""
     gc.collect()
     gc.freeze()
 

@@ -30,10 +30,12 @@ _OF_METRICS = {
     **dict.fromkeys(["num_terms", "num_trajectories"], ("bits_per_dim",)),
     **dict.fromkeys(["divergence", "dequantization"], ("ode_bits_per_dim",)),
     **dict.fromkeys(["max_images", "num_steps", "clip"], BITS),
-    **dict.fromkeys(["num_images", "samplers", "checkpoints", "ema_lengths", "guidance_scales"], OF_PICTURES),
-    **dict.fromkeys(["model", "held_out"], OF_PICTURES),
+    **dict.fromkeys(
+        ["num_images", "samplers", "checkpoints", "ema_lengths", "guidance_scales", "model", "held_out"], OF_PICTURES
+    ),
     "extractor": OF_EXTRACTORS,
 }
+_EXAMPLES = {"ema_lengths": "0.03,0.1", "guidance_scales": "1,1.5,2"}  # of flags that are lists of numbers
 
 
 def define_flags() -> None:
@@ -61,8 +63,14 @@ def define_flags() -> None:
     )
     flags.DEFINE_list("samplers", [], "that generate, such as ancestral:1000,ddim:50; the run's if not given")
     flags.DEFINE_string("checkpoints", None, "all, or steps such as 1000,5000; the last averaged weights if not given")
-    flags.DEFINE_list("ema_lengths", [], "averages of the weights to rebuild, such as 0.03,0.1, that generate too")
-    flags.DEFINE_list("guidance_scales", [], "of classes, such as 1,1.5,2, for each sampler; the run's if not given")
+    flags.DEFINE_list(
+        "ema_lengths", [], f"averages of the weights to rebuild, such as {_EXAMPLES['ema_lengths']}, that generate too"
+    )
+    flags.DEFINE_list(
+        "guidance_scales",
+        [],
+        f"of classes, such as {_EXAMPLES['guidance_scales']}, for each sampler; the run's if not given",
+    )
     flags.DEFINE_list("model", [], "exported .tflite files, whose pictures are measured too")
     flags.DEFINE_string(
         "extractor",
@@ -106,8 +114,7 @@ def evaluate() -> None:
         num_images=FLAGS.num_images,
         samplers=FLAGS.samplers,
         checkpoints=_checkpoints(),
-        ema_lengths=_floats("ema_lengths", "0.03,0.1"),
-        guidance_scales=_floats("guidance_scales", "1,1.5,2"),
+        **{name: _floats(name) for name in _EXAMPLES},
         models=FLAGS.model,
         extractor=FLAGS.extractor,
         batch_size=FLAGS.batch_size,
@@ -136,8 +143,8 @@ def _check_flags() -> None:
     for text in FLAGS.samplers:
         parse_sampler(text)
     _checkpoints()
-    _floats("ema_lengths", "0.03,0.1")
-    _floats("guidance_scales", "1,1.5,2")
+    for name in _EXAMPLES:
+        _floats(name)
 
 
 def _checkpoints() -> str | list[int]:
@@ -145,12 +152,12 @@ def _checkpoints() -> str | list[int]:
     return text if text == "all" else commands.parse_numbers("checkpoints", text) if text else []
 
 
-def _floats(name: str, example: str) -> list[float]:
+def _floats(name: str) -> list[float]:
     try:
         return [float(text) for text in FLAGS[name].value]
     except ValueError:
         received = ",".join(FLAGS[name].value)
-        raise InputError(f"--{name} must be numbers such as {example}. Received: {received}") from None
+        raise InputError(f"--{name} must be numbers such as {_EXAMPLES[name]}. Received: {received}") from None
 
 
 def _num_terms(out: str | os.PathLike) -> int | None:
