@@ -110,6 +110,7 @@ def test_shapes_and_options():
     assert data.batches(numbered(9), 4, seed=0, start=3, stop=10).cardinality() == 7
     policy = dataset.options().experimental_distribute.auto_shard_policy
     assert policy == tf.data.experimental.AutoShardPolicy.DATA
+    assert not dataset.options().autotune.enabled  # whoever frees its iterator would wait for the thread that tunes
 
 
 @pytest.mark.parametrize(
