@@ -64,7 +64,7 @@ def batches(
         indices = _shuffled(positions, count, seed)
         mirrored = _coins(positions, seed) if horizontal_flip else tf.zeros(batch_size, tf.bool)
         # The array stays outside the graph, so that it is not copied and a memory map is read row by row. NumPy mirrors
-        # uint8 images ten times as fast as TensorFlow.
+        # uint8 images faster than TensorFlow: eight times at 256x256x3.
         images = tf.numpy_function(gather, [indices, mirrored], tf.uint8)
         images = tf.ensure_shape(images, (batch_size, *data.images.shape[1:]))
         if not with_labels:
@@ -76,8 +76,7 @@ def batches(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     options.deterministic = True
-    # Else whoever frees the iterator, at the end of a run, may wait a minute for the thread that tunes: it sleeps so
-    # long between two looks, and on busy cores it misses that it is over.
+    # Else whoever frees an old iterator, as the end of a run does, may wait a minute for the thread that tunes it.
     options.autotune.enabled = False
     dataset = steps.map(batch_of_step, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
