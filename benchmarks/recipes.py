@@ -2,14 +2,15 @@
 
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz             # every row, ten minutes each
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz '--rows=v;laplace' --minutes=30
+    .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --data=mnist.npz --rows=v --steps=3800 --seed=1
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --table                      # what is there, as Markdown
     .venv/bin/python benchmarks/recipes.py --out=/tmp/recipes --preset=cifar32 --data=cifar.npz --extractor=cifar_judge
 
 `--data` is an archive of x_train, y_train, x_test and y_test. A row is trained in a process of its own for as many
-steps as its minutes hold, start and compilation included: a short run beforehand measures how many. Then `evaluate.py`
-compares `--num_images` pictures with the training images, in the features of the extractor that comes with kddpm, and
-measures the bits per dimension of test images. What is there already is not made again. Nothing else may run on the
-cores meanwhile.
+steps as its minutes hold, start and compilation included: a short run beforehand measures how many, unless `--steps`
+says it. Then `evaluate.py` compares `--num_images` pictures with the training images, in the features of the extractor
+that comes with kddpm, and measures the bits per dimension of test images. What is there already is not made again.
+Nothing else may run on the cores meanwhile.
 """
 
 import argparse
@@ -249,7 +250,12 @@ def measure(arguments, name):
 
 def place(arguments, name):
     """Where the figures of a row are."""
-    return arguments.out / f"{arguments.preset}-{file_name(name)}-{arguments.minutes:g}-{arguments.seed}" / "row.json"
+    return arguments.out / f"{arguments.preset}-{file_name(name)}-{budget(arguments)}-{arguments.seed}" / "row.json"
+
+
+def budget(arguments):
+    """What a row may take, in the name of its folder: its minutes, or its steps."""
+    return f"{arguments.steps}steps" if arguments.steps else f"{arguments.minutes:g}"
 
 
 def asked(arguments):
@@ -266,12 +272,14 @@ def check_kept(arguments):
 
 
 def trained(arguments, name, folder):
-    """Train a row for its minutes, unless that is done; returns when each step ended, in seconds from the start."""
+    """Train a row for its budget, unless that is done; returns when each step ended, in seconds from the start."""
     done = folder / "run" / "ends.json"
     if done.exists():
         return json.loads(done.read_text())
-    ends = in_child(arguments, name, folder / "short", SETTLED + MEASURED)
-    return in_child(arguments, name, folder / "run", steps_in(60 * arguments.minutes, ends))
+    steps = arguments.steps
+    if not steps:
+        steps = steps_in(60 * arguments.minutes, in_child(arguments, name, folder / "short", SETTLED + MEASURED))
+    return in_child(arguments, name, folder / "run", steps)
 
 
 def write_test(arguments):
@@ -317,20 +325,22 @@ def parsed():
     parser.add_argument("--data", **path, help="archive of the training and the test images")
     parser.add_argument("--rows", type=lambda text: text.split(";"), help="which, between semicolons; all if not given")
     parser.add_argument("--minutes", type=float, default=10, help="of each row (%(default)s)")
+    parser.add_argument("--steps", type=int, help="of each row, in place of those that its minutes hold")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     parser.add_argument("--preset", choices=ROWS, default="mnist", help="whose rows (%(default)s)")
     parser.add_argument("--sampler", default="ddim:50", help="and its steps, of the pictures (%(default)s)")
     parser.add_argument("--num_images", type=int, default=2000, help="to paint (%(default)s)")
     parser.add_argument("--extractor", help="whose features judge them, as in evaluate.py; what fits if not given")
     parser.add_argument("--table", action="store_true", help="print what is there")
-    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)  # of the process that trains
-    parser.add_argument("--run_dir", **path, help=argparse.SUPPRESS)
+    parser.add_argument("--run_dir", **path, help=argparse.SUPPRESS)  # of the process that trains
     arguments = parser.parse_args()
     names = ROWS[arguments.preset]
     if unknown := [name for name in arguments.rows or () if name not in names]:
         parser.error(f"--rows must be among {'; '.join(names)}. Received: {'; '.join(unknown)}")
     if not 0 < arguments.minutes < float("inf") or arguments.num_images < 20:
         parser.error("--minutes must be above 0, and --num_images at least 20")
+    if arguments.steps is not None and arguments.steps < 1:
+        parser.error(f"--steps must be at least 1. Received: {arguments.steps}")
     if not (arguments.table or (arguments.data and arguments.data.is_file())):
         parser.error(f"--data must be an archive of images. Received: {arguments.data}")
     return arguments

@@ -1,16 +1,16 @@
 """Who paints MNIST best after equal minutes of the same cores? kddpm's preset beside four peers.
 
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --torch=/tmp/peers-venv/bin/python
-    .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --only=kddpm --seed=1
+    .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --only=kddpm --seed=1 --steps=1661
     .venv/bin/python benchmarks/peers/peers.py --out=/tmp/peers --data=mnist.npz --table
 
 kddpm's preset `mnist`, with its classes and without, the recipe of diffusers' train_unconditional.py on an equal
 network, lucidrains' `Trainer`, and the DDIM and DDPM of keras.io each train for `--minutes`, start and compilation
-included, one after the other, in a process of its own; nothing else may run on the cores. Each paints `--num_images`
-by DDIM in 50 steps from its average. The pictures of all are judged by the same extractor, against the same training
-images, and the bits per dimension are computed by the same code, `figures.py`; those of kddpm's network are printed
-by kddpm's own code too. `--torch` has benchmarks/requirements.txt and denoising-diffusion-pytorch. What is there
-already is not made again.
+included, one after the other, in a process of its own; nothing else may run on the cores. (kddpm's may be given
+`--steps` instead, for a second run as long as the first.) Each paints `--num_images` by DDIM in 50 steps from its
+average. The pictures of all are judged by the same extractor, against the same training images, and the bits per
+dimension are computed by the same code, `figures.py`; those of kddpm's network are printed by kddpm's own code too.
+`--torch` has benchmarks/requirements.txt and denoising-diffusion-pytorch. What is there already is not made again.
 """
 
 import argparse
@@ -27,9 +27,12 @@ import figures
 import numpy as np
 from PIL import Image
 
-HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]  # the project, installed or not, and recipes
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # recipes
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # the project, installed or not
 
+import recipes
+
+HERE = pathlib.Path(__file__).parent
 PEERS = {"diffusers": "torch", "lucidrains": "torch", "keras-ddim": "keras", "keras-ddpm": "keras"}
 ROWS = {"kddpm": "preset", "kddpm-no-classes": "preset, no classes"}  # of recipes.py
 NAMES = (*ROWS, *PEERS)
@@ -37,7 +40,7 @@ NAMES = (*ROWS, *PEERS)
 
 def place(arguments, name):
     """Where the files of a contestant are."""
-    return arguments.out / f"{name}-{arguments.minutes:g}-{arguments.seed}"
+    return arguments.out / f"{name}-{recipes.budget(arguments)}-{arguments.seed}"
 
 
 def network_of_kddpm():
@@ -84,8 +87,6 @@ def run_peer(arguments, name, python):
 
 def run_kddpm(arguments, name):
     """Train the preset as `recipes.py` does, and let the same code as for the others paint and count bits."""
-    import recipes
-
     out = place(arguments, name)
     (out / "about.json").write_text(json.dumps(asked(arguments)))
     recipe = argparse.Namespace(**vars(arguments) | {"preset": "mnist"})
@@ -135,8 +136,6 @@ def write_pngs(arguments):
 
 def judge(arguments):
     """Print a row for each contestant that is there, the grids of their pictures beside it in `grid.png`."""
-    import recipes
-
     from kddpm import data
     from kddpm.evaluation import features
     from kddpm.runs import judging
@@ -180,6 +179,7 @@ def parsed():
     parser.add_argument("--torch", **path, help="Python with PyTorch, diffusers and denoising-diffusion-pytorch")
     parser.add_argument("--only", type=lambda text: text.split(","), default=NAMES, help=f"among {', '.join(NAMES)}")
     parser.add_argument("--minutes", type=float, default=30, help="of each contestant (%(default)s)")
+    parser.add_argument("--steps", type=int, help="of kddpm's run, in place of those that its minutes hold")
     parser.add_argument("--seed", type=int, default=0, help="of kddpm's run; the others draw their own (%(default)s)")
     parser.add_argument("--num_images", type=int, default=1000, help="to paint (%(default)s)")
     parser.add_argument("--num_held_out", type=int, default=200, help="test images for the bits (%(default)s)")
@@ -191,6 +191,10 @@ def parsed():
         parser.error(f"--num_images must be at least 100, which the grid shows. Received: {arguments.num_images}")
     if not 0 < arguments.minutes < math.inf:
         parser.error(f"--minutes must be above 0. Received: {arguments.minutes}")
+    if arguments.steps is not None and arguments.steps < 1:
+        parser.error(f"--steps must be at least 1. Received: {arguments.steps}")
+    if arguments.steps and (others := [name for name in arguments.only if name in PEERS]):
+        parser.error(f"--steps goes with --only={' or '.join(ROWS)}. Received: {', '.join(others)}")
     if not 0 <= arguments.seed < 2**31:
         parser.error(f"--seed must be an int32 of at least 0. Received: {arguments.seed}")
     if not arguments.data.is_file():
