@@ -21,8 +21,8 @@ reaches to the real one's k-th neighbour. Precision is the share of generated pi
 the share of real pictures in the balls of generated ones.
 
 Copies: a picture counts as a copy if it is nearer to a training image than all but a share q of the training images are
-to the nearest that differs from them. Pictures of the same distribution that were never seen are that near with a
-chance of about q.
+to the nearest that differs from them, of uint8 pixels by more than 3 grey levels. Pictures of the same distribution
+that were never seen are that near with a chance of about q.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ from kddpm.evaluation.moments import Moments, merged
 _BLOCK_VALUES = 2**22  # of a block of distances or kernels
 _MOST_ROWS = 1024  # whose nearest others are looked for together
 _ROUNDING = 1e-12  # of a squared distance, over the squares that it is the difference of
+_SAME_IMAGE = 3.0  # grey levels, root mean square: what compression or a change of size leaves of one image
 MOST_COMPARED = 10_000  # training images whose nearest other is looked for
 COPY_SHARE = 0.01  # q above
 
@@ -105,7 +106,11 @@ class FrechetReference:
         if min(sizes) < 2 or 2 * min(sizes) <= max(sizes):
             return Frechet(value)
         left_out = np.array([self.distance(merged([*groups[:k], *groups[k + 1 :]])) for k in range(count)])
-        error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+        # The jackknife of groups that differ in size (Busing et al. 1999): the bias of order 1 / N cancels.
+        parts = merged(groups).count / np.array(sizes)
+        pseudo = parts * value - (parts - 1) * left_out
+        mean = count * value - ((1 - 1 / parts) * left_out).sum()
+        error = math.sqrt(((pseudo - mean) ** 2 / (parts - 1)).mean())
         halves = [merged(groups[first::2]) for first in (0, 1)]
         if min(half.count for half in halves) <= 2 * len(self._mean):
             return Frechet(value, error)
@@ -260,29 +265,24 @@ class Balls:
         return inside
 
 
-def nearest_others(
-    features: np.ndarray, k: int = 1, most: int | None = None, *, are_distinct: bool = False
-) -> np.ndarray:
+def nearest_others(features: np.ndarray, k: int = 1) -> np.ndarray:
     """Return the squared distance of each picture to its k-th nearest other, (N,).
 
     Args:
         features: (N, D), N > k.
         k: 1 = the nearest.
-        most: only of this many pictures, spread evenly over all; None = of all.
-        are_distinct: whether others that are the same as the picture are passed over; 0 where all are.
     """
     features = np.asarray(features)
-    count = len(features)
-    rows = np.linspace(0, count - 1, min(count, most or count)).round().astype(int)
-    if are_distinct:
-        nearest = _nearest(features[rows], features, k, are_distinct=True)
-        return np.where(np.isfinite(nearest), nearest, 0)
-    return _nearest(features[rows], features, k + 1)  # the nearest is the picture itself
+    return _nearest(features, features, k + 1)  # the nearest is the picture itself
 
 
-def _nearest(a, b, k=1, are_distinct=False) -> np.ndarray:
-    """Return the squared distance of each of `a` to its k-th nearest of `b`, which is read once for many of `a`."""
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+def _nearest(a, b, k=1, beyond=None) -> np.ndarray:
+    """Return the squared distance of each of `a` to its k-th nearest of `b`, which is read once for many of `a`.
+
+    Of `b` what is no farther than the squared distance `beyond`, or the same but for rounding, is passed over; infinity
+    where all is.
+    """
+    a, b = (each.reshape(len(each), math.prod(each.shape[1:])) for each in (a, b))
     result = np.empty(len(a))
     for rows in _blocks(len(a), max(a.shape[1], _BLOCK_VALUES // _MOST_ROWS)):
         block = a[rows].astype(np.float64)
@@ -290,8 +290,9 @@ def _nearest(a, b, k=1, are_distinct=False) -> np.ndarray:
         for columns in _blocks(len(b), max(b.shape[1], len(block))):
             others = b[columns].astype(np.float64)
             squared = _squared(block, others)
-            if are_distinct:
-                squared[squared <= _ROUNDING * (_squares(block)[:, None] + _squares(others))] = np.inf
+            if beyond is not None:
+                rounding = _ROUNDING * (_squares(block)[:, None] + _squares(others))
+                squared[squared <= np.maximum(rounding, beyond)] = np.inf
             nearest = np.partition(np.concatenate([nearest, squared], axis=1), k - 1, axis=1)[:, :k]
         result[rows] = nearest.max(axis=1)
     return result
@@ -303,8 +304,9 @@ class Copies:
 
     Attributes:
         rate: share of the pictures that are.
-        chance: the share expected of pictures that were never seen: measured on held-out images, else q, or 2 q, which
-            is too much, where mirror images count.
+        chance: the share expected of pictures that were never seen: measured on held-out images, else on the training
+            images, each beside all others, which is q where none recurs. Twice that, which is too much, where mirror
+            images count.
         distance: the distance below which a picture counts, root mean square over its dimensions.
     """
 
@@ -369,10 +371,19 @@ class Originals:
         if mirrored and self._train.ndim != 4:
             raise InputError("train", "must be images (N, H, W, C) to be mirrored", self._train.shape)
         self._is_mirrored = mirrored
-        # An image that is there twice says nothing of how near others are.
-        nearest = nearest_others(self._train, most=most, are_distinct=True)
-        self._limit = float(np.quantile(nearest, quantile))
-        by_chance = 2 * quantile if mirrored else quantile  # two chances, of which both may be the same
+        # An image that is there twice, or nearly, says nothing of how near others are.
+        same = _SAME_IMAGE**2 * math.prod(self._train.shape[1:]) if self._train.dtype == np.uint8 else 0.0
+        count = len(self._train)
+        some = self._train[np.linspace(0, count - 1, min(count, most)).round().astype(int)]
+        nearest = _nearest(some, self._train, 2)  # the nearest is the image itself
+        recurs = nearest <= np.maximum(same, 2 * _ROUNDING * _squares(some.reshape(len(some), -1).astype(np.float64)))
+        distinct = nearest.copy()
+        distinct[recurs] = _nearest(some[recurs], self._train, beyond=same)
+        distinct[np.isinf(distinct)] = 0  # all images are the same
+        self._limit = float(np.quantile(distinct, quantile))
+        # An unseen picture may well be one of the images that recur.
+        chance = float((nearest <= self._limit).mean()) if recurs.any() else quantile
+        by_chance = min(2 * chance, 1.0) if mirrored else chance  # two chances, of which both may be the same
         self._chance = Estimate(by_chance) if held_out is None else self._rate(held_out)
 
     def copies(self, generated: np.ndarray) -> Copies:

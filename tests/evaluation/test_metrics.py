@@ -142,6 +142,14 @@ def test_classes_in_turn_do_not_spoil_the_standard_error():
     assert all(abs(result.at_infinity - result.value) < 10 * spread for result in results)
 
 
+def test_groups_of_other_sizes_do_not_spoil_the_standard_error():
+    """Five groups of 30 and five of 20: smaller ones have a larger distance, which is no spread."""
+    rng, reference = np.random.default_rng(0), metrics.FrechetReference(population(np.zeros(64), np.eye(64)))
+    results = [reference.of_groups(moments.in_groups([rng.normal(size=(250, 64))], classes=10)) for _ in range(60)]
+    spread = np.std([result.value for result in results])
+    assert 0.8 * spread < np.mean([result.standard_error for result in results]) < 1.7 * spread
+
+
 @pytest.mark.parametrize(("count", "classes"), [(20, 3), (20, 10), (39, 3), (110, 10)])
 def test_groups_that_are_too_small_tell_no_error(count, classes):
     pictures = np.random.default_rng(0).normal(size=(count, 2))
@@ -235,15 +243,15 @@ def test_numbers_of_bytes_do_not_wrap():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_copies_are_told_from_pictures_never_seen(dtype):
     rng = np.random.default_rng(0)
-    real = rng.integers(0, 256, (600, 2, 2, 1)).astype(dtype)
+    real = rng.integers(0, 256, (600, 3, 3, 1)).astype(dtype)
     train, held_out, fresh = np.split(real, [400, 500])
     honest = metrics.copies(fresh, train, held_out, quantile=0.1)
     for estimate in (honest.rate, honest.chance):
         assert estimate.value == pytest.approx(0.1, abs=4 * 0.03)
-    half = np.concatenate([train[:50], rng.integers(0, 256, (50, 2, 2, 1)).astype(dtype)])
+    half = np.concatenate([train[:50], rng.integers(0, 256, (50, 3, 3, 1)).astype(dtype)])
     found = metrics.copies(half, train, quantile=0.1)
     assert found.rate.value == pytest.approx(0.5 + 0.05, abs=4 * 0.015) and found.chance == metrics.Estimate(0.1)
-    nearest = np.sort(np.sqrt(metrics.nearest_others(train.astype(float).reshape(400, 4)) / 4))
+    nearest = np.sort(np.sqrt(metrics.nearest_others(train.astype(float).reshape(400, 9)) / 9))
     assert nearest[38] < found.distance < nearest[41]  # pixels, as root mean square
 
 
@@ -257,6 +265,25 @@ def test_images_that_are_there_twice_do_not_hide_copies(dtype):
     assert metrics.copies(rng.integers(0, 256, few.shape).astype(dtype), train).rate.value < 0.1
     same = np.repeat(train[:1], 10, axis=0)
     assert metrics.copies(same[:2], same).rate.value == 1 and metrics.copies(nearly[1:], same).rate.value == 0
+
+
+def test_pictures_that_recur_are_copies_by_chance_as_well():
+    rng = np.random.default_rng(0)
+    pictures, recurring = rng.integers(0, 256, (900, 4, 4, 1)), rng.integers(0, 256, (20, 4, 4, 1))
+    recurs = rng.random(900) < 0.3
+    pictures[recurs] = recurring[rng.integers(0, 20, recurs.sum())]
+    train, unseen = np.split(pictures.astype(np.uint8), 2)
+    found = metrics.copies(unseen, train)
+    assert found.rate.value == pytest.approx(0.3, abs=0.05)
+    assert found.chance.value == pytest.approx(found.rate.value, abs=0.05)
+    assert metrics.copies(unseen, train, mirrored=True).chance.value == 2 * found.chance.value
+
+
+def test_images_that_are_there_nearly_twice_do_not_hide_copies():
+    rng = np.random.default_rng(0)
+    few = rng.integers(3, 253, (100, 6, 6, 1))
+    train, nearly = ((few + rng.integers(-2, 3, (18, *few.shape))).reshape(-1, 6, 6, 1) for _ in range(2))
+    assert metrics.copies(nearly[:64].astype(np.uint8), train.astype(np.uint8)).rate.value == 1
 
 
 def test_mirror_images_are_copies_where_they_were_trained_on():
