@@ -1,6 +1,7 @@
 """The exceptions that the scripts report to the user in one line."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 
 class InputError(ValueError):
@@ -38,6 +39,14 @@ class InputError(ValueError):
         """
         return self._rendered(flags)
 
+    def renamed(self, old: str, new: str) -> "InputError":
+        """Return the error with an argument under another name."""
+        expected, others = self.expected, {new if name == old else name: value for name, value in self.others.items()}
+        expected = expected.replace(f"{{{old}}}", f"{{{new}}}")
+        if self.argument is None:
+            return InputError(expected, None, self.received, **others)
+        return InputError(new if self.argument == old else self.argument, expected, self.received, **others)
+
     def _rendered(self, flags: Mapping[str, str]) -> str:
         text = self.expected
         if self.argument is not None:
@@ -54,6 +63,15 @@ def _named(name: str, value: object, flags: Mapping[str, str]) -> str:
     if (flag := flags.get(name)) is not None:
         return f"--{flag}" if value is ... else f"--{flag}={value}"
     return f"`{name}`" if value is ... else f"{name}={value!r}"
+
+
+@contextlib.contextmanager
+def named_as(new: str, old: str) -> Iterator[None]:
+    """Have errors of what is called within the block name its argument `old` as `new`, from which it came."""
+    try:
+        yield
+    except InputError as error:
+        raise error.renamed(old, new) from None
 
 
 class WorkerLostError(RuntimeError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from kddpm.base.errors import InputError
+from kddpm.base.errors import InputError, named_as
 from kddpm.base.version import __version__
 from kddpm.cli import commands
 from kddpm.data import labels
@@ -59,7 +59,9 @@ def train() -> None:
     source = data.load(spec, size, FLAGS.channels, **commands.data_options())
     others = None
     if FLAGS.held_out:
-        others = data.load(FLAGS.held_out, source.images.shape[1:3], source.images.shape[3], **commands.data_options())
+        height, width, channels = source.images.shape[1:]
+        with named_as("held_out", "dataset"):
+            others = data.load(FLAGS.held_out, (height, width), channels, **commands.data_options())
         if others.changes:
             print(f"Images of {others.source}: {others.changes}", flush=True)
     check(source, others)

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from kddpm import data
 from kddpm.base import arguments
-from kddpm.base.errors import InputError
+from kddpm.base.errors import InputError, named_as
 from kddpm.base.files import expand, locked, sha256
 from kddpm.base.version import __version__
 from kddpm.data import image_files
@@ -121,8 +121,8 @@ def evaluate(
         if verbose:
             print(line, flush=True)
 
-    arguments.count("batch_size", batch_size)
-    arguments.int32("seed", [seed])
+    batch_size = arguments.count("batch_size", batch_size)
+    seed = int(arguments.int32("seed", [seed])[0])
     for name in metrics:
         if name not in METRICS:
             raise InputError("metrics", f"must be among {', '.join(METRICS)}", repr(name))
@@ -232,7 +232,8 @@ def _read(name: str, spec: str, config: TrainConfig, trained_on: dict, is_exact:
     own = spec == config.dataset
     height, width, channels = trained_on["image_shape"]
     size = config.image_size if own else (height, width)
-    source = data.load(spec, size, config.channels if own else channels, **options)
+    with named_as(name, "dataset"):
+        source = data.load(spec, size, config.channels if own else channels, **options)
     _check(name, source, config, trained_on, is_exact)
     return source
 

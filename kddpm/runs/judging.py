@@ -18,7 +18,8 @@ from kddpm.evaluation import classifier, features, metrics, moments
 from kddpm.runs.pieces import ROWS, Pieces
 
 DEFAULT_IMAGES = 1000  # generated where no number is given
-LEAST_IMAGES = 20  # two for each group of `moments.in_groups`
+LEAST_IMAGES = 20  # two for each group of `moments.in_groups`; also of the reference
+_MOST_COMPARED = 2**31  # bytes of the reference in which pictures of the floor are looked for
 NAMED = 0.9  # a class is named where it is at least this probable
 _CAS_STEPS, _CAS_EPOCHS = 1000, 10  # at least so many
 _CAS_BATCH = 128  # at most
@@ -51,6 +52,13 @@ class Real:
         return self.others.images[self.floor_rows]
 
     @property
+    def known(self) -> int:
+        """How many pictures of the floor are in the reference too, or in an even choice of 2 GiB of it."""
+        floor = {image.tobytes() for image in self.floor}
+        every = math.ceil(self.reference.images.size / _MOST_COMPARED)
+        return len(floor & {self.reference.images[row].tobytes() for row in self.rows[::every]})
+
+    @property
     def floor_labels(self) -> np.ndarray | None:
         """Their labels, int (n,), None = without labels."""
         return None if self.others.labels is None else self.others.labels[self.floor_rows]
@@ -72,9 +80,10 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
     if held_out is not None and held_out.digest == source.digest:
         raise InputError("held_out", "must be other images than {dataset}", held_out.source, dataset=...)
     most = len(pool.images) // (2 if held_out is None else 1)
-    if most < LEAST_IMAGES:
-        name = "dataset" if held_out is None else "held_out"
-        raise InputError(name, f"must have {LEAST_IMAGES} images to spare", f"{pool.source}, with {len(pool.images)}")
+    for name, some in {"dataset": source, "held_out": held_out}.items():
+        least = LEAST_IMAGES * (2 if held_out is None else 1)  # half of them are the floor
+        if some is not None and len(some.images) < least:
+            raise InputError(name, f"must have {least} images or more", f"{some.source}, with {len(some.images)}")
     order = np.random.default_rng(seed % 2**32).permutation(len(pool.images))
     chosen = np.sort(order[: min(num_images or DEFAULT_IMAGES, most)])
     rows = np.arange(len(source.images))

@@ -186,6 +186,16 @@ class Quality:
                 f"The floor's Frechet distance is of {there:,} pictures, not of {count:,}, and larger for that: give "
                 f"a larger --held_out, or --num_images={there}"
             )
+        if held_out and (seen := self._real.known):
+            yield (
+                f"{seen:,} of the {len(self._real.floor_rows):,} held-out pictures are in the reference as well: "
+                "the floor, and copies by chance, are not of pictures never seen"
+            )
+        if "fid" in wanted and self._extractor and count <= self._extractor.size:
+            yield (
+                f"The Frechet distance is of {count:,} pictures with {self._extractor.size:,} features each, and says "
+                "little: give a larger --num_images"
+            )
         if "precision_recall" in wanted and (there := len(self._real.rows)) < count:
             yield f"Precision and recall compare {count:,} pictures with {there:,} real ones: there are no more"
         if "precision_recall" in wanted and (there := len(self._real.floor_rows)) < count:
@@ -239,13 +249,18 @@ def _rows_in(path: pathlib.Path) -> int:
 
 def _steps(run: RunDirectory, chosen: str | Sequence[int]) -> list[int] | None:
     """Return the steps of the checkpoints that are wanted, None = the run's own weights."""
-    if not chosen:
+    if len(chosen) == 0:
         return None
     there = checkpoints.saved_steps(run)
-    wanted = there if chosen == "all" else chosen
-    if wanted and not isinstance(wanted, str) and set(wanted) <= set(there):
-        return sorted(set(wanted))
-    raise InputError("checkpoints", f"must be all, or among {', '.join(map(str, there)) or 'none'}", chosen)
+    if chosen == "all" and there:
+        return there
+    received: object = chosen
+    if not isinstance(chosen, str):
+        wanted = sorted(set(arguments.counts("checkpoints", chosen)))
+        if not (missing := [step for step in wanted if step not in there]):
+            return wanted
+        received = f"{', '.join(map(str, missing[:3]))}{' ...' if len(missing) > 3 else ''}"
+    raise InputError("checkpoints", f"must be all, or among {', '.join(map(str, there)) or 'none'}", received)
 
 
 # {key of a row: (heading, factor)}

@@ -42,10 +42,10 @@ def check_place(path: pathlib.Path, facts: dict, asked: Collection[str], options
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
-    """Write JSON with one key a line, arrays as lists, and null for NaN and infinities."""
+    """Write JSON with one key a line, arrays as lists, and null for NaN and infinities; NumPy's numbers as Python's."""
 
     def plain(value):
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
         if isinstance(value, dict):
             return {name: plain(item) for name, item in value.items()}

@@ -134,7 +134,7 @@ def _check_flags() -> None:
         InputError: a value out of range, or a flag of metrics that are not measured.
     """
     commands.check_among("metrics", FLAGS.metrics, METRICS)
-    commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1, num_images=1)
+    commands.check_least(max_images=1, num_terms=2, num_trajectories=2, num_steps=1, batch_size=1, num_images=20)
     for name, metrics in _OF_METRICS.items():
         if FLAGS[name].present and not set(metrics) & set(FLAGS.metrics):
             text = f"--{name} belongs to --metrics={','.join(metrics)}"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import kddpm
-from kddpm.base.errors import InputError, first_line
+from kddpm.base.errors import InputError, first_line, named_as
 
 FLAGS = {"accumulation": "accumulation", "batch_size": "batch_size", "path": "out"}
 
@@ -45,6 +45,15 @@ FLAGS = {"accumulation": "accumulation", "batch_size": "batch_size", "path": "ou
 def test_one_error_reads_as_an_argument_and_as_a_flag(error, as_arguments, as_flags):
     assert str(error) == as_arguments
     assert as_flags is None or error.as_flags(FLAGS) == as_flags
+
+
+def test_an_argument_is_named_as_that_which_it_came_from():
+    with pytest.raises(InputError) as caught, named_as("path", "accumulation"):
+        raise InputError("accumulation", "must divide {batch_size}", 3, batch_size=64)
+    assert caught.value.as_flags(FLAGS) == "--out must divide --batch_size=64. Received: 3"
+    with pytest.raises(InputError) as caught, named_as("path", "accumulation"):
+        raise InputError("{accumulation} needs the extra", accumulation="tfds:x")
+    assert caught.value.as_flags(FLAGS) == "--out=tfds:x needs the extra"
 
 
 def test_what_came_may_hold_braces():

@@ -16,6 +16,7 @@ def make(folder):
     np.savez(folder / "images.npz", images=random_pixels(60, 8, 8), labels=LABELS)
     np.savez(folder / "others.npz", images=random_pixels(30, 8, 8, seed=1), labels=LABELS[:30])
     np.savez(folder / "unlabelled.npz", images=random_pixels(30, 8, 8, seed=1))
+    np.savez(folder / "few.npz", images=random_pixels(2, 8, 8, seed=2), labels=LABELS[:2])
     digest = data.load(f"npz:{folder}/images.npz").digest
     make_run(folder / "run", f"npz:{folder}/images.npz", digest, class_names="012")
     make_run(folder / "mirrored", f"npz:{folder}/images.npz", digest, class_names="012", horizontal_flip=True)

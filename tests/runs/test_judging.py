@@ -1,6 +1,7 @@
 """Metrics of generated pictures: their numbers, against which real ones, measured once."""
 
 import collections
+import dataclasses
 import json
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_what_belongs_to_the_reference_is_measured_once(judged, measured, monkey
     for name in ("FrechetReference", "KernelReference", "Originals", "nearest_others"):
         monkeypatch.setattr(metrics, name, counting(name, getattr(metrics, name)))
     measured(["fid", "kid", "precision_recall", "copies"], samplers=["ddim:2", "ancestral:3"])
-    radii = 1 + 3 + 1  # of the reference, of each row, and between the originals
+    radii = 1 + 3  # of the reference and of each row
     assert made == {"FrechetReference": 1, "KernelReference": 1, "Originals": 1, "nearest_others": radii}
 
 
@@ -61,11 +62,18 @@ def test_the_floor_is_none_of_the_reference(judged, held_out):
     reference = {image.tobytes() for image in source.images[real.rows]}
     assert len(reference) == (60 if held_out else 60 - COUNT) and len(real.floor) == COUNT
     assert not reference & {image.tobytes() for image in real.floor}
+    assert real.known == 0
     pool = others if held_out else source
     for image, label in zip(real.floor, real.floor_labels, strict=True):
         (place,) = np.flatnonzero((pool.images == image).all(axis=(1, 2, 3)))
         assert label == pool.labels[place]
     assert len(judging.split(source, None, None, 0).floor) == 30  # half of what there is
+
+
+def test_held_out_pictures_that_are_in_the_reference_are_counted(judged):
+    source, others = (data.load(f"npz:{judged}/{name}.npz") for name in ("images", "others"))
+    mixed = np.concatenate([others.images[:20], source.images[:7]])
+    assert judging.split(source, dataclasses.replace(others, images=mixed), None, 0).known == 7
 
 
 def test_the_floor_is_dealt_in_no_order(judged, measured, monkeypatch):

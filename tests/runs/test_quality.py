@@ -61,6 +61,7 @@ def test_what_the_table_lacks_is_said(judged, measured, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "The floor's Frechet distance is of 22 pictures, not of 24, and larger for that" in printed
     assert f"Images of npz:{tmp_path}/wide.npz: 22 of 22 changed (22 cropped" in printed
+    assert "The Frechet distance is of 24 pictures with 64 features each, and says little: give a larger" in printed
     assert "No accuracy: the classes of the run are 0, 1, 2, those of the extractor a, b, c" in printed
     assert "accuracy" not in content["rows"][1] and "named" in content["rows"][1]
     measured(["precision_recall"], num_images=40, verbose=True, overwrite=True)
@@ -145,8 +146,12 @@ def test_places_that_cannot_be_written_to_are_named_before_anything_is_painted(j
         ({"samplers": ["ddim:21"]}, r"--samplers must have at most 20 steps \(T\). Received: ddim:21"),
         ({"checkpoints": "all"}, "--checkpoints must be all, or among none. Received: all"),
         ({"held_out": "images"}, "--held_out must be other images than --dataset"),
+        ({"held_out": "others", "dataset": "few"}, "--dataset must have 20 images or more. Received: .*, with 2"),
+        ({"dataset": "others"}, "--dataset must have 40 images or more. Received: .*, with 30"),
+        ({"held_out": "few"}, "--held_out must have 20 images or more. Received: .*, with 2"),
         ({"held_out": "unlabelled", "run": "classes"}, "--held_out must have labels, as the run has 3 classes"),
-        ({"checkpoints": [5]}, r"--checkpoints must be all, or among none. Received: \[5\]"),
+        ({"checkpoints": [5]}, "--checkpoints must be all, or among none. Received: 5$"),
+        ({"checkpoints": range(1, 20_000)}, r"--checkpoints must be all, or among none. Received: 1, 2, 3 \.\.\.$"),
         ({"num_images": 19}, "--num_images must be an integer of at least 20. Received: 19"),
         ({"extractor": None}, "--extractor is needed: those that come with kddpm, digits and mnist, know"),
         ({"names": ["cas"]}, "--metrics can be cas only for a run with classes, and images with labels"),
@@ -163,6 +168,17 @@ def test_what_cannot_be_measured_is_refused(judged, measured, tmp_path, options,
     with raises_in_flags(text):
         measured(**options)
     assert not (tmp_path / "out" / "quality.json").exists()
+
+
+def test_held_out_images_that_no_one_reads_are_named_by_their_flag(measured):
+    with raises_in_flags("--held_out must be one of digits, npz:FILE, .*. Received: 'faces'"):
+        measured(held_out="faces")
+
+
+def test_numbers_of_numpy_are_numbers(measured):
+    numbers = {"num_images": np.int64(20), "seed": np.int32(1), "batch_size": np.int64(16)}
+    content = measured(["copies"], **numbers, checkpoints=np.array([], int), guidance_scales=[np.float32(1)])
+    assert content["num_images"] == 20 and content["guidance_scales"] == [1.0]
 
 
 def test_weights_that_change_while_they_are_read_are_refused(judged, monkeypatch, tmp_path):
