@@ -221,6 +221,8 @@ def weights_of(
     places = {id(variable): i for i, variable in enumerate(model.variables)}
     try:
         about = Checkpoint(**read_json(path.with_suffix(".json")))
+        if about.step != step:
+            raise ValueError(f"it says that it is of step {about.step}")
         if sha256(path) != about.sha256:
             raise ValueError("its sha256 is not that of its description")
         with archives.opened(path) as archive:

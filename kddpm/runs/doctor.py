@@ -21,7 +21,7 @@ import numpy as np
 
 from kddpm import data, plots
 from kddpm.base import arguments, extras, progress
-from kddpm.base.errors import InputError
+from kddpm.base.errors import InputError, named_as
 from kddpm.base.files import expand
 from kddpm.base.version import __version__
 from kddpm.data import image_files
@@ -31,7 +31,7 @@ from kddpm.runs.directory import RunDirectory, check_classes
 from kddpm.runs.findings import Course, Finding
 from kddpm.runs.network_examination import NetworkExamination
 from kddpm.runs.results import write_json
-from kddpm.theory import linear_denoiser, parametrization
+from kddpm.theory import linear_denoiser, parametrization, timesteps
 
 _SHOWN = 25  # pictures in the figure
 
@@ -189,14 +189,15 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     """
     pixels = probes.sample(source)
     x_0 = probes.as_floats(pixels)
-    flat = (np.ptp(pixels, axis=(1, 2)) == 0).all(axis=-1)
+    flat = (np.ptp(pixels, axis=(1, 2)) <= findings.FLAT_RANGE).all(axis=-1)
     schedule, course = config.noise_schedule, Course.of(rows, config.warmup_steps)
     found = [
         findings.of_digest(source.digest == digest),
         findings.of_range(pixels),
         findings.of_flat_images(flat.mean()),
+        findings.of_repeats(pixels),
         findings.of_variety(math.sqrt(x_0.var(axis=0).mean())),
-        findings.of_polarity(x_0.mean(axis=(1, 2, 3))),
+        findings.of_kinds(x_0),
     ]
     if config.num_classes and source.labels is not None:
         found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
@@ -205,10 +206,11 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
         found.append(findings.of_skipped_steps(course, config))
     found += findings.of_course(course, config, course.step >= config.steps)
     objective = config.objective
-    is_mean_over_t = objective.weighting in ("simple", "min_snr") and objective.timestep_sampling != "log_normal"
-    if is_mean_over_t and course.is_long_enough:
+    if objective.weighting in ("simple", "min_snr") and course.is_long_enough:
         linear = linear_denoiser.losses(schedule, objective.prediction, probes.variances(config, x_0))
-        expected = float(np.mean(parametrization.loss_weights(schedule, objective) * linear))
+        is_log_normal = objective.timestep_sampling == "log_normal"
+        shares = timesteps.log_normal_probabilities(schedule) if is_log_normal else None
+        expected = float(np.average(parametrization.loss_weights(schedule, objective) * linear, weights=shares))
         found.append(findings.of_training_loss(course.quarters[-1], expected, config))
     return found
 
@@ -220,7 +222,8 @@ def _held_out(spec, source, config, trained_on, reading, say) -> data.ImageData:
         InputError: they are those of the run, or as in `_check`.
     """
     height, width, channels = trained_on["image_shape"]
-    others = data.load(spec, (height, width), channels, **reading)
+    with named_as("held_out", "dataset"):
+        others = data.load(spec, (height, width), channels, **reading)
     if others.changes:
         say(f"Images of {others.source}: {others.changes}")
     if others.digest in (source.digest, trained_on["digest"]):

@@ -84,10 +84,14 @@ def percent(share: float) -> str:
 
 _ENDS = (0.001, 0.999)  # of the pixels, in order: some beyond may be of files that were compressed or resized
 _DARKEST, _BRIGHTEST = -0.98, -0.02  # the bright end of black images; the dark end where all lie in [0, 1]
+FLAT_RANGE = 3  # grey levels, of an image without content
 _FLAT = 0.05  # share of images of one colour; digits: 0
+_REPEATED = 0.1  # share of images that are there before; digits, MNIST: 0
 _ALIKE = 0.05  # standard deviation over images, 6 grey levels; digits: 0.54
 _LEAST_NEGATIVES, _FEWEST_NEGATIVES = 0.02, 10  # share of the images, and their number
 _BIMODAL = 2.5  # distance of two kinds of means over the sum of their deviations; 1.7 where means are uniform
+_SCALED = 0.95  # share of the brighter kind that lies in [0, 1]
+_RARE = 0.02  # of a class, over the mean of all
 
 
 def of_range(pixels: np.ndarray) -> Finding:
@@ -116,6 +120,17 @@ def of_flat_images(share: float) -> Finding:
     return judged("images of one colour", share, percent(share), f"up to {percent(_FLAT)}", fault)
 
 
+def of_repeats(pixels: np.ndarray) -> Finding:
+    """Judge the share of images that are there more than once, the first of each apart, from (N, H, W, C), uint8."""
+    share = 1 - len({image.tobytes() for image in pixels}) / len(pixels)
+    advice = (
+        "Some images are in --dataset again and again: a network sees them more often than the others, and learns them "
+        "by heart. Leave each in once"
+    )
+    fault = (share > _REPEATED, "repeated images", advice)
+    return judged("images that are there before", share, percent(share), f"up to {percent(_REPEATED)}", fault)
+
+
 def of_variety(std: float) -> Finding:
     """Judge how much images differ: the standard deviation of a pixel over them, root mean square over the pixels."""
     advice = "The images hardly differ: --dataset has one image many times, or its files lost their contents"
@@ -123,21 +138,38 @@ def of_variety(std: float) -> Finding:
     return judged("deviation over the images", std, f"{std:.3f}", f"{_ALIKE} or more", fault)
 
 
-def of_polarity(brightness: np.ndarray) -> Finding:
-    """Judge whether some images are negatives of the others, from the mean of each, (N,), in [-1, 1].
+def of_kinds(x_0: np.ndarray) -> Finding:
+    """Judge whether some images are negatives of the others, or scaled otherwise, from (N, H, W, C) in [-1, 1].
 
-    The means are then of two kinds, equally far from grey on both of its sides, and far apart for their widths.
+    The brightness of images is then of two kinds, far apart for their widths. Negatives are as far from grey as the
+    others, on its other side, and dark where these are bright; what was scaled to [0, 1] lies there.
     """
+    brightness = x_0.mean(axis=(1, 2, 3))
     bright = brightness > 0
     share = float(min(bright.mean(), 1 - bright.mean()))
-    is_so = False
+    are_negatives = are_scaled = False
     if share > _LEAST_NEGATIVES and round(share * len(brightness)) >= _FEWEST_NEGATIVES:
         high, low = brightness[bright], brightness[~bright]
         apart = high.mean() - low.mean()
-        is_so = apart > _BIMODAL * (high.std() + low.std()) and abs(high.mean() + low.mean()) < apart / 4
-    advice = "Some images are negatives of the others, with black and white exchanged: invert those of --dataset"
-    share = share if is_so else 0.0
-    return judged("negatives among the images", share, percent(share), "none", (is_so, "inverted images", advice))
+        are_apart = apart > _BIMODAL * (high.std() + low.std())
+        one, other = (x_0[rows].mean(axis=0) for rows in (bright, ~bright))
+        is_opposite = float(((one - one.mean()) * (other - other.mean())).sum()) < 0
+        are_negatives = are_apart and is_opposite and abs(high.mean() + low.mean()) < apart / 4
+        lie_above = (x_0[bright].min(axis=(1, 2, 3)) > _BRIGHTEST).mean() > _SCALED
+        are_scaled = are_apart and not is_opposite and lie_above
+    share = share if are_negatives or are_scaled else 0.0
+    return judged(
+        "images unlike the others in scale", share, percent(share), "none",
+        (
+            are_negatives, "inverted images",
+            "Some images are negatives of the others, with black and white exchanged: invert those of --dataset",
+        ),
+        (
+            are_scaled, "inputs in [0, 1]",
+            "The pixels of some images lie in [0, 1] instead of [-1, 1]: they were scaled twice. Write uint8 from 0 to "
+            "255 into --dataset and train anew",
+        ),
+    )  # fmt: skip
 
 
 def of_classes(counts: np.ndarray) -> Finding:
@@ -155,6 +187,11 @@ def of_classes(counts: np.ndarray) -> Finding:
             "Pictures of classes without images will be arbitrary: number the classes without gaps, and give "
             "--num_classes as many as there are",
         ),
+        (
+            counts.min() < _RARE * counts.mean(), "classes with few images",
+            f"The smallest class has {counts.min():,} images, and a class {counts.mean():,.0f} on average: its "
+            "pictures will be copies of these. More images of it, or a data set without it",
+        ),
     )  # fmt: skip
 
 
@@ -168,6 +205,7 @@ def of_digest(is_same: bool) -> Finding:
 # The schedule.
 
 _LEAST_FIRST_NOISE = 1e-4  # an eightieth of a grey level; of the schedules with a name the least is 1e-3
+_MOST_FIRST_NOISE = 0.15  # 19 grey levels; of the schedules with a name and 20 steps the most is 0.13
 
 
 def of_last_step(schedule: NoiseSchedule, config: TrainConfig) -> Finding:
@@ -185,9 +223,17 @@ def of_last_step(schedule: NoiseSchedule, config: TrainConfig) -> Finding:
 def of_first_step(schedule: NoiseSchedule) -> Finding:
     """Judge the noise at t = 0."""
     noise = math.sqrt(schedule.one_minus_alpha_bars[0])
-    advice = "The first steps add no noise that can be seen: fewer --num_timesteps, or another --schedule"
-    fault = (noise < _LEAST_FIRST_NOISE, "no noise at t = 0", advice)
-    return judged("noise at t = 0", noise, f"{noise:.2g}", f"{_LEAST_FIRST_NOISE} or more", fault)
+    return judged(
+        "noise at t = 0", noise, f"{noise:.2g}", f"{_LEAST_FIRST_NOISE} to {_MOST_FIRST_NOISE}",
+        (
+            noise < _LEAST_FIRST_NOISE, "no noise at t = 0",
+            "The first steps add no noise that can be seen: fewer --num_timesteps, or another --schedule",
+        ),
+        (
+            noise > _MOST_FIRST_NOISE, "too few timesteps",
+            "The last step of sampling has to take away noise that hides details: more --num_timesteps",
+        ),
+    )  # fmt: skip
 
 
 # The course of the loss.
@@ -207,6 +253,7 @@ _STANDARD_ERRORS = 3  # of either, which the noise of the rows leaves open
 _SPIKES = 0.02  # share of the rows
 _SKIPPED = 1e-3  # share of the steps
 _SKIPPED_LATE = 0.1  # share of the steps of the last row
+_MOST_DROPOUT = 0.5  # beyond which it is named first where nothing is learned; presets: up to 0.1
 _NO_PROGRESS = 1.1  # times the linear denoiser's loss; training's has dropout; healthy runs: 0.63 to 0.85
 
 
@@ -220,6 +267,7 @@ class Course:
         skipped_late: share of the steps of the last row that were; 0 where there is none.
         early: the lowest of rows 2 to 10 over the first row, the warm-up included; NaN = there are none.
         losses: of the rows after the warm-up in which a step was taken, (n,).
+        gap: the most steps from one row to the next; 0 where there is none.
     """
 
     step: int
@@ -227,6 +275,7 @@ class Course:
     skipped_late: float
     early: float
     losses: np.ndarray
+    gap: int
 
     @classmethod
     def of(cls, rows: Sequence[dict], warmup_steps: int) -> "Course":
@@ -235,14 +284,15 @@ class Course:
         step = steps[-1] if steps else 0
         skipped, late = 0, 0.0
         for row, before, now in zip(rows, [0, *steps], steps, strict=False):
-            count = round(float(row["skipped_steps"]))
-            if not count and not math.isfinite(float(row["loss"])):
+            count = float(row["skipped_steps"])
+            if not math.isfinite(count) or (not count and not math.isfinite(float(row["loss"]))):
                 count = now - before
-            skipped, late = skipped + count, count / max(now - before, 1)
-        taken = [(int(row["step"]), float(row["loss"])) for row in rows if math.isfinite(float(row["loss"]))]
+            skipped, late = skipped + round(count), count / max(now - before, 1)
+        taken = [(int(row["step"]), float(row["loss"])) for row in rows if 0 < float(row["loss"]) < math.inf]
         early = float(min(loss for _, loss in taken[1:10]) / taken[0][1]) if len(taken) > 1 else math.nan
         losses = np.array([loss for step, loss in taken if step > warmup_steps])
-        return cls(step, skipped, late, early, losses)
+        gap = max((now - before for before, now in zip([0, *steps], steps, strict=False)), default=0)
+        return cls(step, skipped, late, early, losses, gap)
 
     @property
     def is_long_enough(self) -> bool:
@@ -343,10 +393,11 @@ def of_course(course: Course, config: TrainConfig, is_done: bool) -> list[Findin
 def of_training_loss(loss: float, linear: float, config: TrainConfig) -> Finding:
     """Judge the loss of training, beside that of the best linear denoiser; both are means over t."""
     ratio = loss / linear if linear else math.inf
+    dropout = f"--dropout={config.dropout:g} is too high, or " if config.dropout > _MOST_DROPOUT else ""
     advice = (
         "The network does no better than what knows the mean and the covariance of the data alone: "
-        f"{longer(config)}; if the loss stands still, --learning_rate={config.learning_rate:g} is too high, or far too "
-        "low"
+        f"{longer(config)}; if the loss stands still, {dropout}--learning_rate={config.learning_rate:g} is too high, "
+        "or far too low"
     )
     fault = (not ratio <= _NO_PROGRESS, "no progress", advice)
     return judged("loss over the linear denoiser's", ratio, f"{ratio:.2f}", f"up to {_NO_PROGRESS}", fault)
@@ -365,9 +416,9 @@ def of_warm_up(config: TrainConfig) -> Finding:
 
 
 def of_rows(course: Course, step: int, log_every: int) -> Finding:
-    """Judge whether metrics.csv goes as far as the newest checkpoint, of this step."""
+    """Judge whether metrics.csv has a row every so many steps, up to the newest checkpoint, of this step."""
     advice = "Rows of metrics.csv were lost, and nothing tells what the loss did then: bring the file back"
-    fault = (course.step < step - log_every, "rows are missing", advice)
+    fault = (course.step < step - log_every or course.gap > log_every, "rows are missing", advice)
     return judged("last row of metrics.csv", course.step, f"{course.step:,}", "the newest checkpoint's", fault)
 
 

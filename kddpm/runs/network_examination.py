@@ -133,6 +133,10 @@ class NetworkExamination:
             findings.of_weights(self._about_weights, is_over=self.step >= self._config.steps),
             *self._of_losses(done),
         ]
+        if self._config.variance == "learned":
+            terms = probes.bound_terms(self._model.denoiser)
+            bounds = probes.bounds_at(terms, *self._chosen(self._source), self._timesteps, self._seed)
+            found.append(network_findings.of_learned_variance(bounds))
         real = probes.sample(self._source)
         looks = Looks.of(probes.as_floats(real[:: max(len(real) // _REAL, 1)]))
         if self._config.num_classes:
@@ -227,11 +231,14 @@ class NetworkExamination:
         return probes.as_floats(some.images[rows]), labels.astype(np.int32)
 
     def _paint(self) -> np.ndarray:
-        """Return pictures, of the classes as often as the data have them."""
+        """Return pictures with the guidance of the run, of the classes as often as the data have them."""
         steps, labels = min(_STEPS, self._config.num_timesteps), None
         if self._config.num_classes and (known := self._source.labels) is not None:
             labels = np.sort(known)[np.linspace(0, len(known) - 1, _PICTURES).round().astype(int)]
-        return np.asarray(self._model.generate(range(_PICTURES), _SAMPLER, steps, labels=labels, verbose=False))
+        pictures = self._model.generate(
+            range(_PICTURES), _SAMPLER, steps, labels=labels, guidance_scale=self._config.guidance_scale, verbose=False
+        )
+        return np.asarray(pictures)
 
     @contextlib.contextmanager
     def _with_weights(self, weights: list[np.ndarray]) -> Iterator[None]:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from kddpm.evaluation import metrics
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.findings import Finding, judged, longer, percent, pure_noise
 
@@ -13,6 +14,7 @@ from kddpm.runs.findings import Finding, judged, longer, percent, pure_noise
 _LEAST_POWER = 0.1  # of the output over the target's, at the t where it is most; healthy runs: 1.0
 _EXCESS = 0.08  # of the target's power, above the loss of the linear denoiser; healthy runs: up to 0.043
 _STANDARD_ERRORS = 3  # of a figure, which its images leave open
+_MOST_WASTE = 0.1  # of the bound
 _SLOW = 1.1  # the average's loss over that of the weights; healthy runs: 0.90 to 0.97
 _GAP = 0.1  # of the held-out loss above the training's; a choice, not a measurement
 
@@ -64,6 +66,26 @@ def of_losses(
     return judged(what, worst, percent(worst), expected, fault)
 
 
+def of_learned_variance(nats: np.ndarray) -> Finding:
+    """Judge the variance that a network says by the bound with it, beside the better of the two tables at each t.
+
+    Args:
+        nats: L_t with the learned variance, the small and the large one, (3, K, N) for K values of t and N images.
+    """
+    tables = nats[1:].mean(axis=2)
+    better = np.take_along_axis(nats[1:], tables.argmin(axis=0)[np.newaxis, :, np.newaxis], axis=0)[0]
+    learned, of_tables = nats[0].sum(axis=0), better.sum(axis=0)  # of each image
+    excess = float(learned.mean() / of_tables.mean() - 1)
+    error = float((learned - of_tables).std() / math.sqrt(len(learned)) / of_tables.mean())
+    advice = (
+        "The variance that the network says codes the images worse than a table: ancestral pictures and bits suffer. "
+        "More steps, a smaller --learning_rate, or --variance=small in a new run"
+    )
+    fault = (not excess - _STANDARD_ERRORS * error <= _MOST_WASTE, "variance not learned", advice)
+    text, expected = f"{percent(excess)} +- {percent(error)}", f"up to {percent(_MOST_WASTE)}"
+    return judged("bound with the learned variance, above a table's", excess, text, expected, fault)
+
+
 def of_average(ratio: float, config: TrainConfig, step: int) -> Finding:
     """Judge the average by its loss over that of the weights themselves.
 
@@ -79,7 +101,7 @@ def of_average(ratio: float, config: TrainConfig, step: int) -> Finding:
         f"The average over {min(by_momentum, by_steps):,.0f} of {step:,} steps is behind the weights: {smaller}"
         f"{longer(config)}"
     )
-    fault = (ratio > _SLOW, "EMA too slow", slow)
+    fault = (not ratio <= _SLOW, "EMA too slow", slow)
     return judged("loss of the average over the weights'", ratio, f"{ratio:.3f}", f"up to {_SLOW}", fault)
 
 
@@ -170,6 +192,8 @@ _TINT = 0.15  # 19 grey levels, besides what the number of pictures leaves open;
 _SATURATED = 0.15  # share of the pixels at the ends above that of real ones; healthy runs: below 0
 _END = 0.99  # a pixel beyond is at an end
 _LEAST_VARIETY = 0.5  # variance over pictures, of that over real ones; healthy runs: 0.82 and more
+_LEAST_APART = 0.3  # median distance of a picture to its nearest other, of that of as many real ones
+_NEIGHBOURS = 64  # pictures among which the nearest other is looked for
 _COPIES = 0.15  # share of the pictures; 1 % is chance; healthy runs: 0
 _LEAST_ROOM = 0.05  # between real images and noise, to measure on
 
@@ -185,6 +209,8 @@ class Looks:
         spread: the largest deviation of a channel's mean over the pictures.
         ends: share of pixels at -1 or 1.
         variance: over the pictures, mean over the pixels.
+        variance_spread: standard deviation over the pictures of what each adds to that.
+        apart: median over some pictures of the distance to the nearest other of them, root mean square of the pixels.
     """
 
     count: int
@@ -193,6 +219,8 @@ class Looks:
     spread: float
     ends: float
     variance: float
+    variance_spread: float
+    apart: float
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Looks":
@@ -202,6 +230,8 @@ class Looks:
         steps = [np.square(np.diff(x, axis=axis)) for axis in (1, 2)]
         squares = sum(each.sum() for each in steps) / max(sum(each.size for each in steps), 1)
         variance = np.square(centred).mean()
+        some = x[np.linspace(0, len(x) - 1, min(_NEIGHBOURS, len(x))).round().astype(int)].reshape(-1, x[0].size)
+        nearest = metrics.nearest_others(some) if len(some) > 1 else np.zeros(1)
         return cls(
             len(x),
             float(squares / (2 * variance)) if variance else 0.0,
@@ -209,6 +239,8 @@ class Looks:
             float(x.mean(axis=(1, 2)).std(axis=0).max()),
             float((np.abs(x) > _END).mean()),
             float(x.var(axis=0).mean()),
+            float(np.square(x - x.mean(axis=0)).mean(axis=(1, 2, 3)).std()),
+            float(np.sqrt(np.median(nearest) / some.shape[1])),
         )
 
 
@@ -220,10 +252,14 @@ def of_pictures(painted: Looks, real: Looks, config: TrainConfig) -> list[Findin
     allowed = _TINT + _STANDARD_ERRORS * real.spread / painted.count**0.5
     ends = painted.ends - real.ends
     variety = painted.variance / real.variance if real.variance else 1.0
+    left_open = _STANDARD_ERRORS * real.variance_spread / (real.variance or 1.0) / painted.count**0.5
+    least_variety = max(min(_LEAST_VARIETY, 1 - left_open), 0.0)
+    apart = painted.apart / real.apart if real.apart else 1.0
     more = longer(config)
     has_pure_noise = config.zero_terminal_snr or config.timestep_sampling == "log_normal"  # or cannot have it
     or_noise = "" if has_pure_noise else f", or {pure_noise(config)}"
     v = "" if config.prediction == "v" else f", or --prediction=v in place of {config.prediction}"
+    guided = "A smaller --guidance_scale, with which they are painted. Else: " if config.guidance_scale > 1 else ""
     return [
         judged(
             "noise in the pictures", noise, percent(noise), f"up to {percent(_NOISY)}",
@@ -245,15 +281,23 @@ def of_pictures(painted: Looks, real: Looks, config: TrainConfig) -> list[Findin
             (
                 ends > _SATURATED, "saturated",
                 "Pictures are black and white where the data are not: the predicted x_0 leaves [-1, 1]. "
-                f"{more.capitalize()}{v}",
+                f"{guided}{more.capitalize()}{v}",
             ),
         ),
         judged(
-            "variety, of the data's", variety, percent(variety), f"{percent(_LEAST_VARIETY)} or more",
+            "variety, of the data's", variety, percent(variety), f"{percent(least_variety)} or more",
             (
-                variety < _LEAST_VARIETY, "collapse",
+                variety < least_variety, "collapse",
                 "Pictures are nearly all the same, or grey: the network takes its mean for an answer. "
                 f"{more.capitalize()}, or a smaller --learning_rate",
+            ),
+        ),
+        judged(
+            "distance of a picture to the next, of the data's", apart, percent(apart),
+            f"{percent(_LEAST_APART)} or more",
+            (
+                apart < _LEAST_APART, "collapse",
+                f"The same few pictures come again and again: {more}, or a smaller --learning_rate",
             ),
         ),
     ]  # fmt: skip

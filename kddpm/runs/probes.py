@@ -10,15 +10,19 @@ import tensorflow as tf
 from kddpm import data
 from kddpm.data import images
 from kddpm.evaluation.batches import on_replicas
+from kddpm.evaluation.chain import ReverseChain
 from kddpm.runs.config import TrainConfig
 from kddpm.sampling import noise
 from kddpm.sampling.denoiser import Denoiser
-from kddpm.theory import linear_denoiser
+from kddpm.theory import linear_denoiser, objectives
+from kddpm.theory.parametrization import Objective
+from kddpm.theory.process import split_output
 
 _MOST_IMAGES = 10_000
 _MOST_VALUES = 2**25  # of the images that are looked at; 134 MB as float32
 _BATCH = 64
 _TINY = 1e-12  # of a power, where the target is nothing
+BOUND_VARIANCES = ("learned", "small", "large")  # of `bound_terms`
 
 # (x_0, seeds, labels, t) -> target and prediction, each (B, H, W, C)
 Predictions = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
@@ -53,6 +57,28 @@ def predictions(denoiser: Denoiser) -> Predictions:
         target = eps if prediction == "eps" else process.from_x0(x_t, t, x_0, prediction)
         predict = denoiser.predictor(label if denoiser.num_classes else None)
         return target, predict(x_t, tf.gather(names, t))
+
+    vector = tf.TensorSpec((None,), tf.int32)
+    pixels = tf.TensorSpec((None, *denoiser.image_shape), tf.float32)
+    return on_replicas(denoiser.strategy, of, [pixels, vector, vector, vector], scalars=0)
+
+
+def bound_terms(denoiser: Denoiser) -> Predictions:
+    """Compile the terms L_t of the bound, in nats, with each of `BOUND_VARIANCES`: three (B,), float64.
+
+    The network has a learned variance. Its prediction and the noise are the same with each.
+    """
+    chain = ReverseChain(denoiser, None, "trailing", clip=True)
+    process, objectives_of = chain.process, [Objective("x0", variance=name) for name in BOUND_VARIANCES[1:]]
+
+    def of(x_0, seeds, label, t):
+        x_0 = tf.cast(x_0, tf.float64)
+        eps = tf.cast(noise.normal(seeds, noise.EVALUATION_STREAM, 0, denoiser.image_shape), tf.float64)
+        x_t = process.q_sample(x_0, t, eps)
+        predicted = chain.predictor(label)(x_t, t)
+        x_0_only, _ = split_output(predicted, chain.objective)
+        said = [(predicted, chain.objective), *((x_0_only, objective) for objective in objectives_of)]
+        return tuple(objectives.bound_term_nats(process, x_t, t, x_0, *each) for each in said)
 
     vector = tf.TensorSpec((None,), tf.int32)
     pixels = tf.TensorSpec((None, *denoiser.image_shape), tf.float32)
@@ -98,6 +124,20 @@ def errors_at(
         done(len(x_0))
     losses, powers, outputs = (np.array(column) for column in zip(*rows, strict=True))
     return Errors(losses, np.maximum(powers, _TINY), outputs)
+
+
+def bounds_at(terms: Predictions, x_0: np.ndarray, labels: np.ndarray, timesteps: np.ndarray, seed: int) -> np.ndarray:
+    """Return the terms of the bound in nats, (3, K, N) for each of `BOUND_VARIANCES`; arguments as of `errors_at`.
+
+    Args:
+        terms: of `bound_terms`.
+        x_0: images in [-1, 1], float32 (N, H, W, C).
+        labels: int32 (N,).
+        timesteps: t, int32 (K,).
+        seed: of the noise.
+    """
+    rows = [np.array(list(_at(terms, x_0, labels, t, seed + k * len(x_0)))) for k, t in enumerate(timesteps)]
+    return np.stack(rows, axis=1)
 
 
 def effect_of_labels(

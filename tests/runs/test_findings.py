@@ -76,21 +76,41 @@ def test_images_without_content():
     assert faults(findings.of_variety(0.01)) == ["images all alike"]
 
 
-def test_negatives_among_the_images(digits):
-    brightness = digits.mean(axis=(1, 2, 3))
+def test_images_that_are_there_again_and_again(digits):
+    pixels = ((digits + 1) * 127.5).round().astype(np.uint8)
+    assert faults(findings.of_repeats(pixels)) == []
+    again = np.concatenate([pixels, np.repeat(pixels[:1], 500, axis=0)])
+    assert faults(findings.of_repeats(again)) == ["repeated images"]
+
+
+def mixed(x_0, share, change):
+    """Images of which a share was changed."""
+    chosen = np.random.default_rng(0).random(len(x_0)) < share
+    return np.where(chosen[:, None, None, None], change(x_0), x_0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_images_of_two_scales(digits, share):
+    assert faults(findings.of_kinds(digits)) == faults(findings.of_kinds(-digits)) == []
+    assert faults(findings.of_kinds(mixed(digits, share, lambda x: -x))) == ["inverted images"]
+    assert faults(findings.of_kinds(mixed(digits, share, lambda x: (x + 1) / 2))) == ["inputs in [0, 1]"]
+
+
+def test_photos_of_two_kinds_are_neither_negatives_nor_scaled():
     random = np.random.default_rng(0)
-    assert faults(findings.of_polarity(brightness)) == faults(findings.of_polarity(-brightness)) == []
-    for share in (0.05, 0.5):
-        signs = np.where(random.random(len(brightness)) < share, -1, 1)
-        assert faults(findings.of_polarity(signs * brightness)) == ["inverted images"]
-    # Photos: any brightness, of one kind; and two kinds that are no negatives of each other.
-    assert faults(findings.of_polarity(random.uniform(-1, 1, 1000))) == []
-    assert faults(findings.of_polarity(random.normal(0, 0.3, 1000).clip(-1, 1))) == []
-    assert faults(findings.of_polarity(np.repeat([-0.1, 0.9], 500) + random.normal(0, 0.02, 1000))) == []
+    content = random.normal(0, 0.3, (1000, 4, 4, 1)) + np.linspace(0.2, -0.2, 4)[:, None, None]  # skies are bright
+    for brightness in (
+        random.uniform(-1, 1, 1000),
+        random.normal(0, 0.3, 1000),
+        np.repeat([-0.1, 0.9], 500),
+        np.repeat([-0.5, 0.5], 500) + random.normal(0, 0.1, 1000),  # by night and by day
+    ):
+        assert faults(findings.of_kinds((content + brightness[:, None, None, None]).clip(-1, 1))) == []
 
 
 def test_labels_and_digests():
     assert faults(findings.of_classes(np.array([5, 3, 9]))) == []
+    assert faults(findings.of_classes(np.array([1, *[900] * 9]))) == ["classes with few images"]
     assert faults(findings.of_classes(np.array([0, 17, 0]))) == ["labels of one class"]
     assert faults(findings.of_classes(np.array([5, 0, 9]))) == ["classes without images"]
     assert faults(findings.of_digest(True)) == []
@@ -110,6 +130,7 @@ def test_both_ends_of_a_schedule():
     assert "--prediction" not in findings.of_last_step(weak, dataclasses.replace(CONFIG, prediction="v")).advice
     assert faults(findings.of_last_step(schedules.zero_terminal_snr(weak), CONFIG)) == []
     assert faults(findings.of_first_step(schedules.linear(1000, 1e-9, 0.02))) == ["no noise at t = 0"]
+    assert faults(findings.of_first_step(schedules.cosine(10))) == ["too few timesteps"]
 
 
 def test_a_healthy_course():
@@ -137,6 +158,16 @@ def test_steps_that_were_skipped_at_the_end_are_a_fault_however_long_the_run():
         last = {"step": str(step), "loss": "0.1", "skipped_steps": str(skipped)}
         assert faults(findings.of_skipped_steps(Course.of([*long, last], 0), config)) == fault
     assert Course.of(rows([0.3, "inf", 0.2]), 0).skipped == 50  # a row that does not count what it skipped
+
+
+@pytest.mark.parametrize("skipped", ["nan", "inf"])
+def test_rows_without_a_number_are_of_skipped_steps(skipped):
+    course = Course.of([*rows(usual()), {"step": "3050", "loss": "nan", "skipped_steps": skipped}], 100)
+    assert faults(findings.of_skipped_steps(course, CONFIG)) == ["loss not finite"] and course.skipped == 50
+
+
+def test_rows_of_no_loss_are_left_out():
+    assert of_course([0.0, *usual(), 0.0]) == [] and course_of([0.0] * 20) == []
 
 
 def test_spikes():
@@ -175,6 +206,8 @@ def test_the_loss_of_training_beside_the_linear_denoisers():
     assert faults(findings.of_training_loss(0.25, 0.222, CONFIG)) == ["no progress"]
     assert faults(findings.of_training_loss(np.nan, 0.222, CONFIG)) == ["no progress"]
     assert faults(findings.of_training_loss(0.1, 0.0, CONFIG)) == ["no progress"]  # images all the same
+    deaf = dataclasses.replace(CONFIG, dropout=0.95)
+    assert "--dropout=0.95 is too high" in findings.of_training_loss(0.25, 0.222, deaf).advice
 
 
 @pytest.mark.parametrize(("warmup_steps", "fault"), [(100, []), (2500, []), (4000, ["warm-up too long"])])
@@ -186,6 +219,10 @@ def test_rows_and_weights_of_the_newest_checkpoint():
     course = Course.of(rows(usual()), 100)  # up to step 3,000
     assert faults(findings.of_rows(course, 3000, 50)) == faults(findings.of_rows(course, 3040, 50)) == []
     assert faults(findings.of_rows(course, 5000, 50)) == ["rows are missing"]
+    for lost in (slice(0, 30), slice(10, 40)):
+        kept = rows(usual())
+        del kept[lost]
+        assert faults(findings.of_rows(Course.of(kept, 100), 3000, 50)) == ["rows are missing"]
     assert faults(findings.of_checkpoint(3000, 3000)) == faults(findings.of_weights("", is_over=True)) == []
     found = findings.of_weights("others", is_over=True)
     assert faults(found) == ["other weights"] and "or delete it" in found.advice and found.measured == "others"
@@ -231,9 +268,21 @@ def test_losses_at_some_t():
 def test_the_average():
     assert faults(network_findings.of_average(0.97, CONFIG, 5000)) == []
     assert faults(network_findings.of_average(1.5, CONFIG, 5000)) == ["EMA too slow"]
+    assert faults(network_findings.of_average(np.nan, CONFIG, 5000)) == ["EMA too slow"]
     # At the beginning the average is over a ninth of the steps, whatever the momentum.
     assert "over 1,000 of 20,000 steps" in network_findings.of_average(2.0, CONFIG, 20_000).advice
     assert "over 57 of 500 steps" in network_findings.of_average(2.0, CONFIG, 500).advice
+
+
+def test_a_learned_variance():
+    random = np.random.default_rng(0)
+    small = random.normal(1.0, 0.1, (12, 64))
+    large = 1.5 * small
+    better = np.where(np.arange(12)[:, None] < 6, small, large)  # of the tables, now one, now the other
+    tables = [np.minimum(small, better), np.where(np.arange(12)[:, None] < 6, large, small)]
+    assert faults(network_findings.of_learned_variance(np.stack([0.95 * small, *tables]))) == []
+    assert faults(network_findings.of_learned_variance(np.stack([1.2 * small, *tables]))) == ["variance not learned"]
+    assert faults(network_findings.of_learned_variance(np.stack([np.nan * small, *tables]))) == ["variance not learned"]
 
 
 def test_memorising():
@@ -292,8 +341,8 @@ def test_a_loss_that_stands_still():
 )  # fmt: skip
 def test_advice_names_no_flag_that_is_set(changes, said, not_said):
     config = TrainConfig("digits", **{"label_dropout": 0.1, **changes})
-    real = Looks(64, 0.2, np.zeros(1), 0.1, 0.0, 1.0)
-    painted = Looks(64, 0.9, np.ones(1), 0.1, 0.9, 0.1)
+    real = Looks(64, 0.2, np.zeros(1), 0.1, 0.0, 1.0, 0.1, 1.0)
+    painted = Looks(64, 0.9, np.ones(1), 0.1, 0.9, 0.1, 0.1, 1.0)
     found = network_findings.of_pictures(painted, real, config)
     found += [network_findings.of_copies(1.0, 0.01, None, config), *network_findings.of_labels(0, 0, 0, config)]
     assert len(faults(found)) == 6
@@ -313,13 +362,29 @@ def noised(x):
         (noised, ["still noise"]),
         (lambda x: x + 0.3, ["tinted"]),
         (lambda x: np.where(x > 0, 1.0, -1.0), ["saturated"]),
-        (lambda x: np.repeat(x[6:7], len(x), axis=0), ["collapse"]),
-        (lambda x: 0 * x - 0.39, ["collapse"]),
+        (lambda x: np.repeat(x[:8], len(x) // 8, axis=0), ["collapse"]),  # as varied as digits are
+        (lambda x: np.repeat(x[6:7], len(x), axis=0), ["collapse", "collapse"]),
+        (lambda x: 0 * x - 0.39, ["collapse", "collapse"]),
     ],
 )
 def test_pictures(digits, change, fault):
     painted, real = digits[:64], digits[64:]
     assert faults(network_findings.of_pictures(Looks.of(change(painted)), Looks.of(real), CONFIG)) == fault
+
+
+def test_pictures_of_data_with_little_content_may_be_empty(digits):
+    random = np.random.default_rng(0)
+    data_set = np.where(random.random(len(digits))[:, None, None, None] < 0.03, digits, -0.39)
+    for _ in range(20):
+        painted = Looks.of(data_set[random.permutation(len(digits))[:64]])
+        assert "collapse" not in faults(network_findings.of_pictures(painted, Looks.of(data_set[:1000]), CONFIG))
+
+
+def test_too_much_guidance_is_named_first():
+    real = Looks(64, 0.2, np.zeros(1), 0.1, 0.0, 1.0, 0.1, 1.0)
+    guided = TrainConfig("digits", num_classes=10, label_dropout=0.1, guidance_scale=15.0)
+    found = network_findings.of_pictures(dataclasses.replace(real, ends=0.9), real, guided)
+    assert faults(found) == ["saturated"] and "A smaller --guidance_scale" in found[2].advice
 
 
 def test_one_channel_is_tinted():
@@ -354,8 +419,10 @@ def test_what_needs_no_network_is_judged_at_the_end_of_training(digits):
     config = presets.make_config("digits", steps=3000)
     found = doctor.without_network(config, source.digest, source, rows(usual()))
     assert faults(found) == [] and found[-1].what == "loss over the linear denoiser's"
-    found = doctor.without_network(config, "another", source, rows(np.full(60, 1.0)))
-    assert faults(found) == ["other images", "no progress"]
+    for changes in ({}, {"timestep_sampling": "log_normal"}):
+        changed = dataclasses.replace(config, **changes)
+        found = doctor.without_network(changed, "another", source, rows(np.full(60, 1.0)))
+        assert faults(found) == ["other images", "no progress"]
 
 
 def test_colour_images_are_of_one_colour_where_no_pixel_differs():
