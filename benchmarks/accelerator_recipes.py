@@ -3,8 +3,9 @@
     python benchmarks/accelerator_recipes.py --out=/tmp/gpu --data=mnist.npz --steps=3700 --seeds=0,1
     .venv/bin/python benchmarks/accelerator_recipes.py --out=/tmp/gpu --data=mnist.npz --judge --held_out=test.npz
 
-The first wants JAX, Keras and what `kddpm.networks` imports, no TensorFlow: each row is trained in a process of its
-own, `--workers` of them at a time, for `--steps` steps, and paints `--num_images` by DDIM in 50 steps from its average.
+The first wants JAX, Keras and what `kddpm.networks` and `kddpm.data` import, no TensorFlow: each row is trained in a
+process of its own, `--workers` of them at a time, for `--steps` steps, and paints `--num_images` by DDIM in 50 steps
+from its average.
 The step is that of `accelerator_jax.py`: what it draws differs from what `train.py` draws, its distribution does not.
 The second wants the project's `.venv`, judges the pictures as `evaluate.py` does, and prints a table: the mean over
 the seeds, and half of what lies between the smallest and the largest. What is there already is not made again.
@@ -180,9 +181,8 @@ def parsed():
     path = {"type": lambda given: pathlib.Path(given).expanduser().resolve(), "metavar": "PATH"}
     parser.add_argument("--out", **path, required=True, help="folder of the pictures")
     parser.add_argument("--data", **path, required=True, help="archive of x_train and y_train, or zip of class folders")
-    parser.add_argument(
-        "--rows", type=lambda text: text.split(";"), help="which of recipes.py, between semicolons; all if not given"
-    )
+    rows = "which of recipes.py, between semicolons; if not given all whose rate falls"
+    parser.add_argument("--rows", type=lambda text: text.split(";"), help=rows)
     parser.add_argument("--seeds", type=lambda text: text.split(","), default=["0", "1"], help="between commas (0,1)")
     parser.add_argument("--steps", type=int, default=3700, help="of each row (%(default)s)")
     parser.add_argument("--steps_of", **path, help="JSON of {row: steps}, for those that differ")

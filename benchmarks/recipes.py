@@ -8,9 +8,9 @@
 
 `--data` is an archive of x_train, y_train, x_test and y_test. A row is trained in a process of its own for as many
 steps as its minutes hold, start and compilation included: a short run beforehand measures how many, unless `--steps`
-says it. Then `evaluate.py` compares `--num_images` pictures with the training images, in the features of the extractor
-that comes with kddpm, and measures the bits per dimension of test images. What is there already is not made again.
-Nothing else may run on the cores meanwhile.
+says it. Then `evaluate.py` compares `--num_images` pictures with the training images, in the features of `--extractor`
+or of the one that comes with kddpm, and measures the bits per dimension of test images. What is there already is not
+made again. Nothing else may run on the cores meanwhile.
 """
 
 import argparse

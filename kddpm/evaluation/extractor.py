@@ -30,7 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "also",
         [],
-        "specs of the same data from elsewhere; of an extractor that comes with kddpm, which is then taken unasked",
+        "other specs of the same data, such as tfds:mnist; by these an extractor that comes with kddpm is chosen",
     )
     flags.DEFINE_string("image_size", None, "pixels: one number, or HEIGHTxWIDTH; as they are if not given")
     flags.DEFINE_integer("channels", None, "1 = grey, 3 = RGB; as they are if not given")

@@ -60,7 +60,7 @@ def _one_of(names: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The configuration of a training run; the defaults are those of Ho et al. 2020 for CIFAR-10.
+    """The configuration of a training run; the defaults are those of Ho et al. 2020 for CIFAR-10, without flips.
 
     Every field is a flag of `train.py`, and the text in its annotation is the help.
 

@@ -128,7 +128,7 @@ def of_repeats(pixels: np.ndarray) -> Finding:
         "by heart. Leave each in once"
     )
     fault = (share > _REPEATED, "repeated images", advice)
-    return judged("images that are there before", share, percent(share), f"up to {percent(_REPEATED)}", fault)
+    return judged("images that repeat another", share, percent(share), f"up to {percent(_REPEATED)}", fault)
 
 
 def of_variety(std: float) -> Finding:

@@ -125,7 +125,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "seeds",
         None,
-        "one picture a seed: 0-7, or 1,5,10-20; 0-63 if not given, of one edited picture 0-7, else one each",
+        "one picture a seed: 0-7, or 1,5,10-20; if not given 0-63, and of edits 0-7 for one picture, or one for each",
     )
     flags.DEFINE_string(
         "labels", None, "classes, one a seed or one for all; if not given seed modulo classes, but edits need them"
