@@ -373,8 +373,8 @@ class Originals:
         self._is_mirrored = mirrored
         # An image that is there twice, or nearly, says nothing of how near others are.
         same = _SAME_IMAGE**2 * math.prod(self._train.shape[1:]) if self._train.dtype == np.uint8 else 0.0
-        count = len(self._train)
-        some = self._train[np.linspace(0, count - 1, min(count, most)).round().astype(int)]
+        last = len(self._train) - 1
+        some = self._train[np.linspace(0, last, min(last + 1, most)).round().astype(int)]
         nearest = _nearest(some, self._train, 2)  # the nearest is the image itself
         recurs = nearest <= np.maximum(same, 2 * _ROUNDING * _squares(some.reshape(len(some), -1).astype(np.float64)))
         distinct = nearest.copy()

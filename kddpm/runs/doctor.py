@@ -3,8 +3,8 @@
     doctor.json    every figure with what is expected and its verdict, and the losses at some t
     doctor.png     the losses beside those of the best linear denoiser, and pictures beside real ones
 
-`findings` and `network_findings` judge the figures, `network_examination` and `probes` measure those of the network. At
-the end of training `in_a_line` judges what needs no network.
+`data_findings`, `findings` and `network_findings` judge the figures, `network_examination` and `probes` measure those
+of the network. At the end of training `in_a_line` judges what needs no network.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from kddpm.base.errors import InputError, named_as
 from kddpm.base.files import expand
 from kddpm.base.version import __version__
 from kddpm.data import image_files
-from kddpm.runs import build, checkpoints, findings, probes
+from kddpm.runs import build, checkpoints, data_findings, findings, probes
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.directory import RunDirectory, check_classes
 from kddpm.runs.findings import Course, Finding
@@ -189,18 +189,18 @@ def without_network(config: TrainConfig, digest: str, source: data.ImageData, ro
     """
     pixels = probes.sample(source)
     x_0 = probes.as_floats(pixels)
-    flat = (np.ptp(pixels, axis=(1, 2)) <= findings.FLAT_RANGE).all(axis=-1)
+    flat = (np.ptp(pixels, axis=(1, 2)) <= data_findings.FLAT_RANGE).all(axis=-1)
     schedule, course = config.noise_schedule, Course.of(rows, config.warmup_steps)
     found = [
-        findings.of_digest(source.digest == digest),
-        findings.of_range(pixels),
-        findings.of_flat_images(flat.mean()),
-        findings.of_repeats(pixels),
-        findings.of_variety(math.sqrt(x_0.var(axis=0).mean())),
-        findings.of_kinds(x_0),
+        data_findings.of_digest(source.digest == digest),
+        data_findings.of_range(pixels),
+        data_findings.of_flat_images(flat.mean()),
+        data_findings.of_repeats(pixels),
+        data_findings.of_variety(math.sqrt(x_0.var(axis=0).mean())),
+        data_findings.of_kinds(x_0),
     ]
     if config.num_classes and source.labels is not None:
-        found.append(findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
+        found.append(data_findings.of_classes(np.bincount(source.labels, minlength=config.num_classes)))
     found += [findings.of_last_step(schedule, config), findings.of_first_step(schedule), findings.of_warm_up(config)]
     if course.step:
         found.append(findings.of_skipped_steps(course, config))

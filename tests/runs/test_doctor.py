@@ -25,7 +25,17 @@ from PIL import Image
 
 from kddpm import data
 from kddpm.base.errors import InputError
-from kddpm.runs import build, doctor, findings, network_examination, network_findings, probes, training, weights_files
+from kddpm.runs import (
+    build,
+    data_findings,
+    doctor,
+    findings,
+    network_examination,
+    network_findings,
+    probes,
+    training,
+    weights_files,
+)
 from kddpm.runs.directory import RunDirectory
 from kddpm.theory import linear_denoiser
 
@@ -152,7 +162,9 @@ def test_a_run_that_dies_before_its_first_checkpoint_is_examined(tmp_path, monke
 
 def test_noise_levels_that_training_leaves_out_are_not_judged(begin, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(network_findings, "of_losses", lambda *given: seen.append(given[5]) or findings.of_digest(True))
+    monkeypatch.setattr(
+        network_findings, "of_losses", lambda *given: seen.append(given[5]) or data_findings.of_digest(True)
+    )
     config = {"prediction": "edm", "schedule": "karras", "timestep_sampling": "log_normal"}
     doctor.examine(begin(5, killed=True, **config), out=tmp_path, **FEW)
     assert seen[0].tolist() == [False, *[True] * 7, *[False] * 4]
@@ -308,7 +320,7 @@ def test_the_page_explains_every_figure_and_every_fault(examined):
     assert set(named(examined[1])) <= set(figures) and of_some_runs < set(figures)
     explained = {fault.strip() for _, faults in rows for fault in faults.split(";") if fault.strip()}
     # A fault is a tuple: whether it is so, its name, its advice.
-    trees = [ast.parse(inspect.getsource(room)) for room in (findings, network_findings)]
+    trees = [ast.parse(inspect.getsource(room)) for room in (data_findings, findings, network_findings)]
     tuples = [node.elts for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Tuple)]
     names = {elts[1].value for elts in tuples if len(elts) == 3 and isinstance(elts[1], ast.Constant)}
     assert explained == {name for name in names if isinstance(name, str)}

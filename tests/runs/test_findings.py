@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kddpm import data
-from kddpm.runs import doctor, findings, network_findings, presets
+from kddpm.runs import data_findings, doctor, findings, network_findings, presets
 from kddpm.runs.config import TrainConfig
 from kddpm.runs.findings import Course
 from kddpm.runs.network_findings import Looks
@@ -66,21 +66,21 @@ def images_from(low, high, others=()):
     ],
 )  # fmt: skip
 def test_the_range_of_the_pixels(pixels, fault):
-    assert faults(findings.of_range(pixels)) == fault
+    assert faults(data_findings.of_range(pixels)) == fault
 
 
 def test_images_without_content():
-    assert faults(findings.of_flat_images(0.01)) == []
-    assert faults(findings.of_flat_images(0.2)) == ["constant images"]
-    assert faults(findings.of_variety(0.54)) == []
-    assert faults(findings.of_variety(0.01)) == ["images all alike"]
+    assert faults(data_findings.of_flat_images(0.01)) == []
+    assert faults(data_findings.of_flat_images(0.2)) == ["constant images"]
+    assert faults(data_findings.of_variety(0.54)) == []
+    assert faults(data_findings.of_variety(0.01)) == ["images all alike"]
 
 
 def test_images_that_are_there_again_and_again(digits):
     pixels = ((digits + 1) * 127.5).round().astype(np.uint8)
-    assert faults(findings.of_repeats(pixels)) == []
+    assert faults(data_findings.of_repeats(pixels)) == []
     again = np.concatenate([pixels, np.repeat(pixels[:1], 500, axis=0)])
-    assert faults(findings.of_repeats(again)) == ["repeated images"]
+    assert faults(data_findings.of_repeats(again)) == ["repeated images"]
 
 
 def mixed(x_0, share, change):
@@ -91,9 +91,9 @@ def mixed(x_0, share, change):
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_images_of_two_scales(digits, share):
-    assert faults(findings.of_kinds(digits)) == faults(findings.of_kinds(-digits)) == []
-    assert faults(findings.of_kinds(mixed(digits, share, lambda x: -x))) == ["inverted images"]
-    assert faults(findings.of_kinds(mixed(digits, share, lambda x: (x + 1) / 2))) == ["inputs in [0, 1]"]
+    assert faults(data_findings.of_kinds(digits)) == faults(data_findings.of_kinds(-digits)) == []
+    assert faults(data_findings.of_kinds(mixed(digits, share, lambda x: -x))) == ["inverted images"]
+    assert faults(data_findings.of_kinds(mixed(digits, share, lambda x: (x + 1) / 2))) == ["inputs in [0, 1]"]
 
 
 def test_photos_of_two_kinds_are_neither_negatives_nor_scaled():
@@ -105,16 +105,16 @@ def test_photos_of_two_kinds_are_neither_negatives_nor_scaled():
         np.repeat([-0.1, 0.9], 500),
         np.repeat([-0.5, 0.5], 500) + random.normal(0, 0.1, 1000),  # by night and by day
     ):
-        assert faults(findings.of_kinds((content + brightness[:, None, None, None]).clip(-1, 1))) == []
+        assert faults(data_findings.of_kinds((content + brightness[:, None, None, None]).clip(-1, 1))) == []
 
 
 def test_labels_and_digests():
-    assert faults(findings.of_classes(np.array([5, 3, 9]))) == []
-    assert faults(findings.of_classes(np.array([1, *[900] * 9]))) == ["classes with few images"]
-    assert faults(findings.of_classes(np.array([0, 17, 0]))) == ["labels of one class"]
-    assert faults(findings.of_classes(np.array([5, 0, 9]))) == ["classes without images"]
-    assert faults(findings.of_digest(True)) == []
-    assert faults(findings.of_digest(False)) == ["other images"]
+    assert faults(data_findings.of_classes(np.array([5, 3, 9]))) == []
+    assert faults(data_findings.of_classes(np.array([1, *[900] * 9]))) == ["classes with few images"]
+    assert faults(data_findings.of_classes(np.array([0, 17, 0]))) == ["labels of one class"]
+    assert faults(data_findings.of_classes(np.array([5, 0, 9]))) == ["classes without images"]
+    assert faults(data_findings.of_digest(True)) == []
+    assert faults(data_findings.of_digest(False)) == ["other images"]
 
 
 @pytest.mark.parametrize("name", schedules.BY_NAME)
@@ -309,7 +309,7 @@ def test_labels(change, share, error, fault):
 
 
 def test_what_more_steps_may_mend_is_no_fault_of_a_young_run():
-    young, broken = network_findings.of_output(0.0, CONFIG), findings.of_range(images_from(128, 255))
+    young, broken = network_findings.of_output(0.0, CONFIG), data_findings.of_range(images_from(128, 255))
     unlearned = of_losses(0.8, 0.4, 0.2)
     found = findings.so_far([young, unlearned, broken], stands_still=False)
     assert faults(found) == ["inputs in [0, 1]"] and found[0].measured == "0.00 so far"
@@ -403,7 +403,7 @@ def test_noise_has_the_roughness_of_independent_pixels():
 
 
 def test_the_report_begins_with_a_table_and_ends_with_a_verdict():
-    well, sick = findings.of_range(images_from(0, 255)), findings.of_range(images_from(128, 255))
+    well, sick = data_findings.of_range(images_from(0, 255)), data_findings.of_range(images_from(128, 255))
     assert list(doctor.report("A run", [well], is_over=False))[-1] == "healthy so far"
     lines = list(doctor.report("A run", [well]))
     assert lines[0] == "A run" and lines[-1] == "healthy"
