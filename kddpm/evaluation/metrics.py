@@ -272,7 +272,6 @@ def nearest_others(features: np.ndarray, k: int = 1) -> np.ndarray:
         features: (N, D), N > k.
         k: 1 = the nearest.
     """
-    features = np.asarray(features)
     return _nearest(features, features, k + 1)  # the nearest is the picture itself
 
 

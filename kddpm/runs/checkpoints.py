@@ -9,6 +9,7 @@ with a warning, and the previous one is used.
 
 import dataclasses
 import json
+import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -158,9 +159,7 @@ class Checkpoints:
             )
 
     def _about(self, step) -> Checkpoint:
-        about = Checkpoint(**read_json(self._path(step, "json")))
-        if about.step != step:
-            raise ValueError(f"it says that it is of step {about.step}")
+        about = _read_about(self._path(step, "json"), step)
         if not isinstance(about.loss, float) or not isinstance(about.fingerprint, dict):
             raise ValueError("its loss is no number, or its fingerprint no list of names")
         return about
@@ -200,6 +199,14 @@ def averaged_weights(run: RunDirectory, model: DiffusionModel, step: int) -> tup
     return weights_of(run, model, step, model.ema_network.weights)
 
 
+def _read_about(path: pathlib.Path, step: int) -> Checkpoint:
+    """Return the description of the checkpoint of a step."""
+    about = Checkpoint(**read_json(path))
+    if about.step != step:
+        raise ValueError(f"it says that it is of step {about.step}")
+    return about
+
+
 def weights_of(
     run: RunDirectory, model: DiffusionModel, step: int, weights: Sequence[keras.Variable]
 ) -> tuple[str, list[np.ndarray]]:
@@ -220,9 +227,7 @@ def weights_of(
     path = run.checkpoints_path / f"step_{step:07d}.npz"
     places = {id(variable): i for i, variable in enumerate(model.variables)}
     try:
-        about = Checkpoint(**read_json(path.with_suffix(".json")))
-        if about.step != step:
-            raise ValueError(f"it says that it is of step {about.step}")
+        about = _read_about(path.with_suffix(".json"), step)
         if sha256(path) != about.sha256:
             raise ValueError("its sha256 is not that of its description")
         with archives.opened(path) as archive:

@@ -56,7 +56,8 @@ class Real:
         """How many pictures of the floor are in the reference too, or in an even choice of 2 GiB of it."""
         floor = {image.tobytes() for image in self.floor}
         every = math.ceil(self.reference.images.size / _MOST_COMPARED)
-        return len(floor & {self.reference.images[row].tobytes() for row in self.rows[::every]})
+        images = (self.reference.images[row].tobytes() for row in self.rows[::every])
+        return len({image for image in images if image in floor})
 
     @property
     def floor_labels(self) -> np.ndarray | None:
@@ -80,8 +81,8 @@ def split(source: data.ImageData, held_out: data.ImageData | None, num_images: i
     if held_out is not None and held_out.digest == source.digest:
         raise InputError("held_out", "must be other images than {dataset}", held_out.source, dataset=...)
     most = len(pool.images) // (2 if held_out is None else 1)
+    least = LEAST_IMAGES * (2 if held_out is None else 1)  # half of them are the floor
     for name, some in {"dataset": source, "held_out": held_out}.items():
-        least = LEAST_IMAGES * (2 if held_out is None else 1)  # half of them are the floor
         if some is not None and len(some.images) < least:
             raise InputError(name, f"must have {least} images or more", f"{some.source}, with {len(some.images)}")
     order = np.random.default_rng(seed % 2**32).permutation(len(pool.images))
